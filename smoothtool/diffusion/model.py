@@ -1,0 +1,236 @@
+"""A loaded Stable Diffusion model, behind four verbs: encode and decode pictures, encode prompts, predict noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from smoothtool.diffusion.ddim import Schedule, noise_from_velocity
+from smoothtool.errors import MemoryExhaustedError, ModelError
+from smoothtool.types import Conditioning
+
+
+@dataclass
+class UNetCalls:
+    """How often the UNet ran: forward passes, and pictures (rows) in them."""
+
+    calls: int = 0
+    rows: int = 0
+
+
+@dataclass
+class DiffusionModel:
+    """UNet, VAE and text encoder, all frozen; latents and embeddings go in and out as float32.
+
+    fingerprint  short digest of all weights, the same in float32 and float16 storage
+    max_batch    most rows in one UNet or VAE call; halved when memory runs out
+    """
+
+    name: str
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    schedule: Schedule
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+    loras: list[dict[str, Any]] = field(default_factory=list)
+    max_batch: int = 64
+    counter: UNetCalls = field(default_factory=UNetCalls)
+    _prompt_cache: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent, 8 for SD."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def size_multiple(self) -> int:
+        """Pictures are padded to this many pixels, so that every UNet level halves evenly."""
+        return self.vae_scale_factor * int(2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    @property
+    def native_size_px(self) -> int:
+        """Side of the square pictures the model was trained on, 512 for SD 1.x."""
+        return int(self.unet.config.sample_size) * self.vae_scale_factor
+
+    @torch.no_grad()
+    def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """pixel_values [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w]: posterior mean times the scaling factor."""
+        rows = [self.vae.encode(part.to(self.device, self.vae.dtype)).latent_dist.mean.float()
+                for part in pixel_values.split(self.max_batch)]  # fmt: skip
+        return torch.cat(rows) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents [B, C, h, w] -> pixel_values [B, 3, H, W] in [-1, 1] on the CPU.
+
+        Raises: ModelError when the latents or the decoded picture are not finite.
+        """
+        scaled = latents / self.vae.config.scaling_factor
+        rows = [self.vae.decode(part.to(self.vae.dtype)).sample.float().cpu() for part in scaled.split(self.max_batch)]
+        pixel_values = torch.cat(rows)
+        if not bool(torch.isfinite(pixel_values).all()):
+            raise ModelError(f"{self.name}: the picture came out as NaN", "--dtype float32, or lower --guidance")
+        return pixel_values.clamp(-1, 1)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """One row per prompt, [B, L, D]. Prompts over the token limit are cut; ask `cut_from` what was lost."""
+        for prompt in set(prompts) - self._prompt_cache.keys():
+            tokens = self.tokenizer(prompt, padding="max_length", max_length=self.tokenizer.model_max_length,
+                                    truncation=True, return_tensors="pt")  # fmt: skip
+            self._prompt_cache[prompt] = self.text_encoder(tokens.input_ids.to(self.device))[0].float()
+        return Conditioning(torch.cat([self._prompt_cache[prompt] for prompt in prompts]))
+
+    def cut_from(self, prompt: str) -> str:
+        """The end of the prompt that does not fit the text encoder, or an empty string."""
+        tokens = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        return self.tokenizer.decode(tokens[self.tokenizer.model_max_length - 2 :]).strip()
+
+    def forget_prompts(self) -> None:
+        """Embeddings are remembered by text; a LoRA on the text encoder makes them stale."""
+        self._prompt_cache.clear()
+
+    def predict_noise(self, latents: torch.Tensor, timestep: int, conditioning: Conditioning) -> torch.Tensor:
+        """eps [B, C, h, w] in float32, whatever the UNet predicts and computes in.
+
+        Differentiable in latents and conditioning. Outside autograd the batch is split to `max_batch` rows, halved
+        when memory runs out.
+        Raises: MemoryExhaustedError when one row does not fit.
+        """
+        if torch.is_grad_enabled():
+            return self._predict(latents, timestep, conditioning)
+        while True:
+            try:
+                rows = range(0, len(latents), self.max_batch)
+                parts = [slice(at, at + self.max_batch) for at in rows]
+                return torch.cat([self._predict(latents[p], timestep, conditioning[p]) for p in parts])
+            except torch.OutOfMemoryError as error:
+                if self.max_batch == 1 or len(latents) == 1:
+                    raise MemoryExhaustedError(
+                        "out of memory with one picture at a time", "a smaller --size, or --dtype float16"
+                    ) from error
+                self.max_batch = max(1, min(self.max_batch, len(latents)) // 2)
+                torch.cuda.empty_cache()
+
+    def _predict(self, latents: torch.Tensor, timestep: int, conditioning: Conditioning) -> torch.Tensor:
+        self.counter.calls += 1
+        self.counter.rows += len(latents)
+        added = None
+        if conditioning.pooled_prompt_embeds is not None:
+            added = {"text_embeds": conditioning.pooled_prompt_embeds.to(self.unet.dtype),
+                     "time_ids": conditioning.time_ids}  # fmt: skip
+        out = self.unet(
+            latents.to(self.unet.dtype),
+            timestep,
+            encoder_hidden_states=conditioning.prompt_embeds.to(self.unet.dtype),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0].float()
+        if self.schedule.prediction_type == "v_prediction":
+            return noise_from_velocity(latents, out, self.schedule.alpha_prod(timestep))
+        return out
+
+
+def load_model(
+    folder: Path, name: str, *, device: str = "auto", dtype: str = "auto", variant: str | None = None
+) -> DiffusionModel:
+    """Load a diffusers folder without importing diffusers' pipelines (they cost seconds).
+
+    Raises: ModelError when a part is missing, broken, a pickle, or of another architecture.
+    """
+    place = choose_device(device)
+    precision = choose_dtype(dtype, place)
+    _check_folder(folder, name)
+    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "variant": variant}
+    try:
+        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=precision, **options)
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=precision, **options)
+        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=precision, **options)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+        schedule = Schedule.from_config(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{name}: {folder} cannot be loaded: {first_line}", "smoothtool models list") from error
+    return assemble(name, unet, vae, text_encoder, tokenizer, schedule, place, precision)
+
+
+def assemble(
+    name: str,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    schedule: Schedule,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> DiffusionModel:
+    """Freeze the parts, move them to the device and take their fingerprint."""
+    if schedule.prediction_type not in ("epsilon", "v_prediction"):
+        raise ModelError(f"{name}: prediction type {schedule.prediction_type} is not supported", "an SD 1.x or 2.x model")
+    digest = hashlib.sha256()
+    for part in (unet, vae, text_encoder):
+        _digest_weights(part, digest)
+        part.requires_grad_(False)
+        part.eval()
+        part.to(device)
+    if device.type == "cuda":
+        unet.to(memory_format=torch.channels_last)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    digest.update(json.dumps(schedule.config, sort_keys=True, default=str).encode())
+    return DiffusionModel(name, unet, vae, text_encoder, tokenizer, schedule, device, dtype, digest.hexdigest()[:16])
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto`: CUDA, then MPS, then CPU.
+
+    Raises: ModelError when the device that was asked for is not there.
+    """
+    if device == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    missing = (device.startswith("cuda") and not torch.cuda.is_available()) or (
+        device.startswith("mps") and not torch.backends.mps.is_available()
+    )
+    if missing:
+        raise ModelError(f"--device {device}: this machine has none that torch can use", "--device cpu")
+    return torch.device(device)
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto`: float32 on the CPU, float16 elsewhere."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelError(f"{name}: {folder} is not a diffusers folder (no model_index.json)", "smoothtool models list")
+    try:
+        parts = json.loads(index.read_text())
+    except ValueError as error:
+        raise ModelError(f"{name}: {index} is not readable JSON", "download the model again") from error
+    if "text_encoder_2" in parts or parts.get("unet", [None, ""])[1] != "UNet2DConditionModel":
+        kind = parts.get("_class_name", "unknown")
+        raise ModelError(f"{name}: a {kind} is not supported yet", "an SD 1.x or 2.x model, for example sd15")
+
+
+def _digest_weights(module: torch.nn.Module, digest: Any) -> None:
+    """Names, shapes and a strided sample of every weight as float16: quick, and blind to storage precision."""
+    for key, value in sorted(module.state_dict().items()):
+        flat = value.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 64)].to("cpu", torch.float16)
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes() if sample.numel() else b"")

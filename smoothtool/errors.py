@@ -1,0 +1,49 @@
+"""What went wrong, told to a person: what, where, what to try.
+
+Each class carries the exit code that the command line gives it. Raised where the fact is known, caught once in `cli`.
+"""
+
+from __future__ import annotations
+
+
+class SmoothtoolError(Exception):
+    """`what` is one sentence, with the file or flag in it; `hint` says what to try."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        self.what, self.hint = what, hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        return f"{self.what} / try: {self.hint}" if self.hint else self.what
+
+
+class UsageError(SmoothtoolError):
+    """A flag, a number or a recipe that cannot be meant."""
+
+    exit_code = 2
+
+
+class BatchError(SmoothtoolError):
+    """A batch that finished, with failed items."""
+
+    exit_code = 3
+
+
+class ModelError(SmoothtoolError):
+    """A model, LoRA or inversion that is missing, broken, or made for other weights."""
+
+    exit_code = 4
+
+
+class InputError(SmoothtoolError):
+    """A picture or data file that cannot be used."""
+
+    exit_code = 5
+
+
+class MemoryExhaustedError(SmoothtoolError):
+    """Out of memory even after the batch was halved to one."""
+
+    exit_code = 6

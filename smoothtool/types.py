@@ -1,0 +1,133 @@
+"""What is carried between rooms. Shapes: B pictures, C latent channels, h x w latents, N steps, L tokens, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+Track = Callable[[Iterable[T], str, int], Iterable[T]]
+"""How a command shows progress: `for step in track(steps, "inverting", total): …`."""
+
+
+def silent(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """The `Track` of library use: no progress at all."""
+    return items
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told besides latents and time.
+
+    `prompt_embeds` [B, L, D]; for SDXL also `pooled_prompt_embeds` [B, P] and `time_ids` [B, 6].
+    """
+
+    prompt_embeds: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor | None = None
+    time_ids: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt_embeds)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
+        """The same change to every part, for example a slice of the batch."""
+        parts = (self.prompt_embeds, self.pooled_prompt_embeds, self.time_ids)
+        return Conditioning(*(None if part is None else change(part) for part in parts))  # type: ignore[arg-type]
+
+    def __getitem__(self, index: slice | Sequence[int]) -> Conditioning:
+        return self.map(lambda part: part[index])
+
+    def expand(self, batch: int) -> Conditioning:
+        """A batch of one, repeated without copying; a batch of that size, unchanged."""
+        return self if len(self) == batch else self.map(lambda part: part.expand(batch, *part.shape[1:]))
+
+    def with_embeds(self, prompt_embeds: torch.Tensor) -> Conditioning:
+        return replace(self, prompt_embeds=prompt_embeds)
+
+    @staticmethod
+    def cat(rows: Sequence[Conditioning]) -> Conditioning:
+        import torch
+
+        def join(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
+            kept = [part for part in parts if part is not None]
+            return torch.cat(kept) if kept else None
+
+        return Conditioning(
+            torch.cat([row.prompt_embeds for row in rows]),
+            join([row.pooled_prompt_embeds for row in rows]),
+            join([row.time_ids for row in rows]),
+        )
+
+
+@dataclass(frozen=True)
+class LatentTrajectory:
+    """Latents on the way from image to noise: `latents` [N+1, B, C, h, w], index 0 the image, index N the noise.
+
+    `timesteps` are the N sampling times in sampling order (descending): `latents[N - i]` enters sampling step i.
+    """
+
+    latents: torch.Tensor
+    timesteps: tuple[int, ...]
+
+    @property
+    def image(self) -> torch.Tensor:
+        return self.latents[0]
+
+    @property
+    def noise(self) -> torch.Tensor:
+        return self.latents[-1]
+
+    def entering(self, step_index: int) -> torch.Tensor:
+        """The latents that sampling step `step_index` starts from."""
+        return self.latents[len(self.timesteps) - step_index]
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """All that is needed to give B pictures back, and to edit them.
+
+    method          name of the inversion, as in `--inversion`
+    trajectory      the pivots z*_0..z*_N of DDIM inversion
+    reconstruction  latents [B, C, h, w] that guided sampling with `null_embeds` ends on
+    null_embeds     [N, G, L, D] per sampling step, G = 1 (shared) or B; None: plain null embedding throughout
+    sampled         [N+1, B, C, h, w] the guided path, sampling order: index i enters step i; None when not kept
+    losses          per step the final inner loss (null-text) or residual, empty when the method has none
+    prompts         the source prompt of each picture
+    """
+
+    method: str
+    trajectory: LatentTrajectory
+    reconstruction: torch.Tensor
+    prompts: tuple[str, ...]
+    guidance_scale: float
+    null_embeds: torch.Tensor | None = None
+    sampled: torch.Tensor | None = None
+    losses: tuple[float, ...] = ()
+    converged: bool = True
+    unet_calls: int = 0
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def num_inference_steps(self) -> int:
+        return len(self.trajectory.timesteps)
+
+
+@dataclass
+class Report:
+    """What a command did: `folder` with its `files`, the figures, and everything needed to do it again."""
+
+    command: str
+    folder: Path
+    job: dict[str, Any]
+    files: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    unet_calls: int = 0
+    notes: list[str] = field(default_factory=list)
+    model: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)

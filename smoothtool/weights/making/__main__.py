@@ -1,0 +1,34 @@
+"""Make the embedded model: `python -m smoothtool.weights.making STAGE --work DIR`. Every stage resumes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+STEPS = {"vae": 2_000, "clip": 1_500, "decoder": 4_000, "unet": 4_000}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m smoothtool.weights.making", description=__doc__)
+    parser.add_argument("stage", choices=["icons", *STEPS])
+    parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--rate", type=float)
+    arguments = parser.parse_args()
+    rate = {} if arguments.rate is None else {"rate": arguments.rate}
+    steps = arguments.steps or STEPS.get(arguments.stage, 0)
+    from smoothtool.weights.making.icons import fetch_icons
+
+    fetch_icons(arguments.work / "icons")
+    if arguments.stage in ("vae", "decoder"):
+        from smoothtool.weights.making.vae import train_vae
+
+        train_vae(arguments.work, steps, decoder_only=arguments.stage == "decoder", **rate)
+    elif arguments.stage == "clip":
+        from smoothtool.weights.making.clip import train_clip
+
+        train_clip(arguments.work, steps, **rate)
+
+
+if __name__ == "__main__":
+    main()
