@@ -1,0 +1,69 @@
+"""Small models with known truth: a tiny random Stable Diffusion, and closed-form denoisers that stand in its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from smoothtool.diffusion.ddim import Schedule
+from smoothtool.diffusion.model import DiffusionModel, assemble
+
+SD_SCHEDULE = {
+    "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
+    "timestep_spacing": "leading", "prediction_type": "epsilon",
+}  # fmt: skip
+
+
+def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Letters and a few words, 16 tokens at most; any lower-case English text works."""
+    words = ["a", "cat", "dog", "fox", "cake", "with", "on", "red", "blue", "and"]
+    merges = []
+    for word in words:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            merges.append(f"{parts[0]} {parts[1]}")
+            parts = [parts[0] + parts[1], *parts[2:]]
+    letters = [chr(c) for c in range(33, 127)]
+    tokens = [*letters, *(f"{c}</w>" for c in letters), *("".join(m.split()) for m in merges)]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, "pad_token": "<|endoftext|>"})
+    )
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def tiny_unet(seed: int = 0) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        block_out_channels=(8, 16, 16), layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
+        norm_num_groups=4, sample_size=16, in_channels=4, out_channels=4,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+
+
+def tiny_model(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> DiffusionModel:
+    """A random Stable Diffusion of 32 px pictures and 4 x 16 x 16 latents, built offline in a blink."""
+    tokenizer = tiny_tokenizer(folder)
+    unet = tiny_unet(seed)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, latent_channels=4, sample_size=32,
+    )  # fmt: skip
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=16, eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    schedule = Schedule.from_config({**SD_SCHEDULE, "prediction_type": prediction_type})
+    return assemble("tiny", unet, vae, text_encoder, tokenizer, schedule, torch.device("cpu"), torch.float32)
