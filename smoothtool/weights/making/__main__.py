@@ -14,6 +14,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--start", type=Path, help="a model folder to go on from, for example the shipped one")
     arguments = parser.parse_args()
     rate = {} if arguments.rate is None else {"rate": arguments.rate}
     steps = arguments.steps or STEPS.get(arguments.stage, 0)
@@ -28,6 +29,10 @@ def main() -> None:
         from smoothtool.weights.making.clip import train_clip
 
         train_clip(arguments.work, steps, **rate)
+    elif arguments.stage == "unet":
+        from smoothtool.weights.making.unet import train_unet
+
+        train_unet(arguments.work, steps, start=arguments.start, **rate)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def _crops(pictures: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
     for index in np.sort(rng.integers(len(pictures), size=BATCH)):
         top, left = rng.integers(0, 64 - CROP_PX + 1, size=2)
         crops.append(pictures[index, top : top + CROP_PX, left : left + CROP_PX])
-    return to_pixel_values(np.stack(crops)).contiguous(memory_format=torch.channels_last)
+    return to_pixel_values(np.stack(crops))
 
 
 @torch.no_grad()
@@ -58,10 +58,10 @@ def vae_psnr_db(vae: AutoencoderKL, pixel_values: torch.Tensor) -> float:
     return float((10 * torch.log10(4 / (out - pixel_values).square().mean(dim=(1, 2, 3)))).mean())
 
 
-def train_vae(work: Path, steps: int, *, decoder_only: bool = False, rate: float = 1e-3, compiled: bool = True) -> None:
+def train_vae(work: Path, steps: int, *, decoder_only: bool = False, rate: float = 1e-3) -> None:
     """Train to `work/vae.pt`, or with `decoder_only` from its averaged weights to `work/decoder.pt`."""
     torch.manual_seed(0)
-    vae = build_vae().to(memory_format=torch.channels_last)
+    vae = build_vae()
     if decoder_only:
         vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["averaged"])
         vae.encoder.requires_grad_(False)
@@ -72,15 +72,12 @@ def train_vae(work: Path, steps: int, *, decoder_only: bool = False, rate: float
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         with torch.set_grad_enabled(not decoder_only):
             mean, logvar = vae.quant_conv(vae.encoder(x)).chunk(2, dim=1)
-            logvar = logvar.clamp(-30, 20)
         z = mean if decoder_only else mean + torch.randn_like(mean) * (0.5 * logvar).exp()
         return vae.decoder(vae.post_quant_conv(z)), mean, logvar
 
-    step_of = torch.compile(forward) if compiled else forward
-
     def loss_of(step: int) -> dict[str, torch.Tensor]:
         x = _crops(pictures, np.random.default_rng([int(decoder_only), step]))
-        out, mean, logvar = step_of(x)
+        out, mean, logvar = forward(x)
         loss = picture_loss(out, x)
         if decoder_only:
             return {"loss": loss}

@@ -1,0 +1,60 @@
+"""Temporary changes that remember or read what flows inside the UNet; every one is undone on exit, also on errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+
+@contextmanager
+def replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Give one module another `forward` for a while."""
+    had_own = "forward" in module.__dict__
+    before = module.forward
+    module.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if had_own:
+            module.forward = before  # type: ignore[method-assign]
+        else:
+            del module.forward
+
+
+@contextmanager
+def constant_latents(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Promise that latents, batch and time stay the same: what precedes the first cross-attention runs once.
+
+    That is the first convolution, the time embedding, the first residual block, and the first transformer block up to
+    and with its self-attention: 5 % of SD 1.5 and more of small models, and none of it enters the gradient.
+    """
+    with ExitStack() as stack:
+        for module in _before_first_cross_attention(unet):
+            stack.enter_context(replaced_forward(module, _remembered(module.forward)))
+        yield
+
+
+def _before_first_cross_attention(unet: UNet2DConditionModel) -> list[torch.nn.Module]:
+    block = unet.down_blocks[0]
+    modules = [unet.conv_in, unet.time_proj, unet.time_embedding, block.resnets[0]]
+    if getattr(block, "attentions", None):
+        transformer = block.attentions[0]
+        first = transformer.transformer_blocks[0]
+        modules += [transformer.norm, transformer.proj_in, first.norm1, first.attn1]
+    return modules
+
+
+def _remembered(forward: Callable[..., Any]) -> Callable[..., Any]:
+    results: list[Any] = []
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        if not results:
+            with torch.no_grad():
+                results.append(forward(*args, **kwargs))
+        return results[0]
+
+    return once

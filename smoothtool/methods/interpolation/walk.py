@@ -1,0 +1,55 @@
+"""The walk of Smooth Diffusion (Guo et al., CVPR 2024, arXiv:2312.04410, section 4.2).
+
+Between two pictures that share one inversion: slerp of the noise ends, lerp of the text embeddings, the shared null
+embeddings for every frame. Between two Gaussian noises: the same without null embeddings ("Stable Diffusion Walk").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise, per_step
+from smoothtool.methods.interpolation.slerp import slerp
+from smoothtool.types import Conditioning
+
+
+def walk_starts(noise: torch.Tensor, ratios: Sequence[float]) -> torch.Tensor:
+    """The in-between starting latents [(K-1) * n, C, h, w] of a chain of K noise ends [K, C, h, w]."""
+    return torch.stack([slerp(a, b, ratio) for a, b in pairwise(noise) for ratio in ratios])
+
+
+def walk_text(text: Conditioning, ratios: Sequence[float]) -> Conditioning:
+    """The in-between conditionings of a chain of K, lerped part by part."""
+    count = len(text)
+    rows = [
+        Conditioning.cat([text[[at]], text[[at + 1]]]).map(lambda pair, r=ratio: torch.lerp(pair[:1], pair[1:], r))
+        for at in range(count - 1)
+        for ratio in ratios
+    ]
+    return Conditioning.cat(rows)
+
+
+def walk_steps(
+    model: DiffusionModel,
+    noise: torch.Tensor,
+    text: Conditioning,
+    null: Conditioning,
+    null_embeds: torch.Tensor | None,
+    ratios: Sequence[float],
+    num_inference_steps: int,
+    guidance_scale: float,
+) -> Iterator[DenoisingStep]:
+    """Sample all in-between frames as one batch. The ends are known already: they are the reconstructions.
+
+    noise        [K, C, h, w] noise ends of the pictures, in order
+    text         [K, L, D] one per picture; null [1, L, D]
+    null_embeds  [N, 1, L, D] shared null embeddings, or None for plain `null`
+    """
+    starts, frame_text = walk_starts(noise, ratios), walk_text(text, ratios)
+    yield from denoise(
+        model, starts, constant(frame_text), per_step(null, null_embeds), num_inference_steps, guidance_scale
+    )

@@ -1,0 +1,128 @@
+"""Train the UNet of `stickers`, with its text encoder, on the latents of the scene pool.
+
+Epsilon prediction on SD's schedule, min-SNR weighting (Hang et al. 2023, arXiv:2303.09556, gamma 5), prompt dropout 10 %.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from smoothtool.diffusion.ddim import Schedule
+from smoothtool.weights.making.clip import MAX_TOKENS, build_tokenizer, tokenize
+from smoothtool.weights.making.loop import Run
+from smoothtool.weights.making.pool import draw_pool, pool_caption, to_pixel_values
+from smoothtool.weights.making.vae import POOL, build_vae
+
+BATCH, PROMPT_DROPOUT, MIN_SNR_GAMMA = 32, 0.1, 5.0
+SCALING_FACTOR = 0.18215
+SCHEDULER = {
+    "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
+    "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
+    "timestep_spacing": "leading", "prediction_type": "epsilon",
+}  # fmt: skip
+
+
+def build_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 128, 192),
+        down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
+    )  # fmt: skip
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=3,
+            num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=128,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def normalised_vae(work: Path) -> AutoencoderKL:
+    """The trained VAE with latents of zero mean and, after SD's own scaling factor, unit variance per channel.
+
+    The affine change is folded into the 1x1 convolutions on both sides of the latents, so pictures do not change.
+    """
+    path, vae = work / "vae-normalised.pt", build_vae()
+    if path.exists():
+        vae.load_state_dict(torch.load(path, weights_only=True))
+        return vae
+    vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["averaged"])
+    pictures = to_pixel_values(draw_pool(work, POOL)[:1024])
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
+    mean = latents.mean(dim=(0, 2, 3))
+    scale = 1 / (latents.std(dim=(0, 2, 3)) * SCALING_FACTOR)
+    into, out = vae.quant_conv, vae.post_quant_conv
+    out.bias += out.weight[:, :, 0, 0] @ mean
+    out.weight /= scale[None, :, None, None]
+    into.weight[:4] *= scale[:, None, None, None]
+    into.bias[:4] = (into.bias[:4] - mean) * scale
+    into.bias[4:] += 2 * scale.log()  # the variance follows
+    torch.save(vae.state_dict(), path)
+    return vae
+
+
+@torch.no_grad()
+def pool_latents(work: Path) -> torch.Tensor:
+    """[POOL, 4, 16, 16] scaled latents of the pool, computed once."""
+    path = work / "latents.pt"
+    if not path.exists():
+        vae, pictures = normalised_vae(work), draw_pool(work, POOL)
+        parts = [vae.encode(to_pixel_values(pictures[at : at + 64])).latent_dist.mean for at in range(0, POOL, 64)]
+        torch.save(torch.cat(parts) * SCALING_FACTOR, path)
+    return torch.load(path, weights_only=True)
+
+
+class Denoiser(nn.Module):
+    """Token ids, noisy latents and times to noise: what is trained, in one piece."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        embeds = self.text_encoder(input_ids=input_ids)[0]
+        return self.unet(latents, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
+
+
+def train_unet(work: Path, steps: int, *, rate: float = 8e-4, start: Path | None = None, compiled: bool = True) -> None:
+    """Train to `work/unet.pt`. `start`: a model folder whose UNet and text encoder to go on from."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(work / "tokenizer")
+    model = Denoiser(build_unet(), build_text_encoder(tokenizer))
+    if start is not None:
+        unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", torch_dtype=torch.float32)
+        model = Denoiser(unet, CLIPTextModel.from_pretrained(start, subfolder="text_encoder", dtype=torch.float32))
+    latents = pool_latents(work)
+    alphas_cumprod = torch.tensor(Schedule.from_config(SCHEDULER).alphas_cumprod, dtype=torch.float32)
+    run = Run("unet", model, work, rate=rate, steps=steps)
+    predict = torch.compile(model) if compiled else model
+
+    def batch(indices: torch.Tensor, texts: list[str], generator: torch.Generator) -> torch.Tensor:
+        count = len(indices)
+        timesteps = torch.randint(0, 1000, (count,), generator=generator)
+        noise = torch.randn((count, *latents.shape[1:]), generator=generator)
+        alpha = alphas_cumprod[timesteps][:, None, None, None]
+        noisy = alpha.sqrt() * latents[indices] + (1 - alpha).sqrt() * noise
+        error = (predict(noisy, timesteps, tokenize(tokenizer, texts)) - noise).square().mean(dim=(1, 2, 3))
+        snr = alphas_cumprod[timesteps] / (1 - alphas_cumprod[timesteps])
+        return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean()
+
+    def loss_of(step: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([3, step])
+        indices = rng.integers(POOL, size=BATCH)
+        texts = [pool_caption(int(i), step) if rng.random() > PROMPT_DROPOUT else "" for i in indices]
+        return {"loss": batch(torch.from_numpy(indices), texts, torch.Generator().manual_seed(step))}
+
+    run.train(loss_of)
