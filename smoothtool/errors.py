@@ -5,6 +5,9 @@ Each class carries the exit code that the command line gives it. Raised where th
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SmoothtoolError(Exception):
     """`what` is one sentence, with the file or flag in it; `hint` says what to try."""
@@ -47,3 +50,9 @@ class MemoryExhaustedError(SmoothtoolError):
     """Out of memory even after the batch was halved to one."""
 
     exit_code = 6
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The known name closest to a mistyped one, as a hint: `did you mean prompt`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]}" if close else ""

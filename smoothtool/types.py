@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-Track = Callable[[Iterable[T], str, int], Iterable[T]]
-"""How a command shows progress: `for step in track(steps, "inverting", total): …`."""
 
 
-def silent(items: Iterable[T], description: str, total: int) -> Iterable[T]:
-    """The `Track` of library use: no progress at all."""
-    return items
+class Track(Protocol):
+    """How a command shows what it is doing: `for step in track(steps, "inverting", total): …`."""
+
+    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]: ...
+
+    def note(self, text: str) -> None:
+        """Tell the user one line now, for example which model was chosen."""
+
+
+class Silent:
+    """The `Track` of library use: nothing is shown."""
+
+    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
+        return items
+
+    def note(self, text: str) -> None:
+        return None
+
+
+silent = Silent()
 
 
 @dataclass(frozen=True)

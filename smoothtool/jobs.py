@@ -1,0 +1,286 @@
+"""What was asked: one settings model per subcommand.
+
+One field is one flag, one recipe key, one Python keyword and one key of the report: a new option is written here and
+nowhere else. A new command is one class and one line in `JOBS`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+from smoothtool.errors import UsageError, did_you_mean
+from smoothtool.options import (
+    INVERSION,
+    MODEL,
+    OUTPUT,
+    PANELS,
+    SAMPLING,
+    SEED_END,
+    Flag,
+    demand_of,
+    flag_of,
+    key_of,
+    kind_of,
+    label_of,
+)
+
+DEFAULT_SOLVER: Literal["adam", "gauss-newton"] = "gauss-newton"
+SIDE_PX = range(16, 8193)
+"""Sides a picture may be asked for: under 16 no model has latents left, over 8192 no machine has memory left."""
+
+
+class Job(BaseModel):
+    """A subcommand's settings. Lists may be given as one value; numbers may be given as text."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True, validate_default=True
+    )
+    command: ClassVar[str]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any, info: ValidationInfo) -> Any:
+        """`src: a fox` means `src: [a fox]`; a truth value is no number, although Python thinks so."""
+        kind = kind_of(cls.model_fields[str(info.field_name)])
+        if kind is list and isinstance(value, (str, Path)):
+            return [str(value)]
+        if kind is not bool and isinstance(value, bool):
+            raise ValueError("")
+        return str(value) if kind is str and isinstance(value, Path) else value
+
+    def settings(self) -> dict[str, Any]:
+        """Every option that has a part in the result, by its name in recipes, as plain data."""
+        kept = {name: key_of(name, field) for name, field in fields_of(type(self)) if not flag_of(field).delivery}
+        plain = self.model_dump(mode="json")
+        return {key: plain[name] for name, key in kept.items()}
+
+    def recipe(self) -> dict[str, Any]:
+        """The recipe that makes the same result again: what `job.yaml` holds."""
+        given = {key: value for key, value in self.settings().items() if value is not None}
+        return {"jobs": [{"command": self.command, **given}]}
+
+
+class ModelJob(Job):
+    """What every command that runs a model understands."""
+
+    model: Annotated[str, Flag("-m", panel=MODEL)] = Field(
+        "auto", min_length=1, description="Model: a name, a hub id, a diffusers folder or a .safetensors file"
+    )
+    lora: Annotated[list[str], Flag(panel=MODEL)] = Field(
+        [], description="LoRA as PATH[:SCALE]; repeat to stack; none switches off the model's own"
+    )
+    device: Annotated[str, Flag(panel=MODEL, wants="auto, cpu, mps, cuda or cuda:N")] = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Where to compute: auto, cpu, mps, cuda or cuda:N"
+    )
+    dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], Flag(panel=MODEL)] = Field(
+        "auto", description="Precision of the weights; auto is float32 on a CPU and float16 elsewhere"
+    )
+    seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
+        None, ge=0, lt=SEED_END, description="Seed of all noise; drawn and recorded when not given"
+    )
+    steps: Annotated[int, Flag(panel=SAMPLING)] = Field(50, ge=1, le=1000, description="Denoising steps")
+    guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(
+        7.5, ge=0, le=100, allow_inf_nan=False, description="Guidance scale: how strongly prompts steer; 1 is none"
+    )
+    size: Annotated[str | None, Flag(panel=SAMPLING)] = Field(
+        None, description="Working size in pixels: a longest side (512) or WIDTHxHEIGHT; the pictures' own by default"
+    )
+    output: Annotated[Path | None, Flag("-o", panel=OUTPUT, delivery=True)] = Field(
+        None, description="Folder for the results; one under smoothtool-out by default"
+    )
+    force: Annotated[bool, Flag("-f", panel=OUTPUT, delivery=True)] = Field(
+        False, description="Write into an output folder that already has results"
+    )
+    json_output: Annotated[bool, Flag(panel=OUTPUT, delivery=True)] = Field(
+        False, alias="json", description="Print the report as one JSON document instead of the folder"
+    )
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_one_or_two_sides(cls, size: str | None) -> str | None:
+        if size is not None:
+            parse_size(size)
+        return size
+
+    @field_validator("lora")
+    @classmethod
+    def _lora_scales_are_numbers(cls, lora: list[str]) -> list[str]:
+        if "none" in lora and len(lora) > 1:
+            raise ValueError("has none beside others: none stands alone and switches off the model's own LoRA")
+        for text in lora:
+            parse_lora(text)
+        return lora
+
+
+class InversionJob(ModelJob):
+    """What every command that inverts pictures understands."""
+
+    inversion: Annotated[Literal["nti", "ddim"], Flag(panel=INVERSION)] = Field(
+        "nti", description="Inversion: null-text (nti) gives pictures back faithfully, ddim is quick and rough"
+    )
+    solver: Annotated[Literal["adam", "gauss-newton"], Flag(panel=INVERSION)] = Field(
+        DEFAULT_SOLVER, description="How null-text inversion optimises; adam is the paper's"
+    )
+    inner_steps: Annotated[int, Flag(panel=INVERSION)] = Field(
+        10, ge=0, le=1000, description="Most optimisation steps of null-text inversion per denoising step"
+    )
+
+
+class InterpolateJob(InversionJob):
+    """Turn pictures into each other: a smooth sequence through two or more, or through noise for a prompt."""
+
+    command: ClassVar[str] = "interpolate"
+    images: Annotated[list[str], Flag(positional=True)] = Field(
+        [], description="Two or more pictures, inversion files or samples:NAME; none for a noise walk"
+    )
+    frames: Annotated[int, Flag("-n")] = Field(9, ge=1, le=1000, description="In-between frames per pair")
+    src: Annotated[list[str], Flag()] = Field(
+        [], description="What a picture shows, as a prompt; once for all or once per picture"
+    )
+    prompt: Annotated[str | None, Flag("-p")] = Field(None, description="Prompt of the noise walk without pictures")
+    method: Annotated[Literal["slerp"], Flag()] = Field("slerp", description="Path between the ends")
+    loop: Annotated[bool, Flag()] = Field(False, description="Return from the last picture to the first")
+    fps: Annotated[float, Flag()] = Field(
+        8, gt=0, le=120, allow_inf_nan=False, description="Frames per second of the videos"
+    )
+
+    @field_validator("images")
+    @classmethod
+    def _one_picture_is_no_walk(cls, images: list[str]) -> list[str]:
+        if len(images) == 1:
+            raise ValueError("hold one picture: give two or more, or none and a prompt")
+        return images
+
+    @field_validator("src")
+    @classmethod
+    def _src_fits_the_pictures(cls, src: list[str], info: ValidationInfo) -> list[str]:
+        images = info.data.get("images")
+        if images is not None and src and not images:
+            raise ValueError("describes pictures, and there are none; a noise walk takes a prompt")
+        if images is not None and len(src) not in (0, 1, len(images)):
+            raise ValueError(f"is given {len(src)} times for {len(images)} pictures: give it once, or once per picture")
+        return src
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_is_for_the_noise_walk(cls, prompt: str | None, info: ValidationInfo) -> str | None:
+        if prompt is None and info.data.get("images") == []:
+            raise ValueError("is missing: give two or more pictures, or a prompt for a walk through noise")
+        if prompt is not None and info.data.get("images"):
+            raise ValueError("is for the walk without pictures; describe pictures with src")
+        return prompt
+
+
+class InvertJob(InversionJob):
+    """Find the noise that a picture comes from, and show how well the picture comes back."""
+
+    command: ClassVar[str] = "invert"
+    image: Annotated[str, Flag(positional=True)] = Field(min_length=1, description="A picture or samples:NAME")
+    src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
+
+
+JOBS: dict[str, type[Job]] = {"interpolate": InterpolateJob, "invert": InvertJob}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One wrong setting: its `key` as recipes spell it, and one clause that says what is wrong."""
+
+    key: str
+    what: str
+
+
+def make_job(command: str, settings: Mapping[str, Any]) -> Job:
+    """The job that these settings ask for.
+
+    Raises: UsageError that names every wrong setting, one a line, as flags.
+    """
+    job, problems = try_job(JOBS[command], settings)
+    if job is None:
+        labels = {key_of(name, field): label_of(name, field) for name, field in fields_of(JOBS[command])}
+        lines = [f"{labels.get(problem.key, problem.key)} {problem.what}" for problem in problems]
+        raise UsageError("\n".join(lines), f"smoothtool {command} --help")
+    return job
+
+
+def try_job(model: type[Job], settings: Mapping[str, Any]) -> tuple[Job | None, list[Problem]]:
+    """The job, or every problem at once."""
+    try:
+        return model.model_validate(dict(settings)), []
+    except ValidationError as error:
+        problems = [_problem(model, dict(detail)) for detail in error.errors(include_url=False)]
+        return None, list(dict.fromkeys(problems))
+
+
+def keys_of(model: type[Job]) -> list[str]:
+    """Every key a recipe may use for this command."""
+    return [key_of(name, field) for name, field in fields_of(model)]
+
+
+def fields_of(model: type[Job]) -> list[tuple[str, FieldInfo]]:
+    """Name and field in the order of the help: positional first, then panel by panel."""
+
+    def rank(item: tuple[str, FieldInfo]) -> tuple[bool, int]:
+        flag = flag_of(item[1])
+        return not flag.positional, PANELS.index(flag.panel)
+
+    return sorted(model.model_fields.items(), key=rank)
+
+
+def parse_size(text: str) -> tuple[int, int | None]:
+    """`512` is a longest side, `768x512` is width and height, in pixels; height is None for the first.
+
+    Raises: ValueError.
+    """
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    sides = [int(side) for side in match.groups() if side] if match else []
+    if not sides or any(side not in SIDE_PX for side in sides):
+        raise ValueError(
+            f"is {text}, not a side (512) or WIDTHxHEIGHT (768x512) from {SIDE_PX.start} to {SIDE_PX.stop - 1} pixels"
+        )
+    return sides[0], sides[1] if len(sides) == 2 else None
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """`PATH[:SCALE]`, where a path may itself hold colons; the scale is 1 when not given.
+
+    Raises: ValueError when the scale is not finite or the path is empty.
+    """
+    path, colon, tail = text.rpartition(":")
+    try:
+        scale = float(tail) if colon else 1.0
+    except ValueError:
+        colon, scale = "", 1.0
+    path = path if colon else text
+    if not path or not math.isfinite(scale):
+        raise ValueError(f"is {text}, not PATH or PATH:SCALE with a finite scale")
+    return path, scale
+
+
+def _problem(model: type[Job], detail: dict[str, Any]) -> Problem:
+    """Pydantic's finding in the user's terms."""
+    key = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        hint = did_you_mean(key, keys_of(model))
+        return Problem(key, "is not an option" + (f" ({hint})" if hint else ""))
+    field = next(field for name, field in fields_of(model) if key in (name, field.alias))
+    if detail["type"] == "missing":
+        return Problem(key, "is missing")
+    own_words = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
+    if own_words:
+        return Problem(key, own_words)
+    return Problem(key, f"is {_shown(detail['input'])}, not {demand_of(field)}")
+
+
+def _shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = text if len(text) <= 60 else text[:59] + "…"
+    return text or "empty"
