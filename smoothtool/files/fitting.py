@@ -1,0 +1,107 @@
+"""Any picture into the sizes a model can take, and back: scale, crop the centre, pad, never stretch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from smoothtool.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+LARGEST_PX = 64_000_000  # a short side times an extreme aspect ratio can ask for more than any memory holds
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A picture ready for the model.
+
+    pixel_values      [1, 3, H, W] in [-1, 1], padded at right and bottom to the multiple
+    size_px           (width, height) of the picture inside the padding
+    original_size_px  (width, height) of the file
+    """
+
+    pixel_values: torch.Tensor
+    size_px: tuple[int, int]
+    original_size_px: tuple[int, int]
+
+
+def to_pixel_values(image: Image.Image) -> torch.Tensor:
+    """8-bit picture -> pixel_values [1, 3, H, W] float32 in [-1, 1]."""
+    return _tensor(np.array(image.convert("RGB")))
+
+
+def fit_image(
+    image: Image.Image,
+    *,
+    multiple: int,
+    size: tuple[int, int] | int | None,
+    native_px: int,
+    aspect_of: tuple[int, int] | None = None,
+) -> Fitted:
+    """Scale the picture to a size the model works well at, and pad it to a multiple of `multiple` pixels.
+
+    size       None: its own size while that is near what the model was trained on, else its area becomes
+               native_px^2; a number: the short side; (width, height): that size, the centre cropped to its aspect
+    native_px  side of the square pictures that the model was trained on
+    aspect_of  (width, height) of another fitted picture: crop and scale to exactly that; wins over `size`
+    Raises: UsageError when the size asked for is not positive or absurdly large.
+    """
+    exact = aspect_of or (size if isinstance(size, tuple) else None)
+    size_px = exact or _scaled_size(image.size, size if isinstance(size, int) else None, native_px)
+    _check_size(size_px, image.size)
+    box = _centre_box(image.size, exact) if exact else None
+    scaled = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS, box=box)
+    width, height = size_px
+    margins = ((0, -height % multiple), (0, -width % multiple), (0, 0))
+    # A mirrored margin goes on like the picture; numpy repeats the edge where one pixel leaves nothing to mirror.
+    return Fitted(_tensor(np.pad(np.asarray(scaled), margins, mode="reflect")), size_px, image.size)
+
+
+def crop_back(pixel_values: torch.Tensor, fitted: Fitted) -> torch.Tensor:
+    """[B, 3, H, W] -> [B, 3, h, w]: the padding of `fitted` cut off again."""
+    width, height = fitted.size_px
+    return pixel_values[..., :height, :width]
+
+
+def _tensor(levels: np.ndarray) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(levels).permute(2, 0, 1)[None].contiguous().float() / 127.5 - 1
+
+
+def _scaled_size(size_px: tuple[int, int], short_side_px: int | None, native_px: int) -> tuple[int, int]:
+    area, short = size_px[0] * size_px[1], min(size_px)
+    if short_side_px is not None:
+        scale = short_side_px / short
+    elif area <= 2.25 * native_px**2 and short >= native_px / 2:
+        return size_px
+    else:
+        scale = native_px / math.sqrt(area)
+    # A negative size asked for must stay negative until it is refused.
+    return _at_least_one(size_px[0] * scale), _at_least_one(size_px[1] * scale)
+
+
+def _at_least_one(length_px: float) -> int:
+    return max(1, round(length_px)) if length_px > 0 else round(length_px)
+
+
+def _check_size(size_px: tuple[int, int], original_size_px: tuple[int, int]) -> None:
+    width, height = size_px
+    if width < 1 or height < 1 or width * height > LARGEST_PX:
+        was = f"{original_size_px[0]}x{original_size_px[1]}"
+        raise UsageError(f"--size: a {was} px picture cannot become {width}x{height} px", "--size 512")
+
+
+def _centre_box(size_px: tuple[int, int], aspect: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest centred box (left, top, right, bottom) of that aspect ratio, to fractions of a pixel."""
+    width, height = size_px
+    scale = min(width / aspect[0], height / aspect[1])
+    crop_width, crop_height = min(width, aspect[0] * scale), min(height, aspect[1] * scale)
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    return left, top, left + crop_width, top + crop_height

@@ -1,0 +1,167 @@
+"""Files and folders that are either whole or absent: written beside their place under another name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import yaml
+
+from smoothtool.errors import UsageError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Write to the path handed out; it takes the place of `path` at the end, and is gone after any exception."""
+    temporary = _sibling(path, path.suffix)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """UTF-8; undecodable bytes of a command line (lone surrogates) become question marks."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8", errors="replace"))
+
+
+def write_json_atomic(path: Path, data: Any) -> None:
+    """Indented JSON that every parser reads: what is not finite becomes null."""
+    write_text_atomic(path, json.dumps(plain(data), indent=2, allow_nan=False) + "\n")
+
+
+def write_yaml(path: Path, data: Any) -> None:
+    """Block-style YAML in the order given, read alike by YAML 1.1 and 1.2 parsers."""
+    text = yaml.dump(plain(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    write_text_atomic(path, text)
+
+
+def plain(data: Any) -> Any:
+    """Dicts, lists, text, numbers, booleans and None alone; paths become text, non-finite numbers None.
+
+    Raises: TypeError for anything else, so that a tensor or an object never lands in a report by accident.
+    """
+    if data is None or isinstance(data, (bool, str)):
+        return data
+    if isinstance(data, Integral):
+        return int(data)
+    if isinstance(data, Real):
+        return float(data) if math.isfinite(data) else None
+    if isinstance(data, Path):
+        return str(data)
+    if isinstance(data, dict):
+        return {str(key): plain(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [plain(value) for value in data]
+    raise TypeError(f"a {type(data).__name__} cannot be written as plain data")
+
+
+def output_folder(root: Path, *, force: bool) -> Path:
+    """The absolute folder that results will go to, checked before any computation; creates nothing.
+
+    Raises: UsageError when it holds files and `force` is off, when it holds files that are not a result of smoothtool
+    (`force` replaces the whole folder, which must never be someone's picture collection), or cannot be written.
+    """
+    folder = root.expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{root}: there is a file of that name", "another folder with -o")
+    _check_writable(folder.parent, root)
+    if folder.is_dir():
+        _check_writable(folder, root)
+        _check_replaceable(folder, root, force)
+    return folder
+
+
+def free_space_check(folder: Path, needed_bytes: int) -> None:
+    """Raises: UsageError when the disk that holds `folder` (which need not exist yet) has less room than needed."""
+    free = shutil.disk_usage(_nearest_existing(folder.resolve())).free
+    if free < needed_bytes:
+        have, need = (f"{count / 1e6:.0f} MB" for count in (free, needed_bytes))
+        raise UsageError(f"{folder}: the disk has {have} free, {need} are needed", "-o on another disk")
+
+
+@contextmanager
+def new_folder(path: Path, force: bool) -> Iterator[Path]:
+    """Fill the folder handed out; it becomes `path` at the end, and is gone after any exception, Ctrl-C included.
+
+    With `force` an earlier result stays in place until the new one is complete.
+    Raises: UsageError as `output_folder` does, or when another process filled `path` meanwhile.
+    """
+    folder = output_folder(path, force=force)
+    temporary = _sibling(folder, "")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be created ({error.strerror})", "another folder with -o") from error
+    try:
+        yield temporary
+        _take_place(temporary, folder, path, force)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _take_place(new: Path, folder: Path, typed: Path, force: bool) -> None:
+    if not folder.exists():
+        os.rename(new, folder)
+        return
+    _check_replaceable(folder, typed, force)
+    old = _sibling(folder, "")
+    os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except BaseException:
+        os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path, typed: Path, force: bool) -> None:
+    if not any(folder.iterdir()):
+        return
+    if not force:
+        raise UsageError(f"{typed}: the folder is not empty", "--force to replace it, or another folder with -o")
+    if not (folder / "report.json").is_file():
+        raise UsageError(
+            f"{typed}: --force replaces results only, and this folder has no report.json", "another folder with -o"
+        )
+
+
+def _check_writable(folder: Path, typed: Path) -> None:
+    existing = _nearest_existing(folder)
+    if not existing.is_dir():
+        raise UsageError(f"{typed}: {existing} is a file, not a folder", "another folder with -o")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"{typed}: {existing} cannot be written to", "another folder with -o")
+
+
+def _nearest_existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def _sibling(path: Path, suffix: str) -> Path:
+    """Hidden, in the same folder (so that renaming stays on one disk), and short whatever the length of the name."""
+    return path.with_name(f".{uuid4().hex[:12]}.part{suffix}")
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # mypy without types-PyYAML sees Any
+    """Quotes text that some YAML version would take for a number, such as `1e-4` or `0o10`."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    quoted = re.match(r"[-+.]*\d", text) is not None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
+
+
+_Dumper.add_representer(str, _represent_text)

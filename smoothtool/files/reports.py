@@ -1,0 +1,92 @@
+"""What a command did, as `report.json`, and how to do it again, as `job.yaml`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import smoothtool
+from smoothtool.files.output import plain, write_json_atomic, write_yaml
+from smoothtool.types import Report
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft")
+PLACES = {"image", "images", "mask", "output"}
+"""Job keys that always hold paths."""
+NAMES_OR_PLACES = {"model", "lora"}
+"""Job keys that hold a name or a path, possibly with `:SCALE` behind it: a path where there is such a file."""
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a result depends on, read without importing any of it."""
+    found = {"smoothtool": smoothtool.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def report_dict(report: Report) -> dict[str, Any]:
+    """Plain data in the order a person reads it; files inside the folder relative to it, seconds to milliseconds.
+
+    Raises: TypeError when a figure is not plain data.
+    """
+    return plain({
+        "command": report.command,
+        "folder": report.folder,
+        "files": _relative(report.files, report.folder),
+        "figures": report.figures,
+        "notes": report.notes,
+        "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
+        "unet_calls": report.unet_calls,
+        "model": report.model,
+        "job": report.job,
+        "versions": report.versions or versions(),
+    })  # fmt: skip
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write `report.json` and `job.yaml` into `folder` (while it is being filled, not yet `report.folder`)."""
+    write_json_atomic(folder / "report.json", report_dict(report))
+    write_yaml(folder / "job.yaml", job_document(report.command, report.job))
+
+
+def job_document(command: str, job: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of one job that `smoothtool run` repeats from any folder: relative paths are made absolute."""
+    settings = {key: _repeatable(key, value) for key, value in job.items() if key != "command"}
+    return {"jobs": [{"command": command, **plain(settings)}]}
+
+
+def _repeatable(key: str, value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_repeatable(key, part) for part in value]
+    if isinstance(value, Path):
+        return value.absolute()
+    if isinstance(value, str) and key in PLACES:
+        return value if _has_scheme(value) else Path(value).absolute()
+    if isinstance(value, str) and key in NAMES_OR_PLACES:
+        path, colon, scale = _split_scale(value)
+        return f"{Path(path).absolute()}{colon}{scale}" if Path(path).exists() else value
+    return value
+
+
+def _has_scheme(text: str) -> bool:
+    """`samples:fox` or `https://…`, but no Windows drive and no file that happens to have a colon in its name."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) is not None and not Path(text).exists()
+
+
+def _split_scale(text: str) -> tuple[str, str, str]:
+    head, colon, tail = text.rpartition(":")
+    return (head, colon, tail) if re.fullmatch(r"-?[0-9.]+", tail) and colon else (text, "", "")
+
+
+def _relative(files: Any, folder: Path) -> Any:
+    if isinstance(files, dict):
+        return {name: _relative(part, folder) for name, part in files.items()}
+    if isinstance(files, (list, tuple)):
+        return [_relative(part, folder) for part in files]
+    return files.relative_to(folder) if isinstance(files, Path) and files.is_relative_to(folder) else files

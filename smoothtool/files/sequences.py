@@ -1,0 +1,119 @@
+"""Sequences as files that play: animated WebP and GIF, WebM for browsers, MP4 where PyAV is installed."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from smoothtool.errors import SmoothtoolError, UsageError
+from smoothtool.files.output import atomic_path
+
+SMALLEST_VIDEO_PX = 256  # players enlarge small videos without smoothing, and some refuse them
+LONGEST_ENLARGED_PX = 4096
+
+
+def save_webp(frames: list[Image.Image], path: Path, fps: float, ping_pong: bool) -> None:
+    """An endless animated WebP; `ping_pong` plays the way back too."""
+    _save_animation(frames, path, ping_pong, format="WEBP", duration=round(1000 / fps), quality=90, method=4)
+
+
+def save_gif(frames: list[Image.Image], path: Path, fps: float, ping_pong: bool) -> None:
+    """An endless GIF of 256 colours a frame; its clock has hundredths of a second and browsers start at two."""
+    _save_animation(frames, path, ping_pong, format="GIF", duration=10 * max(2, round(100 / fps)))
+
+
+def save_webm(frames: list[Image.Image], path: Path, fps: float) -> None:
+    """A VP9 video through OpenCV, read back to be sure of it; small frames are enlarged, odd sizes padded by a pixel.
+
+    Raises: SmoothtoolError when OpenCV cannot be loaded or its build cannot write VP9.
+    """
+    cv2 = _opencv()
+    pictures = [_video_picture(frame) for frame in frames]
+    height, width = pictures[0].shape[:2]
+    with atomic_path(path) as temporary:
+        with _quiet_stderr():
+            writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"VP90"), fps, (width, height))
+        for picture in pictures:
+            writer.write(picture[..., ::-1])
+        writer.release()
+        if _count_frames(cv2, temporary) != len(frames):
+            raise SmoothtoolError(f"{path}: this build of OpenCV cannot write VP9 video", "pip install opencv-python")
+
+
+def save_mp4(frames: list[Image.Image], path: Path, fps: float) -> None:
+    """An H.264 video through PyAV, with the same sizes as `save_webm`.
+
+    Raises: UsageError when PyAV is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise UsageError(f"{path}: MP4 needs PyAV", 'pip install "smoothtool[video]"') from error
+    pictures = [_video_picture(frame) for frame in frames]
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "18"})
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _save_animation(frames: list[Image.Image], path: Path, ping_pong: bool, **options: Any) -> None:
+    first, *rest = [frame.convert("RGB") for frame in frames]
+    way_back = rest[-2::-1] if ping_pong else []
+    with atomic_path(path) as temporary:
+        first.save(temporary, save_all=True, append_images=[*rest, *way_back], loop=0, **options)
+
+
+def _video_picture(frame: Image.Image) -> np.ndarray:
+    """[H, W, 3] uint8 of even height and width, the short side at least 256 where that makes no monster."""
+    factor = min(math.ceil(SMALLEST_VIDEO_PX / min(frame.size)), LONGEST_ENLARGED_PX // max(frame.size))
+    if factor > 1:
+        frame = frame.resize((frame.width * factor, frame.height * factor), Image.Resampling.LANCZOS)
+    margins = ((0, frame.height % 2), (0, frame.width % 2), (0, 0))
+    return np.pad(np.asarray(frame.convert("RGB")), margins, mode="edge")
+
+
+def _count_frames(cv2: Any, path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    capture.release()
+    return count
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        remedy = "apt install libgl1, or opencv-python-headless in place of opencv-python"
+        raise SmoothtoolError(f"OpenCV, which writes WebM video, cannot be loaded ({error})", remedy) from error
+    return cv2
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """OpenCV complains from C, past its log level, of a tag for VP9 that it then finds by itself."""
+    if sys.stderr is None:  # closed by the caller: descriptor 2 may be anything
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
