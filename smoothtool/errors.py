@@ -52,7 +52,6 @@ class MemoryExhaustedError(SmoothtoolError):
     exit_code = 6
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The known name closest to a mistyped one, as a hint: `did you mean prompt`, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]}" if close else ""
+def closest(word: str, known: Iterable[str]) -> str:
+    """The known name that a mistyped one was probably meant to be, or an empty string."""
+    return "".join(difflib.get_close_matches(word, list(known), n=1))

