@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ def attention_layers(unet: UNet2DConditionModel) -> list[AttentionLayer]:
     return layers
 
 
-def _stages(unet: UNet2DConditionModel) -> list[tuple[str, str, int, torch.nn.Module]]:
+def _stages(unet: Any) -> list[tuple[str, str, int, torch.nn.Module]]:
     """(name, part, downsampling, block) in execution order."""
     stages: list[tuple[str, str, int, torch.nn.Module]] = []
     downsampling = 1
@@ -94,11 +95,11 @@ def controlled_attention(layers: Iterable[AttentionLayer], attend: Attend, batch
     batch  rows of every UNet call inside: controls mix rows, so a call must not be split to fit memory
     Raises: MemoryExhaustedError when a call arrives with other rows, which means that it was split.
     """
-    replaced: list[tuple[Attention, object]] = []
+    replaced: list[tuple[Any, Any]] = []
     try:
         for layer in layers:
             replaced.append((layer.module, layer.module.processor))
-            layer.module.set_processor(_Processor(layer, attend, batch))
+            replaced[-1][0].set_processor(_Processor(layer, attend, batch))
         yield
     finally:
         for module, before in reversed(replaced):

@@ -25,6 +25,10 @@ class DenoisingStep:
     noise_pred: torch.Tensor
 
 
+Guidance = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""(noise_null, noise_text, guidance_scale) -> the noise to follow: `guide`, or a method's own rule."""
+
+
 def guide(noise_null: torch.Tensor, noise_text: torch.Tensor, guidance_scale: float) -> torch.Tensor:
     """eps = eps_null + w (eps_text - eps_null)."""
     return noise_null + guidance_scale * (noise_text - noise_null)
@@ -38,6 +42,7 @@ def guided_noise(
     text: Conditioning,
     null: Conditioning,
     guidance_scale: float,
+    rule: Guidance = guide,
 ) -> torch.Tensor:
     """Null and text as one batch [2B]; at w = 1 the null half is not needed and not computed."""
     batch = len(latents)
@@ -45,7 +50,7 @@ def guided_noise(
         return model.predict_noise(latents, timestep, text.expand(batch))
     both = Conditioning.cat([null.expand(batch), text.expand(batch)])
     noise_null, noise_text = model.predict_noise(torch.cat([latents, latents]), timestep, both).chunk(2)
-    return guide(noise_null, noise_text, guidance_scale)
+    return rule(noise_null, noise_text, guidance_scale)
 
 
 def denoise(
@@ -56,6 +61,7 @@ def denoise(
     num_inference_steps: int,
     guidance_scale: float,
     start: int = 0,
+    rule: Guidance = guide,
 ) -> Iterator[DenoisingStep]:
     """DDIM sampling from step index `start` to the image.
 
@@ -65,7 +71,7 @@ def denoise(
     pairs = model.schedule.alpha_pairs(num_inference_steps)
     for step_index in range(start, num_inference_steps):
         timestep, alpha_prod, alpha_prod_next = pairs[step_index]
-        noise = guided_noise(model, latents, timestep, text_at(step_index), null_at(step_index), guidance_scale)
+        noise = guided_noise(model, latents, timestep, text_at(step_index), null_at(step_index), guidance_scale, rule)
         latents = ddim_step(latents, noise, alpha_prod, alpha_prod_next)
         yield DenoisingStep(step_index, timestep, latents, noise)
 
