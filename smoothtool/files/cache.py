@@ -89,7 +89,7 @@ class InversionCache:
     def entries(self) -> list[CacheEntry]:
         """Every entry, the most recently used first."""
         found = []
-        for path in self.folder.glob("*.safetensors"):
+        for path in self.folder.glob("[!.]*.safetensors"):
             with suppress(OSError):  # another process may drop it meanwhile
                 stat = path.stat()
                 found.append(CacheEntry(path.stem, path, stat.st_size, stat.st_mtime, _facts(path)))

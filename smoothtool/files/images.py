@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -82,8 +83,9 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:
     """Pixels in memory, upright, in the file's own colour mode."""
-    if not path.is_file():
-        raise InputError(f"{path}: {'is not a file' if path.exists() else 'there is no such file'}", "check the path")
+    if not os.path.isfile(path):  # unlike Path.is_file it takes names that no file system could hold
+        why = "this is not a file" if os.path.exists(path) else "there is no such file"
+        raise InputError(f"{path}: {why}", "check the path")
     Image.init()
     try:
         with warnings.catch_warnings():

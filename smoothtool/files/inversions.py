@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def load_inversion(path: Path) -> tuple[Inversion, dict[str, Any]]:
 
     Raises: ModelError when the file is missing, damaged, or something else than an inversion.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file it takes names that no file system could hold
         raise ModelError(f"{path}: there is no such inversion file", "smoothtool invert makes one")
     from safetensors import SafetensorError, safe_open
 

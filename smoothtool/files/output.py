@@ -73,7 +73,11 @@ def output_folder(root: Path, *, force: bool) -> Path:
     Raises: UsageError when it holds files and `force` is off, when it holds files that are not a result of smoothtool
     (`force` replaces the whole folder, which must never be someone's picture collection), or cannot be written.
     """
-    folder = root.expanduser().resolve()
+    try:
+        folder = root.expanduser().resolve()
+        folder.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
+        raise UsageError(f"{root}: this cannot be a folder ({error})", "another folder with -o") from error
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{root}: there is a file of that name", "another folder with -o")
     _check_writable(folder.parent, root)

@@ -1,0 +1,241 @@
+"""Inversions on disk and in the cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from smoothtool.errors import ModelError, UsageError
+from smoothtool.files.cache import InversionCache, cache_key
+from smoothtool.files.inversions import load_inversion, save_inversion, sidecar
+from smoothtool.types import Inversion, LatentTrajectory
+
+INFO = {"model": "abc", "size_px": [32, 32], "lora": []}
+
+
+def inversion() -> Inversion:
+    torch.manual_seed(0)
+    latents = torch.randn(4, 2, 4, 2, 2)
+    return Inversion(
+        method="nti",
+        trajectory=LatentTrajectory(latents, (601, 301, 1)),
+        reconstruction=latents[0],  # a view: two names for the same memory must not trouble the file
+        prompts=('a <fox> "é"', ""),
+        guidance_scale=7.5,
+        null_embeds=torch.randn(3, 1, 5, 6),
+        sampled=latents.flip(0),
+        losses=(0.5, float("inf"), 1e-5),
+        converged=False,
+        unet_calls=42,
+        extra={"residuals": torch.randn(3, 2).to(torch.bfloat16)},
+    )
+
+
+def assert_equal(left: Any, right: Any) -> None:
+    if isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype
+        assert torch.equal(left, right)
+    elif isinstance(left, (Inversion, LatentTrajectory)):
+        for part in fields(left):
+            assert_equal(getattr(left, part.name), getattr(right, part.name))
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_equal(left[key], right[key])
+    else:
+        assert left == right
+
+
+def test_an_inversion_comes_back_as_it_was(tmp_path: Path) -> None:
+    saved = replace(inversion(), losses=(0.5, 0.25, 1e-5))
+    save_inversion(tmp_path / "a.safetensors", saved, INFO)
+    loaded, info = load_inversion(tmp_path / "a.safetensors")
+    assert_equal(saved, loaded)
+    assert info == INFO
+
+
+def test_an_inversion_without_optional_parts_comes_back(tmp_path: Path) -> None:
+    saved = replace(inversion(), null_embeds=None, sampled=None, losses=(), extra={})
+    save_inversion(tmp_path / "a.safetensors", saved, INFO)
+    assert_equal(saved, load_inversion(tmp_path / "a.safetensors")[0])
+
+
+def test_a_loss_that_diverged_comes_back_as_not_a_number(tmp_path: Path) -> None:
+    save_inversion(tmp_path / "a.safetensors", inversion(), INFO)
+    losses = load_inversion(tmp_path / "a.safetensors")[0].losses
+    assert losses[1] != losses[1]
+    assert losses[0] == 0.5
+
+
+def test_the_sidecar_tells_a_person_what_is_inside(tmp_path: Path) -> None:
+    save_inversion(tmp_path / "a.safetensors", inversion(), INFO)
+    facts = json.loads((tmp_path / "a.json").read_text())
+    assert facts["info"] == INFO
+    assert facts["tensors"]["latents"] == [4, 2, 4, 2, 2]
+    assert facts["converged"] is False
+
+
+def damaged(path: Path, kind: str) -> None:
+    if kind != "missing":
+        save_inversion(path, inversion(), INFO)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "flipped bit":
+        whole = bytearray(path.read_bytes())
+        whole[-20] ^= 1
+        path.write_bytes(whole)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+    elif kind == "a LoRA":
+        save_file({"lora.weight": torch.ones(2)}, path, {"format": "pt"})
+    elif kind == "another format":
+        save_file({"latents": torch.ones(2)}, path, {"smoothtool": '{"format": 99}'})
+    elif kind == "no JSON":
+        save_file({"latents": torch.ones(2)}, path, {"smoothtool": "{"})
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "truncated", "flipped bit", "empty", "folder", "a LoRA", "another format", "no JSON"]
+)
+def test_a_bad_inversion_file_is_a_sentence_that_names_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.safetensors"
+    damaged(path, kind)
+    with pytest.raises(ModelError) as caught:
+        load_inversion(path)
+    assert str(path) in caught.value.what
+    assert caught.value.hint
+
+
+def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    save_inversion(tmp_path / "a.safetensors", replace(inversion(), null_embeds=torch.zeros(2, 1, 5, 6)), INFO)
+    with pytest.raises(ModelError, match="null_embeds"):
+        load_inversion(tmp_path / "a.safetensors")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("exploded",)
+
+
+def test_a_pickle_posing_as_safetensors_is_refused_and_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(pickle.dumps(Bomb()))
+    torch.save(Bomb(), tmp_path / "b.safetensors")
+    for name in "ab":
+        with pytest.raises(ModelError):
+            load_inversion(tmp_path / f"{name}.safetensors")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_what_was_put_is_found_again(tmp_path: Path) -> None:
+    cache = InversionCache(tmp_path)
+    assert cache.get("k") is None
+    cache.put("k", replace(inversion(), losses=()), INFO)
+    found = cache.get("k")
+    assert found is not None
+    assert found[1] == INFO
+    assert_equal(found[0], replace(inversion(), losses=()))
+
+
+def test_a_corrupt_entry_is_deleted_and_counts_as_none(tmp_path: Path) -> None:
+    cache = InversionCache(tmp_path)
+    cache.put("k", inversion(), INFO)
+    damaged(tmp_path / "k.safetensors", "flipped bit")
+    assert cache.get("k") is None
+    assert cache.entries() == []
+    assert not sidecar(tmp_path / "k.safetensors").exists()
+
+
+def test_the_least_recently_used_entry_goes_first(tmp_path: Path) -> None:
+    big = InversionCache(tmp_path)
+    for age, key in enumerate("cba"):
+        big.put(key, inversion(), INFO)
+        os.utime(tmp_path / f"{key}.safetensors", (time.time() - 1000 + age,) * 2)
+    assert big.get("c") is not None  # the oldest, used again
+    size = big.entries()[0].size_bytes
+    InversionCache(tmp_path, max_bytes=3 * size).put("d", inversion(), INFO)
+    assert [entry.key for entry in big.entries()] == ["d", "c", "a"]
+
+
+def test_a_cache_of_no_size_keeps_nothing(tmp_path: Path) -> None:
+    cache = InversionCache(tmp_path / "cache", max_bytes=0)
+    cache.put("k", inversion(), INFO)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_clear_removes_entries_and_leftovers_and_counts(tmp_path: Path) -> None:
+    cache = InversionCache(tmp_path)
+    cache.put("a", inversion(), INFO)
+    cache.put("b", inversion(), INFO)
+    (tmp_path / ".0123.part.safetensors").write_text("killed while writing")
+    assert cache.clear() == 2
+    assert cache.size_bytes() == 0
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache.lock"}
+    assert InversionCache(tmp_path / "none").clear() == 0
+
+
+def test_a_cache_folder_that_cannot_be_made_fails_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = InversionCache(tmp_path / "file" / "cache")
+    cache.put("k", inversion(), INFO)
+    assert cache.get("k") is None
+    assert cache.entries() == []
+
+
+def test_a_full_disk_fails_nothing_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> int:
+        path.open("wb").write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    InversionCache(tmp_path).put("k", inversion(), INFO)
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache.lock"}
+
+
+def test_the_environment_moves_and_sizes_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path))
+    monkeypatch.setenv("SMOOTHTOOL_CACHE_MB", "3")
+    cache = InversionCache()
+    assert cache.folder == tmp_path / "inversions"
+    assert cache.max_bytes == 3_000_000
+
+
+@pytest.mark.parametrize("text", ["-1", "many", "1.5", "nan"])
+def test_an_impossible_cache_size_names_its_variable(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("SMOOTHTOOL_CACHE_MB", text)
+    with pytest.raises(UsageError, match="SMOOTHTOOL_CACHE_MB"):
+        InversionCache()
+
+
+def test_the_key_depends_on_every_pixel_the_shape_and_every_setting() -> None:
+    pixel_values = torch.zeros(1, 3, 4, 8)
+    changed = pixel_values.clone()
+    changed[0, 2, 3, 7] = 1e-6
+    settings = {"prompts": ["a fox"], "steps": 50}
+    keys = {
+        cache_key(pixel_values, settings),
+        cache_key(changed, settings),
+        cache_key(pixel_values.reshape(1, 3, 8, 4), settings),
+        cache_key(pixel_values, {**settings, "steps": 51}),
+        cache_key(pixel_values, {**settings, "prompts": ["a fox "]}),
+    }
+    assert len(keys) == 5
+
+
+def test_the_key_does_not_depend_on_the_order_of_settings() -> None:
+    pixel_values = torch.zeros(1, 3, 4, 4)
+    assert cache_key(pixel_values, {"a": 1, "b": 2}) == cache_key(pixel_values, {"b": 2, "a": 1})
