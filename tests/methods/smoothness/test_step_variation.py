@@ -1,0 +1,167 @@
+"""The regulariser's four gradients against the definition by double backward, and against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from smoothtool.diffusion.lora import add_trainable_lora
+from smoothtool.methods.smoothness.step_variation import NoisyBatch, Regularisation, loss_terms, variation
+
+STEPS = {"central": 3e-3, "one-sided": 1e-3, "forward-variation": 3e-3, "double-backward": 3e-3}
+
+
+def noisy_batch(model, timestep: int, size: int = 2, seed: int = 0) -> NoisyBatch:
+    generator = torch.Generator().manual_seed(seed)
+    latents, noise, probe = (torch.randn(size, 4, 16, 16, generator=generator) for _ in range(3))
+    abar = torch.full((size,), model.schedule.alpha_prod(timestep))
+    return NoisyBatch(latents, noise, probe, abar, torch.ones(size))
+
+
+def predictor(model, timestep: int, size: int = 2):
+    text = model.encode_prompts(["a cat", "red cake", "a dog on blue"][:size])
+    return lambda latents: model.predict_noise(latents, timestep, text)
+
+
+@pytest.fixture
+def trained(model):
+    """A LoRA away from its start, so that both of its matrices have a gradient."""
+    parameters = add_trainable_lora(model.unet, rank=2, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(2)
+    for parameter in parameters:
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return parameters
+
+
+def gradient_of(gradient, predict, batch, parameters, running_mean=None, weight=1.0):
+    settings = Regularisation(gradient, weight, STEPS[gradient])
+    with sdpa_kernel(SDPBackend.MATH):
+        for term in loss_terms(predict, batch, running_mean, settings, parameters):
+            term.loss.backward()
+    return collect(parameters), term
+
+
+def collect(parameters):
+    found = torch.cat([p.grad.flatten() for p in parameters])
+    for p in parameters:
+        p.grad = None
+    return found
+
+
+def witness(predict, batch, parameters, running_mean, weight=1.0):
+    """Equations 9 and 10 as written, left to autograd from end to end; written apart from the code under test."""
+    noise = batch.noise.clone().requires_grad_(True)
+    abar = batch.alphas_cumprod.view(-1, 1, 1, 1)
+    latents = abar.sqrt() * batch.latents + (1 - abar).sqrt() * noise
+    v = (1 - abar).sqrt() * batch.probe / (4 * 16 * 16) ** 0.5
+    with sdpa_kernel(SDPBackend.MATH):
+        noise_pred = predict(latents)
+        x0_hat = (latents - (1 - abar).sqrt() * noise_pred) / abar.sqrt()
+        (g,) = torch.autograd.grad((x0_hat * v).sum(), noise, create_graph=True)
+        n = g.flatten(1).norm(dim=1)
+        mean = running_mean + 0.01 * (n.mean() - running_mean)
+        loss = (noise_pred - batch.noise).square().mean() + weight * (n - mean).square().mean()
+        loss.backward()
+    return collect(parameters), n.detach(), mean.detach()
+
+
+def relative(found, expected):
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("timestep", [20, 500, 980])
+@pytest.mark.parametrize(("gradient", "tolerance"), [("central", 1e-3), ("one-sided", 5e-3), ("double-backward", 1e-5)])
+def test_the_regulariser_gradient_equals_double_backward(model, trained, gradient, tolerance, timestep):
+    batch, predict, mean = noisy_batch(model, timestep), predictor(model, timestep), torch.tensor(0.3)
+    base, *_ = witness(predict, batch, trained, mean, weight=0.0)
+    once, *_ = witness(predict, batch, trained, mean)
+    weight = float(base.norm() / (once - base).norm())  # neither part may hide an error of the other
+    expected, norms, after = witness(predict, batch, trained, mean, weight)
+    found, term = gradient_of(gradient, predict, batch, trained, mean, weight)
+    assert relative(found, expected) < tolerance
+    assert torch.cosine_similarity(found - base, expected - base, dim=0) > 0.9999
+    torch.testing.assert_close(term.variation.norms, norms, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(term.variation.running_mean, after)
+
+
+@pytest.mark.parametrize("gradient", ["central", "one-sided"])
+def test_gradients_accumulate_with_the_running_mean_carried_on(model, trained, gradient):
+    mean, expected_mean = torch.tensor(0.5), torch.tensor(0.5)
+    found, expected = 0.0, 0.0
+    for seed, timestep in enumerate((100, 600)):
+        batch, predict = noisy_batch(model, timestep, seed=seed), predictor(model, timestep)
+        part, _, expected_mean = witness(predict, batch, trained, expected_mean)
+        expected = expected + part
+        part, term = gradient_of(gradient, predict, batch, trained, mean)
+        found, mean = found + part, term.variation.running_mean
+    assert relative(found, expected) < 5e-3
+    torch.testing.assert_close(mean, expected_mean)
+
+
+@pytest.mark.parametrize("gradient", ["central", "forward-variation"])
+def test_the_base_loss_of_a_pair_is_the_plain_one_to_first_order(model, trained, gradient):
+    batch, predict = noisy_batch(model, 500), predictor(model, 500)
+    plain = batch.base_loss(batch.noise, predict(batch.noisy(batch.noise)))
+    settings = Regularisation(gradient, 1.0, 1e-2)
+    base = sum(term.base_loss for term in loss_terms(predict, batch, None, settings))
+    torch.testing.assert_close(base, plain, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("gradient", STEPS)
+@pytest.mark.parametrize("timestep", [20, 500, 980])
+def test_the_variation_of_gaussian_data_has_its_closed_form(model, gradient, timestep):
+    data_deviation = 0.7
+    batch = noisy_batch(model, timestep)
+    abar = model.schedule.alpha_prod(timestep)
+    slope = (1 - abar) ** 0.5 / (abar * data_deviation**2 + 1 - abar)
+    terms = loss_terms(lambda latents: slope * latents, batch, None, Regularisation(gradient, 1.0, 0.01))
+    expected = abar**0.5 * data_deviation**2 * (1 - abar) ** 0.5 / (abar * data_deviation**2 + 1 - abar)
+    norms = next(terms).variation.norms
+    torch.testing.assert_close(norms, expected * batch.direction.flatten(1).norm(dim=1), rtol=2e-4, atol=0)
+
+
+def test_forward_variation_points_the_same_way_as_the_definition_on_average(model, trained):
+    predict, total = predictor(model, 500), {"forward-variation": 0.0, "double-backward": 0.0}
+    for seed in range(24):
+        batch = noisy_batch(model, 500, seed=seed)
+        for gradient in total:
+            settings = Regularisation(gradient, 1.0, 3e-3)
+            with sdpa_kernel(SDPBackend.MATH):
+                for term in loss_terms(predict, batch, torch.tensor(0.0), settings):
+                    (term.loss - term.base_loss.mean()).backward()
+            total[gradient] = total[gradient] + collect(trained)
+    assert torch.cosine_similarity(*total.values(), dim=0) > 0.95
+
+
+def test_the_weights_are_the_derivative_of_the_regulariser():
+    norms = torch.rand(5, dtype=torch.float64, requires_grad=True)
+    before = torch.tensor(0.4, dtype=torch.float64)
+    after = before + 0.01 * (norms.mean() - before)
+    (norms - after).square().mean().backward()
+    found = variation(norms, before)
+    torch.testing.assert_close(found.weights, norms.grad)
+    torch.testing.assert_close(found.running_mean, after.detach())
+
+
+def test_the_first_batch_starts_the_running_mean_and_zero_reproduces_the_reference():
+    norms = torch.tensor([1.0, 3.0])
+    assert float(variation(norms, None).running_mean) == 2.0
+    assert float(variation(norms, torch.tensor(0.0)).running_mean) == pytest.approx(0.02)
+
+
+def test_lambda_zero_is_plain_training(model, trained):
+    batch, predict = noisy_batch(model, 500), predictor(model, 500)
+    expected, *_ = witness(predict, batch, trained, torch.tensor(0.0), weight=0.0)
+    found, term = gradient_of("central", predict, batch, trained, weight=0.0)
+    torch.testing.assert_close(found, expected)
+    assert term.variation is None
+
+
+def test_parameters_are_trainable_again_after_an_error(model, trained):
+    def fails(latents):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        next(loss_terms(fails, noisy_batch(model, 500), None, Regularisation(), trained))
+    assert all(p.requires_grad for p in trained)
