@@ -97,6 +97,15 @@ def test_an_embedded_profile_is_converted_to_srgb(tmp_path: Path) -> None:
     assert pixels(load_image(tmp_path / "lab.tiff")).min() >= 253
 
 
+def test_an_rgb_picture_goes_through_its_profile(tmp_path: Path) -> None:
+    """sRGB with the red and blue primaries exchanged: what is stored as red looks blue."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exchanged = profile.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+    Image.new("RGB", (2, 2), "red").save(tmp_path / "a.png", icc_profile=exchanged)
+    red, _, blue = pixels(load_image(tmp_path / "a.png"))[0, 0]
+    assert red < 10 < 245 < blue
+
+
 def test_an_srgb_profile_changes_nothing(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     gradient().save(tmp_path / "a.png", icc_profile=profile)
@@ -166,6 +175,12 @@ def test_a_bad_file_is_one_sentence_that_names_it(tmp_path: Path, kind: str) -> 
     assert str(path) in caught.value.what
     assert "\n" not in caught.value.what
     assert caught.value.hint
+
+
+def test_postscript_is_never_handed_to_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments: pytest.fail("Ghostscript was started"))
+    with pytest.raises(InputError, match="not a picture"):
+        load_image(broken_file(tmp_path, "postscript"))
 
 
 def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,22 @@ def test_force_replaces_an_earlier_result_at_the_end(tmp_path: Path) -> None:
 def test_an_interrupted_force_keeps_the_earlier_result(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), new_folder(earlier_result(tmp_path / "out"), force=True):
         raise KeyboardInterrupt
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["old.png", "report.json"]
+
+
+def test_a_failed_replacement_puts_the_earlier_result_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    renames, true_rename = [], os.rename
+
+    def fail_second(source: Path, target: Path) -> None:
+        renames.append(target)
+        if len(renames) == 2:
+            raise OSError(5, "Input/output error")
+        true_rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_second)
+    with pytest.raises(OSError, match="Input/output"), new_folder(earlier_result(tmp_path / "out"), force=True):
+        pass
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["old.png", "report.json"]
 
