@@ -27,7 +27,9 @@ def noise_coefficient(alpha_prod_from: float, alpha_prod_to: float) -> float:
     return (1 - alpha_prod_to) ** 0.5 - (alpha_prod_to * (1 - alpha_prod_from) / alpha_prod_from) ** 0.5
 
 
-def noise_from_velocity(latents: torch.Tensor, velocity: torch.Tensor, alpha_prod: float) -> torch.Tensor:
+def noise_from_velocity(
+    latents: torch.Tensor, velocity: torch.Tensor, alpha_prod: float | torch.Tensor
+) -> torch.Tensor:
     """eps = sqrt(abar) v + sqrt(1 - abar) z (Salimans & Ho 2022, arXiv:2202.00512, appendix D)."""
     return alpha_prod**0.5 * velocity + (1 - alpha_prod) ** 0.5 * latents
 
@@ -66,6 +68,10 @@ class Schedule:
 
     def alpha_prod(self, timestep: int) -> float:
         return self.alphas_cumprod[timestep] if timestep >= 0 else self.final_alpha_cumprod
+
+    def alpha_prods(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """abar at times [B], all 0 or more, as float32 [B, 1, 1, 1]: for rows that are at different times."""
+        return torch.tensor(self.alphas_cumprod, device=timesteps.device)[timesteps].view(-1, 1, 1, 1)
 
     def alpha_pairs(self, num_inference_steps: int) -> list[tuple[int, float, float]]:
         """Per sampling step (timestep t, abar at t, abar at t - T/N). Inversion walks the list backwards."""

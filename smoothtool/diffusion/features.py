@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.types import Conditioning
+
 
 @contextmanager
 def replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
@@ -58,3 +61,33 @@ def _remembered(forward: Callable[..., Any]) -> Callable[..., Any]:
         return results[0]
 
     return once
+
+
+class _Enough(Exception):  # noqa: N818  # a signal, not an error
+    """The feature is there; the rest of the UNet need not run."""
+
+
+def predict_with_feature(
+    model: DiffusionModel, latents: torch.Tensor, timestep: int, conditioning: Conditioning, *, whole: bool
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """The noise, and what leaves the last decoder block but one: the feature that correspondences are seen in.
+
+    whole    False: the UNet stops behind that block, which saves a quarter of SD 1.5, and the noise is None
+    Returns eps [B, C, h, w] or None, and the feature [B, C', h, w], both float32 and differentiable in the latents.
+    """
+    kept: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        kept.append(output.float())
+        if not whole:
+            raise _Enough
+
+    noise, hook = None, model.unet.up_blocks[-2].register_forward_hook(keep)
+    try:
+        with torch.enable_grad():  # never split into smaller batches
+            noise = model.predict_noise(latents, timestep, conditioning)
+    except _Enough:
+        pass
+    finally:
+        hook.remove()
+    return noise, kept[0]

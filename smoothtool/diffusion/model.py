@@ -101,9 +101,12 @@ class DiffusionModel:
         """Embeddings are remembered by text; a LoRA on the text encoder makes them stale."""
         self._prompt_cache.clear()
 
-    def predict_noise(self, latents: torch.Tensor, timestep: int, conditioning: Conditioning) -> torch.Tensor:
+    def predict_noise(
+        self, latents: torch.Tensor, timestep: int | torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
         """eps [B, C, h, w] in float32, whatever the UNet predicts and computes in.
 
+        timestep  one for all, or in autograd also one per row, [B]
         Differentiable in latents and conditioning. Outside autograd the batch is split to `max_batch` rows, halved
         when memory runs out.
         Raises: MemoryExhaustedError when one row does not fit.
@@ -123,7 +126,7 @@ class DiffusionModel:
                 self.max_batch = max(1, min(self.max_batch, len(latents)) // 2)
                 torch.cuda.empty_cache()
 
-    def _predict(self, latents: torch.Tensor, timestep: int, conditioning: Conditioning) -> torch.Tensor:
+    def _predict(self, latents: torch.Tensor, timestep: int | torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         self.counter.calls += 1
         self.counter.rows += len(latents)
         added = None
@@ -138,7 +141,9 @@ class DiffusionModel:
             return_dict=False,
         )[0].float()
         if self.schedule.prediction_type == "v_prediction":
-            return noise_from_velocity(latents, out, self.schedule.alpha_prod(timestep))
+            schedule = self.schedule
+            at = schedule.alpha_prod(timestep) if isinstance(timestep, int) else schedule.alpha_prods(timestep)
+            return noise_from_velocity(latents, out, at)
         return out
 
 
@@ -177,7 +182,9 @@ def assemble(
 ) -> DiffusionModel:
     """Freeze the parts, move them to the device and take their fingerprint."""
     if schedule.prediction_type not in ("epsilon", "v_prediction"):
-        raise ModelError(f"{name}: prediction type {schedule.prediction_type} is not supported", "an SD 1.x or 2.x model")
+        raise ModelError(
+            f"{name}: prediction type {schedule.prediction_type} is not supported", "an SD 1.x or 2.x model"
+        )
     digest = hashlib.sha256()
     for part in (unet, vae, text_encoder):
         _digest_weights(part, digest)

@@ -1,0 +1,101 @@
+"""GoodDrag's alternation, FastDrag's warp in closed form, and the identity LoRA."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from smoothtool.diffusion.lora import lora_layers, remove_lora
+from smoothtool.methods.drag.dragdiffusion import DragSettings, DragTask
+from smoothtool.methods.drag.fastdrag import warp_latents
+from smoothtool.methods.drag.gooddrag import GoodDragResult, GoodDragStep, gooddrag_steps
+from smoothtool.methods.drag.identity_lora import IDENTITY, fit_identity_lora
+
+POINTS = torch.tensor([[10.0, 10.0]]), torch.tensor([[10.0, 24.0]])
+
+
+def run_gooddrag(model, latents, targets):
+    text, settings = model.encode_prompts(["a fox"]), DragSettings(iterations=3, track_every=3, hold_original=True)
+    task = DragTask(POINTS[0], targets, (32, 32))
+    return list(gooddrag_steps(model, latents, task, text, text, 8, 1.0, 3, settings, denoising_steps=2))
+
+
+def test_gooddrag_alternates_dragging_and_denoising(model):
+    records = run_gooddrag(model, torch.randn(1, 4, 16, 16), POINTS[1])
+    assert [r.step_index for r in records] == [3, 3, 3, 4, 4, 4, 5]
+    assert isinstance(records[-1], GoodDragResult)
+    assert all(isinstance(r, GoodDragStep) for r in records[:-1])
+
+
+def test_gooddrag_leaves_the_original_on_its_own_sampling_path(model):
+    latents = torch.randn(1, 4, 16, 16)
+    text = model.encode_prompts(["a fox"])
+    from smoothtool.diffusion.sampling import constant, denoise
+
+    plain = [s.latents for s in denoise(model, latents, constant(text), constant(text), 8, 1.0, start=3)]
+    torch.testing.assert_close(run_gooddrag(model, latents, POINTS[1])[-1].original, plain[1])
+
+
+def test_gooddrag_stops_at_once_when_the_points_are_there(model):
+    latents = torch.randn(1, 4, 16, 16)
+    records = run_gooddrag(model, latents, POINTS[0] + 1)
+    assert records[-1].step_index == 3
+    assert len(records) == 2
+    torch.testing.assert_close(records[-1].latents, latents)
+
+
+def field() -> torch.Tensor:
+    return torch.arange(1.0, 65.0).view(1, 1, 8, 8)
+
+
+def test_the_latent_at_the_handle_lands_on_the_target():
+    region = torch.zeros(8, 8, dtype=torch.bool)
+    region[1:6, 1:6] = True
+    warped = warp_latents(field(), torch.tensor([[3.0, 2.0]]), torch.tensor([[3.0, 4.0]]), region)
+    assert warped[0, 0, 3, 4] == field()[0, 0, 3, 2]
+
+
+def test_latents_outside_the_region_that_nothing_lands_on_stay():
+    region = torch.zeros(8, 8, dtype=torch.bool)
+    region[1:6, 1:6] = True
+    warped = warp_latents(field(), torch.tensor([[3.0, 2.0]]), torch.tensor([[3.0, 4.0]]), region)
+    assert torch.equal(warped[..., 6:, :], field()[..., 6:, :])
+    assert torch.equal(warped[..., 0, :], field()[..., 0, :])
+
+
+def test_what_is_left_behind_is_the_distance_weighted_mean_of_its_four_neighbours():
+    latents = torch.zeros(1, 1, 5, 5)
+    latents[0, 0, 2, 0], latents[0, 0, 2, 4], latents[0, 0, 0, 2], latents[0, 0, 4, 2] = 1.0, 2.0, 3.0, 4.0
+    from smoothtool.methods.drag.fastdrag import _filled
+
+    known = latents[0, 0] != 0
+    filled = _filled(latents, known)
+    assert float(filled[0, 0, 2, 2]) == pytest.approx(2.5)  # all four at distance 2
+    assert float(filled[0, 0, 2, 1]) == pytest.approx((1 / 1 + 2 / 3) / (1 + 1 / 3))  # 1 step and 3 steps away
+    assert torch.equal(filled[0, 0][known], latents[0, 0][known])
+
+
+def test_no_drag_leaves_the_latents_as_they_are():
+    region = torch.ones(8, 8, dtype=torch.bool)
+    points = torch.tensor([[3.0, 2.0]])
+    assert torch.equal(warp_latents(field(), points, points, region), field())
+
+
+def test_the_identity_lora_learns_the_picture_and_leaves_no_gradients(model):
+    latents, text = torch.randn(1, 4, 20, 16), model.encode_prompts(["a fox"])
+    generator = torch.Generator().manual_seed(0)
+    losses = [s.loss for s in fit_identity_lora(model, latents, text, 30, generator, rank=4, learning_rate=3e-2)]
+    assert sum(losses[-10:]) < 0.97 * sum(losses[:10])
+    assert not any(parameter.requires_grad for parameter in model.unet.parameters())
+    assert lora_layers(model.unet, IDENTITY)
+    remove_lora(model, IDENTITY)
+    assert not lora_layers(model.unet, IDENTITY)
+
+
+def test_the_identity_lora_is_the_same_for_the_same_seed(model):
+    latents, text = torch.randn(1, 4, 16, 16), model.encode_prompts(["a fox"])
+    runs = []
+    for _ in range(2):
+        runs.append([s.loss for s in fit_identity_lora(model, latents, text, 3, torch.Generator().manual_seed(5))])
+        remove_lora(model, IDENTITY)
+    assert runs[0] == runs[1]
