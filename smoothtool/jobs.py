@@ -187,7 +187,49 @@ class InvertJob(InversionJob):
     src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
 
 
-JOBS: dict[str, type[Job]] = {"interpolate": InterpolateJob, "invert": InvertJob}
+class IstdJob(ModelJob):
+    """Measure how smooth a model is: ISTD over many prompts, and what a LoRA changes about it."""
+
+    command: ClassVar[str] = "istd"
+    prompts: Annotated[str | None, Flag("-p")] = Field(
+        None, description="Prompts, one a line, or COCO's captions .json; stickers has its own list"
+    )
+    n: Annotated[int, Flag("-n")] = Field(500, ge=1, description="How many prompts to walk under")
+    frames: Annotated[int, Flag()] = Field(11, ge=3, le=1000, description="Pictures per walk, both ends included")
+    compare_lora: Annotated[list[str], Flag()] = Field(
+        [], description="Measure again with this LoRA (PATH[:SCALE]) on top, in pairs; default is the model's own"
+    )
+    std: Annotated[Literal["population", "sample"], Flag()] = Field(
+        "population", description="Standard deviation of a walk's adjacent distances"
+    )
+    pixel_range: Annotated[Literal["0..1", "-1..1", "0..255"], Flag()] = Field(
+        "0..1", description="Pixel values in which distances are taken"
+    )
+    batch_size: Annotated[int, Flag(delivery=True)] = Field(
+        32, ge=1, le=4096, description="Pictures sampled at once; changes the speed alone"
+    )
+    shard: Annotated[str | None, Flag(delivery=True)] = Field(
+        None, description="Walk under a share of the prompts only: 1/4 to 4/4, all with the same -o"
+    )
+    seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
+        0, ge=0, lt=SEED_END, description="Seed of all noise: models are compared on the same noise"
+    )
+
+    @field_validator("compare_lora")
+    @classmethod
+    def _compared_scales_are_numbers(cls, compare_lora: list[str]) -> list[str]:
+        for text in compare_lora:
+            parse_lora(text)
+        return compare_lora
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_a_share(cls, shard: str | None) -> str | None:
+        parse_shard(shard)
+        return shard
+
+
+JOBS: dict[str, type[Job]] = {"interpolate": InterpolateJob, "invert": InvertJob, "istd": IstdJob}
 
 
 @dataclass(frozen=True)
@@ -223,6 +265,11 @@ def try_job(model: type[Job], settings: Mapping[str, Any]) -> tuple[Job | None, 
 def keys_of(model: type[Job]) -> list[str]:
     """Every key a recipe may use for this command."""
     return [key_of(name, field) for name, field in fields_of(model)]
+
+
+def positional_of(model: type[Job]) -> str:
+    """The key of the argument that is given without a name."""
+    return next(key_of(name, field) for name, field in fields_of(model) if flag_of(field).positional)
 
 
 def unknown_option(key: str, known: Iterable[str]) -> str:
@@ -269,6 +316,18 @@ def parse_lora(text: str) -> tuple[str, float]:
     if not path or not math.isfinite(scale):
         raise ValueError(f"is {text}, not PATH or PATH:SCALE with a finite scale")
     return path, scale
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """`2/4` is the second of four shares; None is the whole, (1, 1).
+
+    Raises: ValueError.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text or "1/1")
+    index, count = (int(part) for part in match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise ValueError(f"is {text}, not a share such as 2/4")
+    return index, count
 
 
 def _problem(model: type[Job], detail: dict[str, Any]) -> Problem:

@@ -13,9 +13,9 @@ from smoothtool.files.output import plain, write_json_atomic, write_yaml
 from smoothtool.types import Report
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
-PLACES = {"image", "images", "mask", "output"}
+PLACES = {"image", "images", "mask", "output", "prompts", "folders"}
 """Job keys that always hold paths."""
-NAMES_OR_PLACES = {"model", "lora"}
+NAMES_OR_PLACES = {"model", "lora", "compare_lora", "clip"}
 """Job keys that hold a name or a path, possibly with `:SCALE` behind it: a path where there is such a file."""
 
 
@@ -56,8 +56,9 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def job_document(command: str, job: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of one job that `smoothtool run` repeats from any folder: relative paths are made absolute."""
-    settings = {key: _repeatable(key, value) for key, value in job.items() if key != "command"}
+    """The recipe of one job that `smoothtool run` repeats from any folder: relative paths made absolute, defaults of None left out."""
+    given = {key: value for key, value in job.items() if key != "command" and value is not None}
+    settings = {key: _repeatable(key, value) for key, value in given.items()}
     return {"jobs": [{"command": command, **plain(settings)}]}
 
 

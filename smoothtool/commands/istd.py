@@ -1,0 +1,251 @@
+"""`smoothtool istd`: the smoothness of a model, and whether a LoRA makes it smoother."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smoothtool import __version__
+from smoothtool.commands.inverting import working_size
+from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report
+from smoothtool.diffusion.lora import load_lora
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import BatchError, UsageError
+from smoothtool.files.images import to_image
+from smoothtool.files.output import output_folder
+from smoothtool.files.plots import Line, line_plot
+from smoothtool.files.prompts import read_prompts
+from smoothtool.files.records import append_record, read_records
+from smoothtool.files.reports import write_report
+from smoothtool.files.sheets import contact_sheet
+from smoothtool.jobs import parse_lora, parse_shard
+from smoothtool.methods.smoothness.istd import WalkSettings, prompt_walks
+from smoothtool.metrics.bootstrap import bootstrap_mean, paired_difference
+from smoothtool.metrics.sequences import Deviation, deviation
+from smoothtool.types import Report, Track
+from smoothtool.weights.places import resolve_model
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import IstdJob
+
+RECORDS = "walks*.jsonl"
+DEFAULT_PROMPTS = Path(__file__).parent.parent / "weights" / "prompts-stickers.txt"
+PIXEL_RANGES = {"0..1": 1.0, "-1..1": 2.0, "0..255": 255.0}  # how many times longer an L2 distance is in each
+SHOWN = 3  # walks on a sheet, of the smoothest and of the roughest
+
+Measured = dict[str, Deviation | None]
+"""By prompt; None where a picture of the walk came out as NaN."""
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What both measurements of a run share."""
+
+    job: IstdJob
+    prompts: list[str]
+    folder: Path
+    report: Report
+    track: Track
+
+
+def run(job: IstdJob, track: Track) -> Report:
+    """Measure; leaves walks.jsonl (which a second run continues), distances.png, sheets, report.json, job.yaml."""
+    report = start_report(job, [job.prompts or "stickers"])
+    # 1. prompts, folder, model
+    started = time.perf_counter()
+    prompts = _prompts(job, report, track)
+    bench = _Bench(job, prompts, _open_folder(job, report), report, track)
+    model = open_session(job, track)
+    note_cut_prompts(model, prompts, track, report)
+    report.seconds["load"] = time.perf_counter() - started
+    # 2. walk under every prompt, without and then with the LoRAs to compare
+    names = ["base", *(["compared"] if job.compare_lora else [])]
+    measured = {}
+    for name in names:
+        if name == "compared":
+            _load_compared(model, job)
+        started = time.perf_counter()
+        measured[name] = _measure(model, bench, name)
+        report.seconds[name] = time.perf_counter() - started
+    # 3. figures, plot, report
+    _check_any(measured, bench)
+    report.figures = _figures(job, prompts, measured)
+    line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels", "step",
+              "(mean over prompts; band: 10 to 90 %)").save(bench.folder / "distances.png")  # fmt: skip
+    report.files |= {"walks": sorted(bench.folder.glob(RECORDS)), "plot": bench.folder / "distances.png"}
+    report.model, report.unet_calls = describe_model(model), model.counter.calls
+    write_report(report, bench.folder)
+    _complain(measured, bench.folder)
+    return report
+
+
+def _prompts(job: IstdJob, report: Report, track: Track) -> list[str]:
+    """The first n distinct prompts; what was left out is noted."""
+    if job.prompts is None and resolve_model(job.model).name != "stickers":
+        raise UsageError("--prompts is missing: only stickers has a list of its own", "--prompts captions_val2017.json")
+    listed = read_prompts(Path(job.prompts) if job.prompts else DEFAULT_PROMPTS)
+    distinct = list(dict.fromkeys(listed))
+    notes = []
+    if len(distinct) < len(listed):
+        notes.append(f"{len(listed) - len(distinct)} prompts repeat and are walked once")
+    if len(distinct) < job.n:
+        notes.append(f"{len(distinct)} prompts are all there are, --n asks for {job.n}")
+    for note in notes:
+        report.notes.append(note)
+        track.note(note)
+    return distinct[: job.n]
+
+
+def _open_folder(job: IstdJob, report: Report) -> Path:
+    """The output folder: a new one, or one with walks to go on with; --force begins again."""
+    folder = report.folder.expanduser().resolve()
+    earlier = list(folder.glob(RECORDS))
+    if not earlier:
+        folder = output_folder(report.folder, force=job.force)
+    elif job.force:
+        for path in earlier:
+            path.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be created ({error.strerror})", "another folder with -o") from error
+    report.folder = folder
+    return folder
+
+
+def _load_compared(model: DiffusionModel, job: IstdJob) -> None:
+    for text in job.compare_lora:
+        own = resolve_model(job.model).default_lora if text == "default" else None
+        path, scale = (str(own), 1.0) if own else parse_lora(text)
+        load_lora(model, Path(path), scale)
+
+
+def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
+    """Walk under the prompts of this shard that have no record yet; all records of these settings come back."""
+    settings = _walk_settings(model, bench.job)
+    key = _key(model, settings)
+    index, count = parse_shard(bench.job.shard)
+    known = _known(bench, key)
+    todo = [prompt for prompt in bench.prompts[index - 1 :: count] if prompt not in known]
+    path = bench.folder / ("walks.jsonl" if count == 1 else f"walks-{index}-of-{count}.jsonl")
+    walks = prompt_walks(model, todo, settings, bench.job.batch_size) if todo else iter(())
+    for walk in bench.track(walks, f"walking ({name})", len(todo)):
+        finite = bool(walk.pixel_values.isfinite().all())
+        known[walk.prompt] = deviation(walk.pixel_values) if finite else None
+        figures = known[walk.prompt]
+        record = {"key": key, "model": name, "prompt": walk.prompt, "deviation": figures and asdict(figures)}
+        append_record(path, record)
+    measured = {prompt: known[prompt] for prompt in bench.prompts if prompt in known}
+    missing = len(bench.prompts) - len(measured)
+    if missing:
+        bench.report.notes.append(f"{name}: {missing} of {len(bench.prompts)} prompts are left to the other shards")
+    sheet = bench.folder / f"sheet-{name}.png"
+    if not missing and (todo or not sheet.exists()):
+        _write_sheet(model, measured, settings, bench.job.batch_size, sheet)
+    if sheet.exists():
+        bench.report.files[f"sheet_{name}"] = sheet
+    return measured
+
+
+def _walk_settings(model: DiffusionModel, job: IstdJob) -> WalkSettings:
+    side = working_size(job.size) or model.native_size_px
+    width, height = (side, side) if isinstance(side, int) else side
+    multiple, factor = model.size_multiple, model.vae_scale_factor
+    if width % multiple or height % multiple:
+        raise UsageError(f"--size {job.size}: walks need multiples of {multiple} pixels", f"--size {8 * multiple}")
+    shape = (int(model.unet.config.in_channels), height // factor, width // factor)
+    return WalkSettings(job.seed or 0, shape, job.frames, job.steps, job.guidance)
+
+
+def _key(model: DiffusionModel, settings: WalkSettings) -> str:
+    """All that a walk depends on: records of other settings in the same folder are never mixed in."""
+    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
+    parts = [model.fingerprint, loras, asdict(settings), str(model.dtype), __version__]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _known(bench: _Bench, key: str) -> Measured:
+    found: Measured = {}
+    for record in read_records(bench.folder, RECORDS):
+        if record.get("key") == key:
+            figures = record["deviation"]
+            found[record["prompt"]] = figures and Deviation(**{**figures, "distances": tuple(figures["distances"])})
+    return found
+
+
+def _figures(job: IstdJob, prompts: Sequence[str], measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """ISTD as asked for and by every definition, per prompt too; of two models also the paired difference."""
+    figures = {name: _istd(job, part) for name, part in measured.items()}
+    base = figures.pop("base")
+    if "compared" in figures:
+        both = [p for p in prompts if all(part.get(p) is not None for part in measured.values())]
+        columns = [_values(job, {p: part[p] for p in both}) for part in measured.values()]
+        difference = paired_difference(*columns, seed=job.seed or 0)
+        figures["difference"] = {**asdict(difference), "excludes_zero": difference.excludes_zero}
+        figures["ratio"] = figures["compared"]["istd"]["mean"] / base["istd"]["mean"]
+    return {**base, **figures}
+
+
+def _istd(job: IstdJob, measured: Measured) -> dict[str, Any]:
+    rows = {prompt: part for prompt, part in measured.items() if part is not None}
+    kinds: dict[str, Callable[[Deviation], float | None]] = {
+        "population": lambda part: part.population_std, "sample": lambda part: part.sample_std,
+    }  # fmt: skip
+    means = {name: float(np.mean([kind(part) for part in rows.values()])) for name, kind in kinds.items()}
+    return {
+        "istd": asdict(bootstrap_mean(_values(job, rows), seed=job.seed or 0)),
+        "definition": {"std": job.std, "pixel_range": job.pixel_range},
+        "by_definition": {name: {span: factor * mean for span, factor in PIXEL_RANGES.items()}
+                          for name, mean in means.items()},
+        "size_normalised": asdict(bootstrap_mean([part.normalised_std for part in rows.values()], seed=job.seed or 0)),
+        "excluded": [prompt for prompt, part in measured.items() if part is None],
+        "per_prompt": {prompt: asdict(part) for prompt, part in rows.items()},
+    }  # fmt: skip
+
+
+def _values(job: IstdJob, measured: Mapping[str, Deviation | None]) -> list[float]:
+    """One deviation per prompt, in the definition of the job."""
+    factor = PIXEL_RANGES[job.pixel_range]
+    rows = [part for part in measured.values() if part is not None]
+    return [factor * float(part.population_std if job.std == "population" else part.sample_std or 0) for part in rows]
+
+
+def _line(name: str, measured: Measured) -> Line:
+    table = np.array([part.distances for part in measured.values() if part is not None])
+    low, high = np.quantile(table, [0.1, 0.9], axis=0)
+    return Line(name, range(1, table.shape[1] + 1), table.mean(axis=0), low, high)
+
+
+def _write_sheet(
+    model: DiffusionModel, measured: Measured, settings: WalkSettings, batch_size: int, path: Path
+) -> None:
+    """The smoothest and the roughest walks, walked once more: keeping all pictures would fill the disk."""
+    ordered = sorted((part.population_std, prompt) for prompt, part in measured.items() if part is not None)
+    chosen = list(dict.fromkeys([*ordered[:SHOWN], *ordered[-SHOWN:]]))
+    if not chosen:
+        return
+    walks = prompt_walks(model, [prompt for _, prompt in chosen], settings, batch_size)
+    rows = [[to_image(frame) for frame in walk.pixel_values] for walk in walks]
+    labels = [f"{std:.2f} {prompt}" for std, prompt in chosen]
+    contact_sheet(rows, row_labels=labels, cell_px=64).save(path)
+
+
+def _check_any(measured: Mapping[str, Measured], bench: _Bench) -> None:
+    """Figures need one whole walk of each model."""
+    if not all(any(part.values()) for part in measured.values()):
+        _complain(measured, bench.folder)
+        raise UsageError(f"--shard {bench.job.shard}: no prompt falls to this share", "fewer shards, or a larger --n")
+
+
+def _complain(measured: Mapping[str, Measured], folder: Path) -> None:
+    broken = [f"{prompt!r} ({name})" for name, part in measured.items() for prompt in part if part[prompt] is None]
+    if broken:
+        named = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
+        raise BatchError(f"{folder}: NaN pictures, left out of the figures: {named}", "--dtype float32")
