@@ -20,7 +20,9 @@ def job_of(job: dict) -> dict:
 
 
 def test_a_report_and_its_job_are_written(tmp_path: Path) -> None:
-    report = Report("interpolate", tmp_path / "out", {"images": ["samples:fox", "/b.png"], "steps": 5, "seed": 3})
+    report = Report(
+        "interpolate", tmp_path / "out", {"images": ["samples:fox", "/b.png"], "steps": 5, "seed": 3, "size": None}
+    )
     report.files = {"frames": [tmp_path / "out" / "frames" / "000.png"], "sheet": "sheet.png"}
     report.figures = {"psnr": float("nan"), "distances": [1.0, 2.0]}
     report.seconds = {"inverting": 1.23456}
