@@ -1,3 +1,79 @@
-"""smoothtool: morph, invert, edit and drag pictures with diffusion models whose latent space is smooth."""
+"""smoothtool: morph, invert, edit and drag pictures with diffusion models whose latent space is smooth.
+
+    import smoothtool as st
+    frames, report = st.interpolate(["fox.png", "cat.png"], frames=9)
+
+Every subcommand is a function here: its positional argument first, its flags as keywords. Pictures may be paths,
+`samples:NAME` or PIL images. Importing this module loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from smoothtool.types import Report
 
 __version__ = "0.1.0"
+
+MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png"}
+"""The pictures each command makes, in its folder."""
+
+
+class Result(NamedTuple):
+    """The pictures that were made, in order, and the report, whose `folder` holds them and everything else."""
+
+    frames: list[Image.Image]
+    report: Report
+
+
+def __getattr__(name: str) -> Callable[..., Result]:
+    if name in MADE:
+        return partial(_call, name)
+    raise AttributeError(f"module 'smoothtool' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *MADE])
+
+
+def _call(command: str, *inputs: Any, **settings: Any) -> Result:
+    """Make the job, run it without progress, and open what it made."""
+    import importlib
+
+    from smoothtool.jobs import JOBS, make_job, positional_of
+    from smoothtool.types import silent
+
+    if inputs:
+        settings[positional_of(JOBS[command])], *unknown = inputs
+        if unknown:
+            raise TypeError(f"{command}() takes one positional argument, the others are keywords")
+    with tempfile.TemporaryDirectory() as folder:
+        job = make_job(command, {key: _as_path(value, Path(folder)) for key, value in settings.items()})
+        report = importlib.import_module(f"smoothtool.commands.{command}").run(job, silent)
+    return Result([_opened(path) for path in sorted(report.folder.glob(MADE[command]))], report)
+
+
+def _as_path(value: Any, folder: Path) -> Any:
+    """PIL images become PNG files in `folder`, alone or in a list; anything else stays."""
+    if isinstance(value, (list, tuple)):
+        return [_as_path(part, folder) for part in value]
+    if not hasattr(value, "save") or isinstance(value, (str, Path)):
+        return str(value) if isinstance(value, Path) else value
+    path = folder / f"picture-{len(list(folder.iterdir())) + 1}.png"
+    value.save(path)
+    return str(path)
+
+
+def _opened(path: Path) -> Image.Image:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.load()
+        return image

@@ -1,0 +1,66 @@
+"""The command `smoothtool`: a Typer app with one command per job model, and a few that need no model."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from shutil import get_terminal_size
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from smoothtool import __version__
+from smoothtool.cli import cached, console, doctor, models, recipes
+from smoothtool.cli.console import NARROW
+from smoothtool.cli.faults import TERMINATED, report_fault
+from smoothtool.cli.flags import job_command
+from smoothtool.cli.launch import launch
+from smoothtool.jobs import JOBS
+
+app = typer.Typer(
+    name="smoothtool",
+    help="Morph, invert, edit and drag pictures with a diffusion model whose latent space is smooth.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.data(f"smoothtool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and library logs")] = False,
+) -> None:
+    console.show.quiet, console.show.debug = quiet, debug
+
+
+for _job in JOBS.values():
+    app.command(_job.command)(job_command(_job, launch))
+app.command("run")(recipes.run)
+app.command("doctor")(doctor.doctor)
+app.add_typer(recipes.app, name="recipe")
+app.add_typer(models.app, name="models")
+app.add_typer(cached.app, name="cache")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names are bytes, not text
+    if get_terminal_size().columns < NARROW:
+        app.rich_markup_mode = None  # help without boxes, which would leave no room for words
+    try:
+        get_command(app)(arguments, prog_name="smoothtool")
+    except Exception as fault:
+        sys.exit(report_fault(fault))

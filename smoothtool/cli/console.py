@@ -1,0 +1,114 @@
+"""What the user sees. stdout is data; everything else goes to stderr: bars on a terminal, notices always."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+T = TypeVar("T")
+NARROW = 60
+"""Columns under which bars and times would push the description out."""
+
+
+@dataclass
+class Show:
+    """Global flags: how much is shown."""
+
+    quiet: bool = False
+    debug: bool = False
+
+
+show = Show()
+stderr = Console(stderr=True, highlight=False)
+
+
+def data(text: str) -> None:
+    """One piece of output for other programs."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows as aligned columns of plain text: readable, and easy to cut in a pipe."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        data("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def notice(text: str) -> None:
+    """A line for the person, not part of the data; user text in it is never markup."""
+    if not show.quiet:
+        stderr.print(Text(text), soft_wrap=True)
+
+
+def error(what: str, hint: str = "") -> None:
+    """`error: what` for each line, and `try: hint`."""
+    for line in what.splitlines():
+        stderr.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+    if hint:
+        stderr.print(Text.assemble(("try: ", "bold"), hint), soft_wrap=True)
+
+
+class Progress:
+    """The `Track` of the command line: one bar per stage, with time passed and time left.
+
+    From entering to the first stage it says `loading`, because importing torch and reading weights take seconds.
+    Nothing moves when stderr is no terminal or with --quiet.
+    """
+
+    def __init__(self) -> None:
+        live = stderr.is_terminal and not show.quiet
+        self.bars = Bars(*_columns(stderr.width), console=stderr) if live else None
+        self.noted: set[str] = set()
+
+    def __enter__(self) -> Progress:
+        if self.bars is not None:
+            self.bars.start()
+            self.loading = self.bars.add_task("loading", total=None)
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
+        return items if self.bars is None else self._shown(self.bars, items, description, total)
+
+    def _shown(self, bars: Bars, items: Iterable[T], description: str, total: int) -> Iterator[T]:
+        bars.update(self.loading, total=1, completed=1)
+        task = bars.add_task(description, total=total)
+        try:
+            for item in items:
+                bars.advance(task)
+                yield item
+        finally:
+            bars.stop_task(task)
+
+    def note(self, text: str) -> None:
+        """Said once, however often it is noted."""
+        if text not in self.noted:
+            self.noted.add(text)
+            notice(text)
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    description = TextColumn("{task.description}", markup=False)
+    if width < NARROW:
+        return [description, TaskProgressColumn()]
+    left = TextColumn("left", style="dim")
+    return [description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn()]

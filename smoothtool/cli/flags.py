@@ -1,0 +1,82 @@
+"""Job models -> Typer commands. A flag's name, help, default and range all come from the job's field."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic.fields import FieldInfo
+from rich.markup import escape
+
+from smoothtool.cli.console import show
+from smoothtool.jobs import Job, fields_of, make_job
+from smoothtool.options import OUTPUT, choices_of, flag_of, key_of, kind_of, label_of, range_of
+
+METAVARS = {int: "INT", float: "FLOAT", Path: "PATH"}
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan as a recipe and stop", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only", rich_help_panel=OUTPUT)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and library logs", rich_help_panel=OUTPUT)]
+
+
+def job_command(model: type[Job], go: Callable[[list[Job], bool], None]) -> Callable[..., None]:
+    """A function with the signature Typer needs; it makes the job and hands it to `go(jobs, dry_run)`.
+
+    Values arrive as text and are checked by the job model alone, so that every mistake is told at once.
+    """
+
+    def command(dry_run: bool, quiet: bool, debug: bool, **raw: Any) -> None:
+        show.quiet, show.debug = show.quiet or quiet, show.debug or debug
+        keys = {name: key_of(name, field) for name, field in fields_of(model)}
+        given = {keys[name]: value for name, value in raw.items() if value not in (None, False, [])}
+        go([make_job(model.command, given)], dry_run)
+
+    parameters = [_parameter(name, field) for name, field in fields_of(model)]
+    for name, kind in (("dry_run", DryRun), ("quiet", Quiet), ("debug", Debug)):
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__name__, command.__doc__ = model.command, model.__doc__
+    return command
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    kind, flag = kind_of(field), flag_of(field)
+    annotation: Any = {bool: bool, list: list[str] | None}.get(kind, str | None)
+    options: dict[str, Any] = {"help": _help(field), "show_default": False}
+    if kind is not bool:
+        options |= {"metavar": _metavar(name, field), "autocompletion": _completion(choices_of(field))}
+    if flag.positional:
+        info = typer.Argument(**options)
+    else:
+        names = [label_of(name, field), *([flag.short] if flag.short else [])]
+        info = typer.Option(*names, rich_help_panel=flag.panel, **options)
+    default = False if kind is bool else None
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
+    )
+
+
+def _help(field: FieldInfo) -> str:
+    plain_default = not field.is_required() and field.default not in (None, "", [], False)
+    facts = [range_of(field).strip().removeprefix("from "), f"default {field.default}" if plain_default else ""]
+    words = ", ".join(filter(None, facts))
+    return escape(f"{field.description} ({words})" if words else str(field.description))
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    if flag_of(field).positional:
+        return name.upper()
+    return "|".join(choices_of(field)) or METAVARS.get(kind_of(field), "TEXT")
+
+
+def _completion(choices: tuple[str, ...]) -> Callable[[str], list[str]] | None:
+    if not choices:
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
