@@ -56,7 +56,7 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def job_document(command: str, job: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of one job that `smoothtool run` repeats from any folder: relative paths made absolute, defaults of None left out."""
+    """The one-job recipe that `smoothtool run` repeats from anywhere: paths made absolute, what is None left out."""
     given = {key: value for key, value in job.items() if key != "command" and value is not None}
     settings = {key: _repeatable(key, value) for key, value in given.items()}
     return {"jobs": [{"command": command, **plain(settings)}]}
