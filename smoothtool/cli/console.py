@@ -32,6 +32,10 @@ class Show:
     quiet: bool = False
     debug: bool = False
 
+    def also(self, quiet: bool, debug: bool) -> None:
+        """The same flags given after the subcommand."""
+        self.quiet, self.debug = self.quiet or quiet, self.debug or debug
+
 
 show = Show()
 stderr = Console(stderr=True, highlight=False)

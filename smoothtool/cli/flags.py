@@ -11,7 +11,7 @@ import typer
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
-from smoothtool.cli.console import show
+from smoothtool.cli import console
 from smoothtool.jobs import Job, fields_of, make_job
 from smoothtool.options import OUTPUT, choices_of, flag_of, key_of, kind_of, label_of, range_of
 
@@ -28,7 +28,7 @@ def job_command(model: type[Job], go: Callable[[list[Job], bool], None]) -> Call
     """
 
     def command(dry_run: bool, quiet: bool, debug: bool, **raw: Any) -> None:
-        show.quiet, show.debug = show.quiet or quiet, show.debug or debug
+        console.show.also(quiet, debug)
         keys = {name: key_of(name, field) for name, field in fields_of(model)}
         given = {keys[name]: value for name, value in raw.items() if value not in (None, False, [])}
         go([make_job(model.command, given)], dry_run)

@@ -28,7 +28,7 @@ def run(
     file: File, overrides: Overrides = None, dry_run: DryRun = False, quiet: Quiet = False, debug: Debug = False
 ) -> None:
     """Run the jobs of a recipe, or make a result again from its job.yaml or picture."""
-    console.show.quiet, console.show.debug = console.show.quiet or quiet, console.show.debug or debug
+    console.show.also(quiet, debug)
     launch(_jobs(file, overrides), dry_run)
 
 

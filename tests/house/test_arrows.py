@@ -27,7 +27,7 @@ DOORS = {
     "commands": {"methods", "diffusion", "training", "metrics", "files", "places", "jobs", *CARRIED},
     "cli": {"commands", "files", "places", "recipe", "jobs", "options", "yaml12", *CARRIED},
 }
-"""Which rooms a room may import. What is not listed here (`__init__`, `__main__`, the making of weights) may see all."""
+"""Which rooms a room may import. What is not listed (`__init__`, `__main__`, the making of weights) may see all."""
 TORCH_FREE = {"errors", "types", "options", "yaml12", "jobs", "recipe", "places", "cli", "__init__", "__main__"}
 
 

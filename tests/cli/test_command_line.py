@@ -1,0 +1,253 @@
+"""The front door: what goes to stdout, what to stderr, which exit code. Commands are replaced by fakes here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from smoothtool.cli import console
+from smoothtool.cli.app import main
+from smoothtool.errors import BatchError, InputError, MemoryExhaustedError, ModelError, UsageError
+from smoothtool.jobs import JOBS
+from smoothtool.types import Report, Track
+
+ROOT = Path(__file__).parents[2]
+ALL = [
+    [],
+    *[[name] for name in JOBS],
+    ["run"],
+    ["doctor"],
+    ["recipe"],
+    ["recipe", "show"],
+    ["models", "pull"],
+    ["cache"],
+]
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's."""
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Run the command line with `interpolate` and `invert` replaced; returns (exit code, stdout, stderr)."""
+    monkeypatch.setattr(console, "show", console.Show())
+
+    def go(*arguments: str, run=None) -> tuple[int, str, str]:
+        fake = SimpleNamespace(run=run or finished)
+        monkeypatch.setitem(sys.modules, "smoothtool.commands.interpolate", fake)
+        monkeypatch.setitem(sys.modules, "smoothtool.commands.invert", fake)
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        signal.signal(signal.SIGTERM, before)
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return go
+
+
+def finished(job, track: Track) -> Report:
+    track.note("model: [bold]toy[/bold]")
+    for _ in track(range(3), "inverting", 3):
+        pass
+    return Report(command=job.command, folder=Path("out/it"), job=job.settings(), notes=["[red]late[/red] note"])
+
+
+def failing(fault: BaseException):
+    def run(job, track: Track) -> Report:
+        raise fault
+
+    return run
+
+
+def test_stdout_is_the_folder_alone_and_notes_go_to_stderr(call) -> None:
+    code, out, err = call("interpolate", "a", "b")
+    assert (code, out) == (0, "out/it\n")
+    assert err == "model: [bold]toy[/bold]\n[red]late[/red] note\n"
+
+
+def test_with_json_stdout_is_the_report_alone(call) -> None:
+    code, out, _ = call("interpolate", "a", "b", "--json", "-n", "3")
+    report = json.loads(out)
+    assert (code, report["command"], report["job"]["frames"]) == (0, "interpolate", 3)
+
+
+def test_quiet_leaves_stderr_empty_wherever_it_stands(call) -> None:
+    assert call("interpolate", "a", "b", "--quiet") == (0, "out/it\n", "")
+    assert call("--quiet", "interpolate", "a", "b") == (0, "out/it\n", "")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "line"),
+    [
+        (RuntimeError("boom\nsecond line"), 1, "error: internal error: RuntimeError: boom\n"),
+        (UsageError("wrong", "right"), 2, "error: wrong\ntry: right\n"),
+        (BatchError("one failed"), 3, "error: one failed\n"),
+        (ModelError("[x] is [red]gone"), 4, "error: [x] is [red]gone\n"),
+        (InputError("two\nmistakes"), 5, "error: two\nerror: mistakes\n"),
+        (MemoryExhaustedError("full"), 6, "error: full\n"),
+        (MemoryError(), 6, "error: out of memory\n"),
+        (OutOfMemoryError("CUDA"), 6, "error: out of memory\n"),
+        (OSError(28, "No space left on device", "/x/y"), 1, "error: /x/y: No space left on device\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_a_fault_is_one_line_with_its_exit_code(call, fault: BaseException, code: int, line: str) -> None:
+    found, out, err = call("interpolate", "a", "b", run=failing(fault))
+    assert (found, out) == (code, "")
+    assert line in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(call) -> None:
+    code, _, err = call("interpolate", "a", "b", "--debug", run=failing(RuntimeError("boom")))
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_every_mistake_is_told_at_once_before_anything_runs(call) -> None:
+    code, out, err = call("interpolate", "a", "b", "-n", "0", "--steps", "x", run=failing(AssertionError("ran")))
+    assert (code, out) == (2, "")
+    assert "--steps is x" in err
+    assert "--frames is 0" in err
+
+
+@pytest.mark.parametrize("arguments", [["interpolate", "--promt", "x"], ["nosuch"], ["invert"], ["recipe", "validate"]])
+def test_usage_errors_exit_with_2(call, arguments: list[str]) -> None:
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert err
+
+
+def test_a_dry_run_is_a_recipe_that_runs_the_same_job(call, tmp_path: Path) -> None:
+    seen = []
+
+    def run(job, track: Track) -> Report:
+        seen.append(job)
+        return finished(job, track)
+
+    arguments = ["interpolate", "a", "b", "--src", "x", "--src", "y", "--loop", "-g", "2", "-n", "3"]
+    _, plan, _ = call(*arguments, "--dry-run", run=failing(AssertionError("ran")))
+    (tmp_path / "plan.yaml").write_text(plan)
+    call(*arguments, run=run)
+    call("run", str(tmp_path / "plan.yaml"), run=run)
+    assert seen[0] == seen[1]
+
+
+def test_run_takes_jobs_one_after_another_with_overrides(call, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("jobs: [{command: interpolate, images: [a, b]}, {command: invert, image: c}]")
+    code, out, _ = call("run", str(recipe), "steps=3", "json=true")
+    assert code == 0
+    assert [json.loads(part)["job"]["steps"] for part in out.replace("}\n{", "}\0{").split("\0")] == [3, 3]
+
+
+def test_run_repeats_the_settings_inside_a_picture(call, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from smoothtool.files.images import save_image
+    from smoothtool.jobs import make_job
+
+    job = make_job("interpolate", {"images": ["a", "b"], "frames": 4, "seed": 1})
+    save_image(Image.new("RGB", (8, 8)), tmp_path / "x.png", settings=job.recipe(), parameters=None)
+    _, plan, _ = call("run", str(tmp_path / "x.png"), "--dry-run")
+    assert "frames: 4" in plan
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    assert call("run", str(tmp_path / "plain.png"))[0] == 5
+
+
+def test_recipe_mistakes_exit_with_2_and_correct_ones_with_0(call, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("jobs: [{command: invert, image: a}]")
+    assert call("recipe", "validate", str(recipe))[0] == 0
+    assert call("recipe", "validate", str(recipe), "stps=1")[0] == 2
+    assert "image: a" in call("recipe", "show", str(recipe))[1]
+    assert json.loads(call("recipe", "schema")[1])["title"] == "smoothtool recipe"
+
+
+def test_models_and_cache_and_version_answer_on_stdout(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path))
+    assert "sd15" in call("models", "list")[1]
+    assert "OpenRAIL" in call("models", "info", "sd15")[1]
+    assert call("cache", "list")[:2] == (0, "")
+    assert call("cache", "clear")[0] == 0
+    assert call("--version")[1].startswith("smoothtool ")
+
+
+def test_pulling_without_a_network_is_one_sentence(call) -> None:
+    code, out, err = call("models", "pull", "no-such-owner/no-such-model")  # the hub is offline in tests
+    assert (code, out) == (4, "")
+    assert err.startswith("error: no-such-owner/no-such-model cannot be downloaded: ")
+    assert call("models", "pull", "sd16")[0] == 2
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60,
+                          env={**os.environ, "COLUMNS": "20", **environment})  # fmt: skip
+
+
+def test_no_help_and_no_validation_imports_torch() -> None:
+    script = f"""
+import sys
+from smoothtool.cli.app import main
+import smoothtool, smoothtool.weights.places
+others = [["interpolate", "a", "b", "--dry-run"], ["recipe", "schema"], ["invert", "-n"]]
+for arguments in {[[*path, "--help"] for path in ALL]} + others:
+    try:
+        main(arguments)
+    except SystemExit as left:
+        assert left.code == (2 if arguments[-1] == "-n" else 0), arguments
+heavy = {{"torch", "diffusers", "transformers", "peft", "accelerate"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    found = python(script)
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_terminated_process_exits_with_143_and_cleans_up() -> None:
+    script = """
+import os, signal, sys
+from types import SimpleNamespace
+def run(job, track):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    finally:
+        print("cleaned", file=sys.stderr)
+sys.modules["smoothtool.commands.invert"] = SimpleNamespace(run=run)
+from smoothtool.cli.app import main
+main(["invert", "a"])
+"""
+    found = python(script)
+    assert (found.returncode, found.stdout) == (143, "")
+    assert "cleaned" in found.stderr
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m smoothtool recipe schema | head -c 1"
+    found = subprocess.run(command, shell=True, cwd=ROOT, text=True, capture_output=True, timeout=60)
+    assert (found.stdout, found.stderr) == ("{", "")
+
+
+@pytest.mark.parametrize("width", [20, 100])
+def test_bars_fit_the_terminal_and_show_every_stage(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    screen = StringIO()
+    monkeypatch.setattr(console, "show", console.Show())
+    monkeypatch.setattr(console, "stderr", Console(file=screen, force_terminal=True, width=width, color_system=None))
+    with console.Progress() as progress:
+        assert list(progress(range(4), "inverting", 4)) == [0, 1, 2, 3]
+        assert next(iter(progress(iter("ab"), "sampling", 2))) == "a"
+    shown = screen.getvalue()
+    assert "inverting" in shown
+    assert "sampling" in shown

@@ -1,0 +1,111 @@
+"""Settings models: what is accepted, and how mistakes are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from smoothtool.errors import UsageError
+from smoothtool.jobs import JOBS, InterpolateJob, make_job, parse_lora, parse_size
+from smoothtool.options import PANELS, flag_of
+
+
+def told(command: str, **settings: object) -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        make_job(command, settings)
+    return caught.value.what.splitlines()
+
+
+def test_every_mistake_is_told_at_once_as_a_flag() -> None:
+    lines = told("interpolate", images=["a"], frames=0, steps="x", guidance=float("nan"), promt="y", device="gpu")
+    assert lines == [
+        "--device is gpu, not auto, cpu, mps, cuda or cuda:N",
+        "--steps is x, not a whole number from 1 to 1000",
+        "--guidance is nan, not a number from 0 to 100",
+        "IMAGES hold one picture: give two or more, or none and a prompt",
+        "--frames is 0, not a whole number from 1 to 1000",
+        "promt is not an option (did you mean prompt)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"guidance": "inf"}, "--guidance"),
+        ({"guidance": -1}, "--guidance"),
+        ({"guidance": 101}, "--guidance"),
+        ({"steps": 1001}, "--steps"),
+        ({"steps": True}, "--steps"),
+        ({"frames": 1.5}, "--frames"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**63}, "--seed"),
+        ({"inner_steps": -1}, "--inner-steps"),
+        ({"fps": 0}, "--fps"),
+        ({"size": "512x"}, "--size"),
+        ({"size": 8}, "--size"),
+        ({"lora": ["x:nan"]}, "--lora"),
+        ({"lora": [":1"]}, "--lora"),
+        ({"lora": ["none", "x"]}, "--lora"),
+        ({"inversion": "NTI"}, "--inversion"),
+        ({"loop": 3}, "--loop"),
+        ({"src": ["a", "b", "c"]}, "--src"),
+        ({"prompt": "x"}, "--prompt"),
+    ],
+)
+def test_each_impossible_setting_is_refused_alone(settings: dict[str, object], flag: str) -> None:
+    lines = told("interpolate", images=["a", "b"], **settings)
+    assert len(lines) == 1
+    assert lines[0].startswith(flag + " ")
+
+
+def test_a_walk_without_pictures_needs_a_prompt() -> None:
+    assert told("interpolate") == [
+        "--prompt is missing: give two or more pictures, or a prompt for a walk through noise"
+    ]
+    assert make_job("interpolate", {"prompt": "a fox"}).settings()["prompt"] == "a fox"
+
+
+def test_one_value_is_a_list_and_a_number_is_text_where_text_is_wanted() -> None:
+    job = make_job("interpolate", {"images": ["a", "b"], "src": "a fox", "size": 512, "steps": "7"})
+    settings = job.settings()
+    assert (settings["src"], settings["size"], settings["steps"]) == (["a fox"], "512", 7)
+
+
+def test_settings_leave_out_how_the_result_is_delivered() -> None:
+    settings = make_job("interpolate", {"images": ["a", "b"], "force": True, "json": True, "output": "x"}).settings()
+    assert not settings.keys() & {"force", "json", "json_output", "output"}
+    assert settings.keys() >= {"images", "frames", "model", "seed"}
+
+
+def test_the_recipe_of_a_job_makes_the_same_job_again() -> None:
+    job = make_job("interpolate", {"images": ["a", "b"], "src": ["x", "y"], "loop": True, "seed": 3})
+    row = job.recipe()["jobs"][0]
+    assert make_job(row.pop("command"), row) == job
+
+
+def test_every_option_has_help_and_a_known_panel() -> None:
+    fields = [field for model in JOBS.values() for field in model.model_fields.values()]
+    assert all(field.description and flag_of(field).panel in PANELS for field in fields)
+
+
+def test_no_two_options_of_a_command_share_a_short_flag() -> None:
+    for model in JOBS.values():
+        shorts = [flag_of(field).short for field in model.model_fields.values() if flag_of(field).short]
+        assert len(set(shorts)) == len(shorts)
+
+
+def test_each_command_is_registered_under_its_own_name() -> None:
+    assert all(model.command == name for name, model in JOBS.items())
+    assert JOBS["interpolate"] is InterpolateJob
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [("a.pt", ("a.pt", 1.0)), ("a:0.5", ("a", 0.5)), ("C:\\x", ("C:\\x", 1.0)), ("a:b:-1", ("a:b", -1.0))],
+)  # fmt: skip
+def test_a_lora_is_a_path_with_an_optional_scale(text: str, parts: tuple[str, float]) -> None:
+    assert parse_lora(text) == parts
+
+
+def test_a_size_is_one_side_or_width_and_height() -> None:
+    assert parse_size("512") == (512, None)
+    assert parse_size("768x512") == (768, 512)
