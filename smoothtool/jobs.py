@@ -68,7 +68,21 @@ class Job(BaseModel):
         return {"jobs": [{"command": self.command, **given}]}
 
 
-class ModelJob(Job):
+class ReportJob(Job):
+    """What every command that leaves a folder with a report understands."""
+
+    output: Annotated[Path | None, Flag("-o", panel=OUTPUT, delivery=True)] = Field(
+        None, description="Folder for the results; one under smoothtool-out by default"
+    )
+    force: Annotated[bool, Flag("-f", panel=OUTPUT, delivery=True)] = Field(
+        False, description="Write into an output folder that already has results"
+    )
+    json_output: Annotated[bool, Flag(panel=OUTPUT, delivery=True)] = Field(
+        False, alias="json", description="Print the report as one JSON document instead of the folder"
+    )
+
+
+class ModelJob(ReportJob):
     """What every command that runs a model understands."""
 
     model: Annotated[str, Flag("-m", panel=MODEL)] = Field(
@@ -92,15 +106,6 @@ class ModelJob(Job):
     )
     size: Annotated[str | None, Flag(panel=SAMPLING)] = Field(
         None, description="Working size in pixels: a longest side (512) or WIDTHxHEIGHT; the pictures' own by default"
-    )
-    output: Annotated[Path | None, Flag("-o", panel=OUTPUT, delivery=True)] = Field(
-        None, description="Folder for the results; one under smoothtool-out by default"
-    )
-    force: Annotated[bool, Flag("-f", panel=OUTPUT, delivery=True)] = Field(
-        False, description="Write into an output folder that already has results"
-    )
-    json_output: Annotated[bool, Flag(panel=OUTPUT, delivery=True)] = Field(
-        False, alias="json", description="Print the report as one JSON document instead of the folder"
     )
 
     @field_validator("size")
@@ -229,7 +234,35 @@ class IstdJob(ModelJob):
         return shard
 
 
-JOBS: dict[str, type[Job]] = {"interpolate": InterpolateJob, "invert": InvertJob, "istd": IstdJob}
+class EvalJob(ReportJob):
+    """Measure pictures that exist: reconstructions, Frechet distance, CLIP score, smoothness of sequences."""
+
+    command: ClassVar[str] = "eval"
+    metric: Annotated[Literal["recon", "fid", "clip", "walk"], Flag(positional=True)] = Field(
+        description="recon and fid compare two folders, clip needs prompts, walk takes folders of frames"
+    )
+    folders: Annotated[list[str], Flag(positional=True)] = Field(min_length=1, description="Folders of pictures")
+    prompts: Annotated[str | None, Flag("-p")] = Field(
+        None,
+        description="For clip: a file with one prompt per picture, or COCO's captions; else each picture's own .txt",
+    )
+    features: Annotated[Literal["auto", "inception", "clip"], Flag()] = Field(
+        "auto", description="For fid: auto is Inception where it is installed, else CLIP, and the report says which"
+    )
+    clip: Annotated[str, Flag()] = Field(
+        "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
+    )
+
+    @field_validator("folders")
+    @classmethod
+    def _folders_fit_the_metric(cls, folders: list[str], info: ValidationInfo) -> list[str]:
+        wanted = {"recon": 2, "fid": 2, "clip": 1}.get(str(info.data.get("metric")), len(folders))
+        if len(folders) != wanted:
+            raise ValueError(f"are {len(folders)}, {info.data['metric']} takes {wanted}")
+        return folders
+
+
+JOBS: dict[str, type[Job]] = {"interpolate": InterpolateJob, "invert": InvertJob, "istd": IstdJob, "eval": EvalJob}
 
 
 @dataclass(frozen=True)

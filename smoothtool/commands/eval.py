@@ -1,0 +1,181 @@
+"""`smoothtool eval`: figures for pictures that exist, whoever made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from smoothtool.commands.session import start_report
+from smoothtool.errors import InputError, UsageError
+from smoothtool.files.images import load_image, to_pixel_values
+from smoothtool.files.output import new_folder
+from smoothtool.files.prompts import read_prompts
+from smoothtool.files.reports import write_report
+from smoothtool.metrics.bootstrap import bootstrap_mean
+from smoothtool.metrics.clip_score import Clip, load_clip
+from smoothtool.metrics.fid import INCEPTION_NAME, Features, frechet, inception_features, inception_missing
+from smoothtool.metrics.reconstruction import lpips, lpips_missing, mean_quality, qualities
+from smoothtool.metrics.sequences import PairDistance, deviation, path_figures
+from smoothtool.types import Report, Track
+from smoothtool.weights.places import STICKERS
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import EvalJob
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
+BATCH = 32
+
+
+def run(job: EvalJob, track: Track) -> Report:
+    """Measure; leaves report.json and job.yaml."""
+    report = start_report(job, [job.metric, *job.folders])
+    with new_folder(report.folder, job.force) as folder:
+        report.figures = METRICS[job.metric](job, report, track)
+        write_report(report, folder)
+    return report
+
+
+def _reconstruction(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+    """MSE, PSNR, SSIM, LPIPS or its stand-in, over pairs of pictures."""
+    pairs = _pairs(_pictures(job.folders[0]), _pictures(job.folders[1]), report)
+    rows, stand_ins = {}, []
+    stand_in = _stand_in(job, report)
+    for first, second in track(pairs, "comparing", len(pairs)):
+        a, b = (to_pixel_values(load_image(path)) for path in (first, second))
+        if a.shape != b.shape:
+            sizes = " and ".join(f"{part.shape[-1]}x{part.shape[-2]}" for part in (a, b))
+            raise InputError(f"{second}: has another size than {first} ({sizes})", "pictures of one size in pairs")
+        (quality,) = qualities(a, b)
+        rows[first.name] = quality
+        if stand_in:
+            stand_ins.append(float(stand_in[1](a, b)))
+    named = {stand_in[0]: fmean(stand_ins)} if stand_in else {}
+    return {**mean_quality(list(rows.values())), **named, "per_picture": {n: asdict(row) for n, row in rows.items()}}
+
+
+def _frechet(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+    """`fid` in Inception's features; in CLIP's the figure has another name, so that nobody mixes the two."""
+    use_clip = job.features == "clip" or (job.features == "auto" and bool(inception_missing()))
+    if use_clip:
+        clip = _clip(job)
+        features, name, key = clip.image_features, clip.name, "clip_frechet_distance"
+    else:
+        features, name, key = inception_features, INCEPTION_NAME, "fid"
+    sets = [_features(_pictures(folder), features, track) for folder in job.folders]
+    result = frechet(sets[0], sets[1], name)
+    if result.warning:
+        report.notes.append(result.warning)
+    if use_clip and job.features == "auto":
+        report.notes.append(f"in features of CLIP {name}, not comparable with FID: {inception_missing()}")
+    return {key: result.distance, "features": name, "pictures": list(result.counts)}
+
+
+def _clip_score(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+    """100 max(cos, 0) per picture, and the mean with its interval."""
+    clip, paths = _clip(job), _pictures(job.folders[0])
+    prompts = read_prompts(Path(job.prompts)) if job.prompts else [_own_prompt(path) for path in paths]
+    if len(prompts) != len(paths):
+        raise InputError(f"{len(paths)} pictures have {len(prompts)} prompts", "one prompt per picture, in name order")
+    scores = {}
+    for path, prompt in track(zip(paths, prompts, strict=True), "scoring", len(paths)):
+        scores[path.name] = float(clip.score(to_pixel_values(load_image(path)), [prompt]))
+    return {"clip_score": asdict(bootstrap_mean(list(scores.values()))), "clip": clip.name, "per_picture": scores}
+
+
+def _walks(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+    """Deviation of adjacent L2 distances, PPL and PDV of every folder of frames."""
+    stand_in = _stand_in(job, report)
+    if stand_in is None and lpips_missing():
+        raise UsageError(f"PPL needs a perceptual distance: {lpips_missing()}", "--clip with a CLIP on this machine")
+    name, distance = stand_in or ("lpips", _lpips)
+    figures = {}
+    for folder in track(job.folders, "measuring", len(job.folders)):
+        paths = _pictures(folder)
+        if len(paths) < 2:
+            raise InputError(f"{folder}: a sequence needs two frames, this has {len(paths)}", "a folder of frames")
+        parts = [to_pixel_values(load_image(path)) for path in paths]
+        if len({part.shape for part in parts}) > 1:
+            raise InputError(f"{folder}: the frames differ in size", "frames of one size")
+        frames = torch.cat(parts)
+        figures[folder] = {
+            "adjacent_l2": asdict(deviation(frames)),
+            "path": asdict(path_figures(frames, distance, name)),
+        }
+    return figures
+
+
+METRICS: dict[str, Callable[[EvalJob, Report, Track], dict[str, Any]]] = {
+    "recon": _reconstruction, "fid": _frechet, "clip": _clip_score, "walk": _walks
+}  # fmt: skip
+
+
+def _clip(job: EvalJob) -> Clip:
+    return load_clip(STICKERS / "clip" if job.clip == "stickers" else job.clip)
+
+
+def _stand_in(job: EvalJob, report: Report) -> tuple[str, PairDistance] | None:
+    """The CLIP patch distance under its own name where LPIPS is missing, if there is a CLIP."""
+    if not (reason := lpips_missing()):
+        return None
+    report.notes.append(reason)
+    if job.clip == "stickers" and not (STICKERS / "clip").is_dir():
+        return None
+    clip = _clip(job)
+    return f"clip_patch_distance ({clip.name})", clip.patch_distance
+
+
+def _lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    values = lpips(first, second)
+    assert values is not None, "asked for only where lpips_missing() is empty"
+    return values
+
+
+def _pictures(folder: str) -> list[Path]:
+    """The pictures directly in a folder, by name.
+
+    Raises: InputError when there is no such folder, or no picture in it.
+    """
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise InputError(f"{folder}: there is no such folder", "check the path")
+    paths = sorted(
+        path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+    if not paths:
+        raise InputError(f"{folder}: there are no pictures in this folder", "a folder with png, jpg or webp files")
+    return paths
+
+
+def _pairs(first: Sequence[Path], second: Sequence[Path], report: Report) -> list[tuple[Path, Path]]:
+    """Pictures of the same name, whatever the suffix; where names differ, in the order of the names."""
+    if len(first) != len(second):
+        counts = f"{first[0].parent} has {len(first)} pictures, {second[0].parent} has {len(second)}"
+        raise InputError(counts, "the same pictures in both")
+    if [path.stem for path in first] != [path.stem for path in second]:
+        report.notes.append("the names in the two folders differ: pictures are paired in the order of their names")
+    return list(zip(first, second, strict=True))
+
+
+def _own_prompt(path: Path) -> str:
+    beside = path.with_suffix(".txt")
+    if not beside.is_file():
+        raise InputError(f"{path}: has no prompt beside it ({beside.name})", "--prompts with one prompt per picture")
+    return read_prompts(beside)[0]
+
+
+def _features(paths: Sequence[Path], features: Features, track: Track) -> torch.Tensor:
+    """Features [N, D] of all pictures, those of one size in batches."""
+    return torch.cat([features(batch) for batch in track(_batches(paths), "reading", -(-len(paths) // BATCH))])
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[torch.Tensor]:
+    for at in range(0, len(paths), BATCH):
+        loaded = (to_pixel_values(load_image(path)) for path in paths[at : at + BATCH])
+        for _, same in groupby(loaded, key=lambda picture: picture.shape):
+            yield torch.cat(list(same))
