@@ -80,6 +80,17 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
+class DragPoints:
+    """What is dragged where: P handles and their targets, (x, y) in pixels of the upright picture."""
+
+    handles_xy_px: tuple[tuple[float, float], ...]
+    targets_xy_px: tuple[tuple[float, float], ...]
+
+    def __len__(self) -> int:
+        return len(self.handles_xy_px)
+
+
+@dataclass(frozen=True)
 class LatentTrajectory:
     """Latents on the way from image to noise: `latents` [N+1, B, C, h, w], index 0 the image, index N the noise.
 
