@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel, load_model
-from smoothtool.errors import UsageError
+from smoothtool.files.reports import versions
+from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
 from smoothtool.weights.places import resolve_model
 
 if TYPE_CHECKING:
-    from smoothtool.jobs import ModelJob
+    from smoothtool.jobs import ModelJob, ReportJob
+
+Job = TypeVar("Job", bound="ModelJob")
 
 
 def open_session(job: ModelJob, track: Track) -> DiffusionModel:
@@ -22,30 +27,31 @@ def open_session(job: ModelJob, track: Track) -> DiffusionModel:
     if place.notice:
         track.note(place.notice)
     model = load_model(place.folder, place.name, device=job.device, dtype=job.dtype)
-    wanted = [parse_lora(text) for text in job.lora if text != "none"]
     if place.default_lora is not None and "none" not in job.lora:
-        wanted.insert(0, (place.default_lora, 1.0))
-    for path, scale in wanted:
-        load_lora(model, path, scale)
+        load_lora(model, place.default_lora)
+    for text in job.lora:
+        if text != "none":
+            path, scale = parse_lora(text)
+            load_lora(model, Path(path), scale)
     return model
 
 
-def parse_lora(text: str) -> tuple[Path, float]:
-    """`PATH[:SCALE]`; a colon that is part of the path (a Windows drive) is kept."""
-    path, colon, scale = text.rpartition(":")
-    if not colon:
-        return Path(text), 1.0
-    try:
-        return Path(path), float(scale)
-    except ValueError:
-        if Path(text).exists():
-            return Path(text), 1.0
-        raise UsageError(f"--lora {text}: {scale!r} is not a number", "--lora PATH:0.8") from None
+def with_seed(job: Job) -> Job:
+    """The job with the seed that was asked for, or a fresh one that fits 32 bits, to be recorded."""
+    return job if job.seed is not None else job.model_copy(update={"seed": secrets.randbelow(2**32)})
 
 
-def concrete_seed(seed: int | None) -> int:
-    """The seed that was asked for, or a fresh one that fits 32 bits, to be recorded."""
-    return secrets.randbelow(2**32) if seed is None else seed
+def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
+    """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
+    name = "-".join(Path(text.removeprefix("samples:")).stem for text in inputs)
+    folder = job.output or _free_folder(Path("smoothtool-out"), f"{job.command}-{name}"[:80])
+    return Report(command=job.command, folder=folder, job=job.settings(), versions=versions())
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    """`parent/name`, or the first `parent/name-2`, `-3`, … that does not exist: a default never overwrites."""
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(parent / candidate for candidate in names if not (parent / candidate).exists())
 
 
 def describe_model(model: DiffusionModel) -> dict[str, object]:

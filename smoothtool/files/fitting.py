@@ -14,7 +14,7 @@ from smoothtool.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-LARGEST_PX = 64_000_000  # a short side times an extreme aspect ratio can ask for more than any memory holds
+LARGEST_PX = 64_000_000  # an extreme aspect ratio times a native area can ask for more than any memory holds
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def fit_image(
     """Scale the picture to a size the model works well at, and pad it to a multiple of `multiple` pixels.
 
     size       None: its own size while that is near what the model was trained on, else its area becomes
-               native_px^2; a number: the short side; (width, height): that size, the centre cropped to its aspect
+               native_px^2; a number: the longest side; (width, height): that size, the centre cropped to its aspect
     native_px  side of the square pictures that the model was trained on
     aspect_of  (width, height) of another fitted picture: crop and scale to exactly that; wins over `size`
     Raises: UsageError when the size asked for is not positive or absurdly large.
@@ -75,10 +75,10 @@ def _tensor(levels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(levels).permute(2, 0, 1)[None].contiguous().float() / 127.5 - 1
 
 
-def _scaled_size(size_px: tuple[int, int], short_side_px: int | None, native_px: int) -> tuple[int, int]:
+def _scaled_size(size_px: tuple[int, int], longest_side_px: int | None, native_px: int) -> tuple[int, int]:
     area, short = size_px[0] * size_px[1], min(size_px)
-    if short_side_px is not None:
-        scale = short_side_px / short
+    if longest_side_px is not None:
+        scale = longest_side_px / max(size_px)
     elif area <= 2.25 * native_px**2 and short >= native_px / 2:
         return size_px
     else:

@@ -48,8 +48,8 @@ def test_a_picture_one_pixel_wide_is_padded_with_that_pixel() -> None:
     assert torch.equal(fitted.pixel_values, fitted.pixel_values[..., :1].expand(1, 3, 32, 16))
 
 
-def test_a_number_is_the_short_side() -> None:
-    assert fit_image(noise(60, 30), multiple=16, size=48, native_px=64).size_px == (96, 48)
+def test_a_number_is_the_longest_side() -> None:
+    assert fit_image(noise(60, 30), multiple=16, size=96, native_px=64).size_px == (96, 48)
 
 
 def test_width_and_height_crop_the_centre_without_stretching() -> None:
@@ -77,6 +77,6 @@ def test_an_impossible_size_is_refused(size: int | tuple[int, int]) -> None:
         fit_image(noise(64, 64), multiple=16, size=size, native_px=64)
 
 
-def test_a_short_side_that_makes_a_monster_of_a_thin_picture_is_refused() -> None:
+def test_a_native_area_does_not_make_a_monster_of_a_thin_picture() -> None:
     with pytest.raises(UsageError, match="1x4000"):
         fit_image(noise(1, 4000), multiple=16, size=512, native_px=512)

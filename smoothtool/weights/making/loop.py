@@ -50,7 +50,7 @@ class Run:
     def averaged_weights(self) -> dict[str, torch.Tensor]:
         return {k: v.to(self.model.state_dict()[k].dtype) for k, v in self.averaged.items()}
 
-    def train(self, loss_of: Callable[[int], dict[str, torch.Tensor]], *, save_every: int = 200,
+    def train(self, loss_of: Callable[[int], dict[str, torch.Tensor]], *, save_every: int = 100,
               measure: Callable[[], dict[str, float]] | None = None) -> None:  # fmt: skip
         """Run to `steps`. `loss_of(step)` gives named scalars, `loss` among them; randomness comes from the step."""
         for step in self._steps():

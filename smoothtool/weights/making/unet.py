@@ -96,7 +96,7 @@ class Denoiser(nn.Module):
         return self.unet(latents, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
 
 
-def train_unet(work: Path, steps: int, *, rate: float = 8e-4, start: Path | None = None, compiled: bool = True) -> None:
+def train_unet(work: Path, steps: int, *, rate: float = 8e-4, start: Path | None = None) -> None:
     """Train to `work/unet.pt`. `start`: a model folder whose UNet and text encoder to go on from."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(work / "tokenizer")
@@ -107,7 +107,6 @@ def train_unet(work: Path, steps: int, *, rate: float = 8e-4, start: Path | None
     latents = pool_latents(work)
     alphas_cumprod = torch.tensor(Schedule.from_config(SCHEDULER).alphas_cumprod, dtype=torch.float32)
     run = Run("unet", model, work, rate=rate, steps=steps)
-    predict = torch.compile(model) if compiled else model
 
     def batch(indices: torch.Tensor, texts: list[str], generator: torch.Generator) -> torch.Tensor:
         count = len(indices)
@@ -115,7 +114,7 @@ def train_unet(work: Path, steps: int, *, rate: float = 8e-4, start: Path | None
         noise = torch.randn((count, *latents.shape[1:]), generator=generator)
         alpha = alphas_cumprod[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents[indices] + (1 - alpha).sqrt() * noise
-        error = (predict(noisy, timesteps, tokenize(tokenizer, texts)) - noise).square().mean(dim=(1, 2, 3))
+        error = (model(noisy, timesteps, tokenize(tokenizer, texts)) - noise).square().mean(dim=(1, 2, 3))
         snr = alphas_cumprod[timesteps] / (1 - alphas_cumprod[timesteps])
         return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean()
 

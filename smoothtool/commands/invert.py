@@ -1,0 +1,91 @@
+"""`smoothtool invert`: one inversion file for many edits, and how well the picture comes back."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from smoothtool.commands.inverting import Inverted, invert_pictures, load_pictures
+from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report, with_seed
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import constant, denoise
+from smoothtool.files.images import crop_back, save_image, to_image
+from smoothtool.files.inversions import save_inversion
+from smoothtool.files.output import new_folder
+from smoothtool.files.reports import job_document, write_report
+from smoothtool.metrics.reconstruction import reconstruction_quality
+from smoothtool.types import Report, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import InvertJob
+
+
+def run(job: InvertJob, track: Track) -> Report:
+    """Invert one picture; leaves inversion.safetensors (+ .json), reconstruction.png, report.json, job.yaml."""
+    job = with_seed(job)
+    report = start_report(job, [job.image])
+    with new_folder(report.folder, job.force) as folder:
+        # 1. model and picture
+        started = time.perf_counter()
+        model = open_session(job, track)
+        note_cut_prompts(model, [job.src], track, report)
+        fitted = load_pictures([job.image], model, job.size)
+        report.seconds["load"] = time.perf_counter() - started
+        # 2. invert
+        started = time.perf_counter()
+        inverted = invert_pictures(model, fitted, [job.src], job, track)
+        report.seconds["invert"] = time.perf_counter() - started
+        note_convergence(inverted, track, report)
+        # 3. measure and write
+        report.figures = inversion_figures(model, inverted)
+        if job.inversion == "ddim":
+            report.figures["guidance_1"] = _unguided_quality(model, inverted, track)
+        picture = crop_back(model.decode_latents(inverted.inversion.reconstruction), fitted[0])
+        save_image(to_image(picture), folder / "reconstruction.png", settings=job_document(job.command, report.job), parameters=None)
+        save_inversion(folder / "inversion.safetensors", inverted.inversion, inverted.info)
+        report.files = {"inversion": "inversion.safetensors", "reconstruction": "reconstruction.png"}
+        report.model, report.unet_calls = describe_model(model), model.counter.calls
+        write_report(report, folder)
+    return report
+
+
+def inversion_figures(model: DiffusionModel, inverted: Inverted) -> dict[str, Any]:
+    """Quality of the reconstruction beside the VAE's own, the ceiling; losses; what it cost when it was computed."""
+    inversion = inverted.inversion
+    inputs = torch.cat([crop_back(picture.pixel_values, picture) for picture in inverted.fitted])
+
+    def quality(latents: torch.Tensor) -> dict[str, Any]:
+        return reconstruction_quality(inputs, crop_back(model.decode_latents(latents), inverted.fitted[0]))
+
+    return {
+        "reconstruction": quality(inversion.reconstruction),
+        "vae": quality(inversion.trajectory.image),
+        "converged": inversion.converged,
+        "losses": list(inversion.losses),
+        "inversion_unet_calls": inversion.unet_calls,
+        "cached": inverted.cached,
+    }
+
+
+def note_convergence(inverted: Inverted, track: Track, report: Report) -> None:
+    """A null-text fit that ends far from the picture is said aloud."""
+    if not inverted.inversion.converged:
+        note = (
+            f"the inversion has not converged (loss {inverted.inversion.losses[-1]:.2g} at the last step): "
+            "expect end frames that differ from the input; try --guidance 3, more --inner-steps, or a --src that fits"
+        )
+        report.notes.append(note)
+        track.note(note)
+
+
+def _unguided_quality(model: DiffusionModel, inverted: Inverted, track: Track) -> dict[str, Any]:
+    """DDIM's own reconstruction at guidance 1, beside the one at the guidance that was asked for."""
+    inversion, fitted = inverted.inversion, inverted.fitted[0]
+    text = constant(model.encode_prompts(inversion.prompts))
+    steps = denoise(model, inversion.trajectory.noise, text, text, inversion.num_inference_steps, 1.0)
+    *_, last = track(steps, "reconstructing at guidance 1", inversion.num_inference_steps)
+    return reconstruction_quality(
+        crop_back(fitted.pixel_values, fitted), crop_back(model.decode_latents(last.latents), fitted)
+    )

@@ -1,0 +1,220 @@
+"""From pictures to their inversion: the station that `invert`, `interpolate` and `edit` share, with its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from smoothtool import __version__
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import constant, denoise
+from smoothtool.errors import ModelError, UsageError
+from smoothtool.files.cache import InversionCache, cache_key
+from smoothtool.files.images import Fitted, fit_image, load_image
+from smoothtool.files.inversions import load_inversion
+from smoothtool.jobs import parse_size
+from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
+from smoothtool.methods.inversion.null_text import (
+    Solver,
+    adam_solver,
+    gauss_newton_solver,
+    null_text_steps,
+)
+from smoothtool.types import Conditioning, Inversion, LatentTrajectory, Track
+from smoothtool.weights.places import resolve_picture
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import InversionJob
+
+CONVERGED_LOSS = 1e-2
+"""Latents have unit variance: a mean squared error above 1 % per picture at the last step is seen in the picture."""
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """An inversion with its pictures' sizes, and whether it had to be computed."""
+
+    inversion: Inversion
+    fitted: tuple[Fitted, ...]
+    info: dict[str, Any]
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What every inversion method starts from."""
+
+    model: DiffusionModel
+    trajectory: LatentTrajectory
+    text: Conditioning
+    null: Conditioning
+    prompts: tuple[str, ...]
+    job: InversionJob
+    track: Track
+
+
+def load_pictures(names: Sequence[str], model: DiffusionModel, size: str | None) -> list[Fitted]:
+    """Read and fit pictures; all take the working size of the first, cropped to its aspect ratio, never stretched."""
+    fitted: list[Fitted] = []
+    for name in names:
+        picture = load_image(resolve_picture(name))
+        first = fitted[0].size_px if fitted else None
+        fitted.append(
+            fit_image(
+                picture,
+                multiple=model.size_multiple,
+                size=working_size(size) if first is None else None,
+                native_px=model.native_size_px,
+                aspect_of=first,
+            )
+        )
+    return fitted
+
+
+def working_size(size: str | None) -> tuple[int, int] | int | None:
+    """`--size` as `fit_image` takes it: None, a longest side, or width and height."""
+    if size is None:
+        return None
+    width, height = parse_size(size)
+    return width if height is None else (width, height)
+
+
+def invert_pictures(
+    model: DiffusionModel, fitted: Sequence[Fitted], prompts: Sequence[str], job: InversionJob, track: Track
+) -> Inverted:
+    """Invert the pictures together, or take the result from the cache."""
+    pixel_values = torch.cat([picture.pixel_values for picture in fitted])
+    settings = inversion_settings(model, prompts, job)
+    cache, key = InversionCache(), cache_key(pixel_values, settings)
+    info = {**settings, "size_px": list(fitted[0].size_px), "original_sizes_px": [f.original_size_px for f in fitted]}
+    found = cache.get(key)
+    if found is not None:
+        return Inverted(_to_device(found[0], model.device), tuple(fitted), info, cached=True)
+    calls = model.counter.calls
+    latents = model.encode_images(pixel_values)
+    text = model.encode_prompts(prompts)
+    steps = track(ddim_inversion_steps(model, latents, text, job.steps), "inverting", job.steps)
+    inversion = invert_trajectory(model, trajectory_of(latents, list(steps)), prompts, job, track)
+    inversion = replace(inversion, unet_calls=model.counter.calls - calls)
+    cache.put(key, inversion, info)
+    return Inverted(inversion, tuple(fitted), info)
+
+
+def invert_trajectory(
+    model: DiffusionModel, trajectory: LatentTrajectory, prompts: Sequence[str], job: InversionJob, track: Track
+) -> Inversion:
+    """Turn DDIM pivots into the inversion that the job asks for."""
+    text, null = model.encode_prompts(prompts), model.encode_prompts([""])
+    return INVERSIONS[job.inversion](_Start(model, trajectory, text, null, tuple(prompts), job, track))
+
+
+def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: InversionJob) -> dict[str, Any]:
+    """All that an inversion depends on besides the pixels: the cache key's second half, kept in inversion files."""
+    solver = {"solver": job.solver, "inner_steps": job.inner_steps} if job.inversion == "nti" else {}
+    return {
+        "model": model.fingerprint,
+        "loras": [[lora["fingerprint"], lora["scale"]] for lora in model.loras],
+        "schedule": model.schedule.config,
+        "prompts": list(prompts),
+        "steps": job.steps,
+        "guidance": job.guidance,
+        "inversion": job.inversion,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "version": __version__,
+        **solver,
+    }
+
+
+def open_inversion(path: Path, model: DiffusionModel) -> Inverted:
+    """Read an inversion file.
+
+    Raises: ModelError when it was made with other weights or LoRAs.
+    """
+    inversion, info = load_inversion(path)
+    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
+    if info["model"] != model.fingerprint or info["loras"] != loras:
+        raise ModelError(
+            f"{path}: this inversion belongs to other weights (model {info['model']}, LoRAs {info['loras'] or 'none'})",
+            "the --model and --lora it was made with, or invert the picture again",
+        )
+    width, height = info["size_px"]
+    pixel_values = model.decode_latents(inversion.trajectory.image.to(model.device))
+    fitted = tuple(
+        Fitted(pixel_values[[index]], (width, height), tuple(original))
+        for index, original in enumerate(info["original_sizes_px"])
+    )
+    return Inverted(_to_device(inversion, model.device), fitted, info, cached=True)
+
+
+def join_trajectories(inverted: Sequence[Inverted]) -> LatentTrajectory:
+    """The pivots of several inversion files as one batch.
+
+    Raises: UsageError when sizes or steps differ.
+    """
+    trajectories = [one.inversion.trajectory for one in inverted]
+    shapes = {(t.timesteps, tuple(t.image.shape[1:])) for t in trajectories}
+    if len(shapes) > 1:
+        raise UsageError(
+            "the inversion files differ in picture size or steps", "invert both with the same --size and --steps"
+        )
+    return LatentTrajectory(torch.cat([t.latents for t in trajectories], dim=1), trajectories[0].timesteps)
+
+
+def _null_text(start: _Start) -> Inversion:
+    job, model = start.job, start.model
+    fit = null_text_steps(model, start.trajectory, start.text, start.null, job.guidance, make_solver(job))
+    steps = list(start.track(fit, "fitting null text", job.steps))
+    last_loss = steps[-1].losses[-1] / len(start.prompts)
+    return Inversion(
+        method="nti",
+        trajectory=start.trajectory,
+        reconstruction=steps[-1].latents,
+        prompts=start.prompts,
+        guidance_scale=job.guidance,
+        null_embeds=torch.stack([step.null_embeds for step in steps]),
+        sampled=torch.stack([start.trajectory.noise, *(step.latents for step in steps)]),
+        losses=tuple(step.losses[-1] for step in steps),
+        converged=last_loss <= CONVERGED_LOSS,
+    )
+
+
+def _plain_ddim(start: _Start) -> Inversion:
+    job = start.job
+    sampling = denoise(
+        start.model, start.trajectory.noise, constant(start.text), constant(start.null), job.steps, job.guidance
+    )
+    steps = list(start.track(sampling, "reconstructing", job.steps))
+    return Inversion(
+        method="ddim",
+        trajectory=start.trajectory,
+        reconstruction=steps[-1].latents,
+        prompts=start.prompts,
+        guidance_scale=job.guidance,
+        sampled=torch.stack([start.trajectory.noise, *(step.latents for step in steps)]),
+    )
+
+
+INVERSIONS: dict[str, Callable[[_Start], Inversion]] = {"nti": _null_text, "ddim": _plain_ddim}
+
+
+def make_solver(job: InversionJob) -> Solver:
+    """The null-text solver of the job."""
+    return adam_solver(job.inner_steps) if job.solver == "adam" else gauss_newton_solver()
+
+
+def _to_device(inversion: Inversion, device: torch.device) -> Inversion:
+    def move(value: torch.Tensor | None) -> torch.Tensor | None:
+        return None if value is None else value.to(device)
+
+    return replace(
+        inversion,
+        trajectory=replace(inversion.trajectory, latents=inversion.trajectory.latents.to(device)),
+        reconstruction=inversion.reconstruction.to(device),
+        null_embeds=move(inversion.null_embeds),
+        sampled=move(inversion.sampled),
+        extra={name: value.to(device) for name, value in inversion.extra.items()},
+    )

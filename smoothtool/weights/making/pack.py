@@ -1,0 +1,68 @@
+"""Put the trained parts together as an ordinary diffusers folder in float16 safetensors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
+
+from smoothtool.weights.making.clip import build_tokenizer
+from smoothtool.weights.making.unet import (
+    SCALING_FACTOR,
+    SCHEDULER,
+    Denoiser,
+    build_text_encoder,
+    build_unet,
+    normalised_vae,
+)
+
+FOLDER = Path(__file__).parents[1] / "stickers"
+MAX_SHARD = "15MB"
+
+
+def trained_denoiser(work: Path, tokenizer: CLIPTokenizer) -> Denoiser:
+    """UNet and text encoder with their averaged weights."""
+    model = Denoiser(build_unet(), build_text_encoder(tokenizer))
+    saved = torch.load(work / "unet.pt", weights_only=True)
+    model.load_state_dict(saved["averaged"])
+    return model.eval()
+
+
+def trained_vae(work: Path) -> AutoencoderKL:
+    """The normalised VAE, with the sharpened decoder where there is one."""
+    vae = normalised_vae(work)
+    if (work / "decoder.pt").exists():
+        vae.load_state_dict(torch.load(work / "decoder.pt", weights_only=True)["averaged"])
+    vae.register_to_config(scaling_factor=SCALING_FACTOR)
+    return vae.eval()
+
+
+def pack(work: Path, folder: Path = FOLDER) -> None:
+    """Write the model folder; the tiny CLIP goes along as `clip/` when it is trained."""
+    tokenizer = build_tokenizer(work / "tokenizer")
+    denoiser = trained_denoiser(work, tokenizer)
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    denoiser.unet.half().save_pretrained(folder / "unet", max_shard_size=MAX_SHARD)
+    denoiser.text_encoder.half().save_pretrained(folder / "text_encoder")
+    trained_vae(work).half().save_pretrained(folder / "vae")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
