@@ -74,7 +74,7 @@ def pixel_l2(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def path_figures(frames: torch.Tensor, distance: PairDistance, name: str) -> PathFigures:
-    """PPL and PDV (Zhang et al. 2024, DiffMorpher, arXiv:2312.07409, section 4.1) of frames [F, 3, H, W] in [-1, 1].
+    """PPL and PDV (Zhang et al. 2024, DiffMorpher, arXiv:2312.07409) of frames [F, 3, H, W] in [-1, 1].
 
     The paper's distance is LPIPS; figures in another distance cannot be compared with it, so the name goes along.
     Raises: InputError when there are fewer than two frames.

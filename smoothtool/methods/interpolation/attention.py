@@ -1,0 +1,69 @@
+"""AID, attention interpolation (He et al. 2024, arXiv:2403.17924), in its fused outer form.
+
+Every frame looks through its own keys and values joined with those of the two ends, in self- and cross-attention:
+
+    (1 - r) Attn(Q, [K, K_0], [V, V_0]) + r Attn(Q, [K, K_1], [V, V_1])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from smoothtool.diffusion.attention import AttentionLayer, attention_layers, controlled_attention, fused_attention
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise, per_step
+from smoothtool.methods.interpolation.walk import walk_starts, walk_text
+from smoothtool.types import Conditioning
+
+
+@contextmanager
+def attention_between_ends(unet: UNet2DConditionModel, ratios: Sequence[float], halves: int) -> Iterator[None]:
+    """For a while, every frame of a UNet call attends to the first and last frame of its half too.
+
+    ratios  one per frame of a half, from 0 (first end) to 1 (last end)
+    halves  2 when null and text rows come as one batch, else 1
+    """
+    frames = len(ratios)
+    last = torch.tensor(list(ratios) * halves, dtype=torch.float32).view(-1, 1, 1, 1)
+    starts = [half * frames for half in range(halves) for _ in range(frames)]
+    ends = [start + frames - 1 for start in starts]
+
+    def attend(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        def towards(rows: list[int]) -> torch.Tensor:
+            return fused_attention(query, torch.cat([key, key[rows]], dim=2), torch.cat([value, value[rows]], dim=2))
+
+        weight = last.to(query.device, query.dtype)
+        return (1 - weight) * towards(starts) + weight * towards(ends)
+
+    with controlled_attention(attention_layers(unet), attend, halves * frames):
+        yield
+
+
+def attention_walk_steps(
+    model: DiffusionModel,
+    noise: torch.Tensor,
+    text: Conditioning,
+    null: Conditioning,
+    null_embeds: torch.Tensor | None,
+    ratios: Sequence[float],
+    num_inference_steps: int,
+    guidance_scale: float,
+) -> Iterator[DenoisingStep]:
+    """The walk of `walk_steps` between two ends under interpolated attention; steps hold the in-between frames.
+
+    noise        [2, C, h, w]; text [2, L, D]; null [1, L, D]; null_embeds [N, 1, L, D] or None
+    The ends are sampled along, because the frames look at them: n + 2 frames in one batch.
+    """
+    starts = torch.cat([noise[:1], walk_starts(noise, ratios), noise[1:]])
+    frame_text = Conditioning.cat([text[:1], walk_text(text, ratios), text[1:]])
+    halves = 1 if guidance_scale == 1 else 2
+    with attention_between_ends(model.unet, [0.0, *ratios, 1.0], halves):
+        for step in denoise(
+            model, starts, constant(frame_text), per_step(null, null_embeds), num_inference_steps, guidance_scale
+        ):
+            yield replace(step, latents=step.latents[1:-1], noise_pred=step.noise_pred[1:-1])

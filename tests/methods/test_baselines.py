@@ -1,0 +1,149 @@
+"""The interpolation baselines: closed forms where there are some, invariants on the tiny model elsewhere."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from smoothtool.diffusion.ddim import add_noise
+from smoothtool.errors import UsageError
+from smoothtool.methods.interpolation.anid import anid_steps, noise_steps, with_midpoints
+from smoothtool.methods.interpolation.attention import attention_between_ends, attention_walk_steps
+from smoothtool.methods.interpolation.rescheduling import adain, rescheduled_ratios
+from smoothtool.methods.interpolation.slerp import slerp, uniform_ratios
+from smoothtool.methods.interpolation.vae import vae_frames
+from smoothtool.methods.interpolation.walk import walk_steps
+
+SHAPE = (4, 16, 16)
+
+
+def noise(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn((count, *SHAPE), generator=torch.Generator().manual_seed(seed))
+
+
+def test_vae_frames_lie_on_the_straight_line():
+    ends = noise(3)
+    frames = vae_frames(ends, [0.25, 0.5])
+    assert_close(frames[0], 0.75 * ends[0] + 0.25 * ends[1])
+    assert_close(frames[3], 0.5 * ends[1] + 0.5 * ends[2])
+    assert len(frames) == 4
+
+
+def test_anid_noise_falls_linearly_from_half_to_a_quarter_of_the_steps():
+    assert noise_steps(3, 200) == [100, 75, 50]
+    assert noise_steps(1, 50) == [25]
+    with pytest.raises(UsageError, match="too few for 4 levels"):
+        noise_steps(4, 4)
+
+
+def test_midpoints_are_put_between_the_frames_and_the_ends_are_left_out():
+    frames = noise(3)
+    mixed = with_midpoints(frames)
+    assert len(mixed) == 3
+    assert_close(mixed[0], slerp(frames[0], frames[1], 0.5))
+    assert torch.equal(mixed[1], frames[1])
+    assert_close(mixed[2], slerp(frames[1], frames[2], 0.5))
+
+
+def run_anid(model, ends: torch.Tensor, levels: int = 2, steps: int = 8, prompts=("a cat", "a dog")):
+    text, null = model.encode_prompts(list(prompts)), model.encode_prompts([""])
+    return list(anid_steps(model, ends, text, null, noise(1, seed=9), levels, steps, 2.0))
+
+
+def test_anid_gives_all_frames_between_the_ends_after_half_of_the_steps(model):
+    steps = run_anid(model, noise(2))
+    assert [(step.level, step.step_index, len(step.latents)) for step in steps] == [
+        (1, 4, 1), (1, 5, 1), (2, 6, 3), (2, 7, 3)
+    ]  # fmt: skip
+
+
+def test_anid_between_equal_pictures_gives_them_back_when_the_noise_is_predicted_exactly(model, monkeypatch):
+    shared = noise(1, seed=9)
+    monkeypatch.setattr(model, "predict_noise", lambda latents, timestep, text: shared.expand_as(latents))
+    picture = noise(1)
+    final = run_anid(model, picture.repeat(2, 1, 1, 1), prompts=("a cat", "a cat"))[-1].latents
+    end = model.schedule.final_alpha_cumprod
+    assert_close(final, add_noise(picture, shared, end).expand(3, *SHAPE), rtol=1e-4, atol=1e-4)
+
+
+def test_anid_run_backwards_gives_the_frames_in_reverse(model):
+    ends = noise(2)
+    forth, back = run_anid(model, ends), run_anid(model, ends.flip(0), prompts=("a dog", "a cat"))
+    assert_close(forth[-1].latents, back[-1].latents.flip(0), rtol=1e-4, atol=1e-4)
+
+
+def predict(model, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    with torch.no_grad():
+        return model.predict_noise(latents, 501, model.encode_prompts(prompts))
+
+
+def test_interpolated_attention_leaves_the_ends_as_they_are(model):
+    latents, prompts = noise(3), ["a cat", "a cake", "a dog"]
+    plain = predict(model, latents, prompts)
+    with attention_between_ends(model.unet, [0.0, 0.5, 1.0], halves=1):
+        between = predict(model, latents, prompts)
+    assert_close(between[[0, 2]], plain[[0, 2]], rtol=1e-4, atol=1e-5)
+    assert (between[1] - plain[1]).abs().max() > 1e-3
+    assert torch.equal(predict(model, latents, prompts), plain)
+
+
+def test_interpolated_attention_keeps_null_and_text_rows_apart(model):
+    latents, prompts = noise(3), ["a cat", "a cake", "a dog"]
+    with attention_between_ends(model.unet, [0.0, 0.5, 1.0], halves=1):
+        null, text = predict(model, latents, [""] * 3), predict(model, latents, prompts)
+    with attention_between_ends(model.unet, [0.0, 0.5, 1.0], halves=2):
+        both = predict(model, torch.cat([latents, latents]), [""] * 3 + prompts)
+    assert_close(both, torch.cat([null, text]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_the_attention_walk_between_equal_ends_is_the_plain_walk(model, guidance_scale: float):
+    ends = noise(1).repeat(2, 1, 1, 1)
+    text, null = model.encode_prompts(["a cat", "a cat"]), model.encode_prompts([""])
+    arguments = (model, ends, text, null, None, uniform_ratios(2), 2, guidance_scale)
+    *_, plain = walk_steps(*arguments)
+    *_, between = attention_walk_steps(*arguments)
+    assert_close(between.latents, plain.latents, rtol=1e-4, atol=1e-4)
+
+
+def test_rescheduling_a_squared_path_takes_the_square_root():
+    ratios = [index / 200 for index in range(201)]
+    distances = [(b**2 - a**2) for a, b in pairwise(ratios)]
+    assert rescheduled_ratios(ratios, distances, 9) == pytest.approx(
+        [math.sqrt(j / 10) for j in range(1, 10)], abs=1e-3
+    )
+
+
+def test_an_even_path_keeps_its_ratios_and_so_does_one_that_stands_still():
+    ratios = [0, 0.25, 0.5, 0.75, 1]
+    for distances in ([2.0] * 4, [0.0] * 4):
+        assert rescheduled_ratios(ratios, distances, 3) == pytest.approx([0.25, 0.5, 0.75])
+
+
+def test_a_standstill_is_crossed_in_one_step():
+    first, middle, last = rescheduled_ratios([0, 0.5, 0.9, 1], [1, 0, 1], 3)
+    assert (first, last) == pytest.approx((0.25, 0.95))
+    assert 0.5 <= middle <= 0.9
+
+
+def test_distances_must_fit_the_ratios():
+    with pytest.raises(ValueError, match="3 ratios need 2 distances"):
+        rescheduled_ratios([0, 0.5, 1], [1.0], 3)
+
+
+def test_adain_gives_frames_the_interpolated_statistics_of_the_ends():
+    first, last = noise(1)[0] * 2 + 1, noise(1, seed=1)[0] * 4 - 3
+    frames = adain(noise(3, seed=2), first, last, [0, 0.25, 1])
+    for frame, ratio in zip(frames, [0, 0.25, 1], strict=True):
+        for measure in (lambda z: z.mean(dim=(1, 2)), lambda z: z.std(dim=(1, 2), correction=0)):
+            expected = (1 - ratio) * measure(first) + ratio * measure(last)
+            assert_close(measure(frame), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_adain_leaves_an_end_as_it_is():
+    ends = noise(2)
+    assert_close(adain(ends, ends[0], ends[1], [0, 1]), ends, rtol=1e-4, atol=1e-5)
