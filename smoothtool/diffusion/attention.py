@@ -88,6 +88,15 @@ def attention_probs(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     return scores.float().softmax(dim=-1).to(query.dtype)
 
 
+def require_rows(found: int, wanted: int) -> None:
+    """Refuse a UNet call that was split to fit memory: rows that are meant to see each other would not."""
+    if found != wanted:
+        raise MemoryExhaustedError(
+            f"this method needs {wanted} rows in one UNet call, and they do not fit into memory",
+            "a smaller --size, or --dtype float16",
+        )
+
+
 @contextmanager
 def controlled_attention(layers: Iterable[AttentionLayer], attend: Attend, batch: int) -> Iterator[None]:
     """Let `attend` compute the attention of these layers for a while.
@@ -119,11 +128,7 @@ class _Processor:
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if len(hidden_states) != self.batch:
-            raise MemoryExhaustedError(
-                f"this method needs {self.batch} rows in one UNet call, and they do not fit into memory",
-                "a smaller --size, or --dtype float16",
-            )
+        require_rows(len(hidden_states), self.batch)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
             projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)

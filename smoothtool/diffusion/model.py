@@ -83,6 +83,11 @@ class DiffusionModel:
             raise ModelError(f"{self.name}: the picture came out as NaN", "--dtype float32, or lower --guidance")
         return pixel_values.clamp(-1, 1)
 
+    def decode_latents_with_gradient(self, latents: torch.Tensor) -> torch.Tensor:
+        """The same on the model's device, differentiable: for losses of the finished picture."""
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        return self.vae.decode(scaled).sample.float().clamp(-1, 1)
+
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """One row per prompt, [B, L, D]. Prompts over the token limit are cut; ask `cut_from` what was lost."""
@@ -104,7 +109,7 @@ class DiffusionModel:
     def predict_noise(
         self, latents: torch.Tensor, timestep: int | torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
-        """eps [B, C, h, w] in float32, whatever the UNet predicts and computes in.
+        """eps [B, C, h, w] in the latents' own dtype (float32), whatever the UNet predicts and computes in.
 
         timestep  one for all, or in autograd also one per row, [B]
         Differentiable in latents and conditioning. Outside autograd the batch is split to `max_batch` rows, halved
@@ -139,7 +144,7 @@ class DiffusionModel:
             encoder_hidden_states=conditioning.prompt_embeds.to(self.unet.dtype),
             added_cond_kwargs=added,
             return_dict=False,
-        )[0].float()
+        )[0].to(latents.dtype)
         if self.schedule.prediction_type == "v_prediction":
             schedule = self.schedule
             at = schedule.alpha_prod(timestep) if isinstance(timestep, int) else schedule.alpha_prods(timestep)

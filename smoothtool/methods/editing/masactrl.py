@@ -1,0 +1,52 @@
+"""MasaCtrl: the target keeps the source's appearance by looking it up through mutual self-attention.
+
+Cao et al., MasaCtrl: Tuning-Free Mutual Self-Attention Control, ICCV 2023 (arXiv:2304.08465), section 4.1: from step S
+and layer L on, the target's self-attention keeps its own queries and takes the source's keys and values. Poses and
+actions change, the thing stays the same. The program's S = 4 and L = 10 (of SD's 16) are the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import torch
+
+from smoothtool.diffusion.attention import block_like_sd, mutual_self_attention
+from smoothtool.diffusion.ddim import ddim_step
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import DenoisingStep, per_step
+from smoothtool.methods.inversion.resume import guidance_rule
+from smoothtool.types import Conditioning, Inversion
+
+ROWS = (0, 0, 2, 2)  # of null source, null target, text source, text target: each half looks at its own source
+
+
+@torch.no_grad()
+def masactrl_steps(
+    model: DiffusionModel,
+    inversion: Inversion,
+    path: torch.Tensor,
+    source: Conditioning,
+    target: Conditioning,
+    null: Conditioning,
+    guidance_scale: float,
+    start_step: int = 4,
+    start_layer: int = 10,
+) -> Iterator[DenoisingStep]:
+    """One UNet call of four rows a step; the source row stays on its path.
+
+    path         [N+1, 1, C, h, w] latents of the source in sampling order, see `source_path`
+    start_layer  as in SD 1.5, scaled to the depth of this UNet
+    """
+    null_at, rule = per_step(null, inversion.null_embeds), guidance_rule(inversion)
+    layer, latents = block_like_sd(model.unet, start_layer), path[0]
+    for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(inversion.num_inference_steps)):
+        both = torch.cat([path[index], latents])
+        rows = Conditioning.cat([null_at(index), null_at(index), source, target])
+        looking = mutual_self_attention(model.unet, ROWS, layer) if index >= start_step else nullcontext()
+        with looking:
+            noise = model.predict_noise(torch.cat([both, both]), t, rows)
+        noise_pred = rule(noise[1:2], noise[3:], guidance_scale)
+        latents = ddim_step(latents, noise_pred, alpha_from, alpha_to)
+        yield DenoisingStep(index, t, latents, noise_pred)

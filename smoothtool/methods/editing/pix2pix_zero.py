@@ -1,0 +1,171 @@
+"""pix2pix-zero: shift the text by an edit direction, and hold the cross-attention maps where they were.
+
+Parmar et al., Zero-shot Image-to-Image Translation, SIGGRAPH 2023 (arXiv:2302.03027). Three parts:
+
+    direction   mean embedding of target sentences minus mean embedding of source sentences (section 3.1)
+    inversion   DDIM at w = 1 whose noise predictions are pulled towards white Gaussian noise (eqs. 2, 3)
+    guidance    z_t <- z_t - lr d/dz_t sum (A(z_t, shifted) - A_reference)^2, then a guided DDIM step (eq. 4)
+
+The program first samples the whole reference and keeps its maps of every step (gigabytes at SD's size). The reference
+does not depend on the edit, so both run side by side here and one step's maps are held: the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+
+from smoothtool.diffusion.attention import AttentionLayer, attention_layers, attention_probs, controlled_attention
+from smoothtool.diffusion.ddim import ddim_step
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import DenoisingStep, guide, guided_noise
+from smoothtool.methods.inversion.ddim import InversionStep
+from smoothtool.types import Conditioning
+
+TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a photo of {}", "a drawing of {}", "{} in the centre",
+             "one {}", "this is {}", "a good picture of {}", "a close-up of {}")  # fmt: skip
+REGULARISATION_ROUNDS, ROLLS = 5, 5
+AUTOCORRELATION_WEIGHT = KL_WEIGHT = 20.0
+SMALLEST_PYRAMID = 8
+
+
+def sentences(phrase: str) -> list[str]:
+    """The phrase in the built-in sentences."""
+    return [template.format(phrase) for template in TEMPLATES]
+
+
+def edit_direction(source: Conditioning, target: Conditioning) -> torch.Tensor:
+    """[S, L, D] and [T, L, D], one row per sentence -> [1, L, D]."""
+    return target.prompt_embeds.mean(dim=0, keepdim=True) - source.prompt_embeds.mean(dim=0, keepdim=True)
+
+
+@torch.no_grad()
+def regularised_inversion_steps(
+    model: DiffusionModel,
+    latents: torch.Tensor,
+    text: Conditioning,
+    num_inference_steps: int,
+    generator: torch.Generator,
+) -> Iterator[InversionStep]:
+    """DDIM inversion at w = 1 of [B, C, h, w] with regularised noise; `generator` draws the shifts, on the CPU."""
+    text = text.expand(len(latents))
+    for step_index, (t, alpha_prod, alpha_prod_previous) in reversed(
+        list(enumerate(model.schedule.alpha_pairs(num_inference_steps)))
+    ):
+        noise = regularised(model.predict_noise(latents, t, text), generator)
+        latents = ddim_step(latents, noise, alpha_prod_previous, alpha_prod)
+        yield InversionStep(step_index, t, latents)
+
+
+def regularised(noise: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Five rounds of gradient descent towards uncorrelated, standard normal noise."""
+    for _ in range(REGULARISATION_ROUNDS):
+        for _ in range(ROLLS):
+            gradient = _gradient(noise, lambda part: autocorrelation(part, generator))
+            noise = noise - AUTOCORRELATION_WEIGHT * gradient / ROLLS
+        noise = noise - KL_WEIGHT * _gradient(noise, kl_to_standard_normal)
+    return noise
+
+
+def autocorrelation(noise: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Squared correlation with a randomly shifted copy, over a pyramid of halvings down to 8 pixels, per channel."""
+    total = noise.new_zeros(())
+    while True:
+        shift = int(torch.randint(max(1, min(noise.shape[-2:]) // 2), (), generator=generator))
+        for dim in (-2, -1):
+            total = total + (noise * noise.roll(shift, dims=dim)).mean(dim=(-2, -1)).square().sum()
+        if min(noise.shape[-2:]) <= SMALLEST_PYRAMID:
+            return total
+        noise = F.avg_pool2d(noise, 2)
+
+
+def kl_to_standard_normal(noise: torch.Tensor) -> torch.Tensor:
+    """var + mean^2 - 1 - log var per picture, twice the KL divergence of its entries' Gaussian to N(0, 1)."""
+    flat = noise.flatten(1)
+    variance = flat.var(dim=1)
+    return (variance + flat.mean(dim=1).square() - 1 - torch.log(variance + 1e-7)).sum()
+
+
+@torch.no_grad()
+def pix2pix_zero_steps(
+    model: DiffusionModel,
+    start: torch.Tensor,
+    source: Conditioning,
+    direction: torch.Tensor,
+    null: Conditioning,
+    num_inference_steps: int,
+    guidance_scale: float,
+    learning_rate: float = 0.1,
+) -> Iterator[DenoisingStep]:
+    """Three UNet calls a step: the reference, the gradient on the maps, the guided prediction.
+
+    start      [1, C, h, w] the noise of `regularised_inversion_steps`
+    direction  [1, L, D] added to the source embedding, see `edit_direction`
+    """
+    shifted = source.with_embeds(source.prompt_embeds + direction)
+    reference = latents = start
+    for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(num_inference_steps)):
+        kept = _Maps()
+        with kept.read(model):
+            noise_null, noise_text = _both(model, reference, t, null, source).chunk(2)
+        reference = ddim_step(reference, guide(noise_null, noise_text, guidance_scale), alpha_from, alpha_to)
+        latents = latents - learning_rate * _map_gradient(model, latents, t, null, shifted, kept)
+        noise_pred = guided_noise(model, latents, t, shifted, null, guidance_scale)
+        latents = ddim_step(latents, noise_pred, alpha_from, alpha_to)
+        yield DenoisingStep(index, t, latents, noise_pred)
+
+
+class _Maps:
+    """The cross-attention maps of one UNet call, [2, heads, Q, L] per layer."""
+
+    def __init__(self) -> None:
+        self.by_layer: dict[str, torch.Tensor] = {}
+
+    def read(self, model: DiffusionModel) -> AbstractContextManager[None]:
+        layers = [layer for layer in attention_layers(model.unet) if layer.is_cross]
+        return controlled_attention(layers, self._attend, batch=2)
+
+    def _attend(
+        self, layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        probs = self.by_layer[layer.name] = attention_probs(query, key)
+        return probs @ value
+
+    def distance(self, other: _Maps) -> torch.Tensor:
+        """Squared differences, summed over positions and layers, mean over rows and heads."""
+        pairs = [(maps.float(), other.by_layer[name].float()) for name, maps in self.by_layer.items()]
+        return torch.stack([(a - b).square().sum(dim=(2, 3)).mean() for a, b in pairs]).sum()
+
+
+def _both(
+    model: DiffusionModel, latents: torch.Tensor, timestep: int, null: Conditioning, text: Conditioning
+) -> torch.Tensor:
+    return model.predict_noise(torch.cat([latents, latents]), timestep, Conditioning.cat([null, text]))
+
+
+def _map_gradient(
+    model: DiffusionModel,
+    latents: torch.Tensor,
+    timestep: int,
+    null: Conditioning,
+    shifted: Conditioning,
+    reference: _Maps,
+) -> torch.Tensor:
+    """d/dz_t of the distance between the shifted text's maps and the reference's."""
+
+    def distance(candidate: torch.Tensor) -> torch.Tensor:
+        maps = _Maps()
+        with maps.read(model):
+            _both(model, candidate, timestep, null, shifted)
+        return maps.distance(reference)
+
+    return _gradient(latents, distance)
+
+
+def _gradient(at: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    with torch.enable_grad():
+        point = at.detach().requires_grad_(True)
+        return torch.autograd.grad(loss(point), point)[0]

@@ -1,0 +1,88 @@
+"""Plug-and-Play: the target is built on the source's decoder features and self-attention.
+
+Tumanyan et al., Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation, CVPR 2023
+(arXiv:2211.12572), algorithm 1. The source is inverted under the empty prompt, and its latents of every step are kept.
+While i < 0.8 N the convolution feature of decoder layer 4 is the source's (up_blocks[1].resnets[1], after conv2, before
+the residual is added), and while i < 0.5 N so are the self-attention queries and keys of decoder layers 4 to 11 (from
+up_blocks[1] attention 1 on). Values are the target's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from smoothtool.diffusion.attention import (
+    AttentionLayer,
+    attention_layers,
+    controlled_attention,
+    fused_attention,
+    require_rows,
+)
+from smoothtool.diffusion.ddim import ddim_step
+from smoothtool.diffusion.features import replaced_forward
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import DenoisingStep, guide
+from smoothtool.types import Conditioning, LatentTrajectory
+
+ROWS = 3  # the source under the empty prompt, the target's null half, the target's text half
+
+
+@torch.no_grad()
+def plug_and_play_steps(
+    model: DiffusionModel,
+    trajectory: LatentTrajectory,
+    target: Conditioning,
+    null: Conditioning,
+    guidance_scale: float,
+    feature_ratio: float = 0.8,
+    attention_ratio: float = 0.5,
+) -> Iterator[DenoisingStep]:
+    """One UNet call of three rows a step.
+
+    trajectory  the pivots of an inversion of one picture under the empty prompt
+    null        [1, L, D] the embedding of the empty prompt
+    *_ratio     in [0, 1], the part of the steps with injection
+    """
+    steps, latents = len(trajectory.timesteps), trajectory.noise
+    rows = Conditioning.cat([null, null, target])
+    for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(steps)):
+        with ExitStack() as stack:
+            if index < feature_ratio * steps:
+                stack.enter_context(_source_features(model.unet))
+            if index < attention_ratio * steps:
+                stack.enter_context(controlled_attention(_decoder_self(model.unet), _source_queries, ROWS))
+            batch = torch.cat([trajectory.entering(index), latents, latents])
+            _, noise_null, noise_text = model.predict_noise(batch, t, rows).chunk(ROWS)
+        noise_pred = guide(noise_null, noise_text, guidance_scale)
+        latents = ddim_step(latents, noise_pred, alpha_from, alpha_to)
+        yield DenoisingStep(index, t, latents, noise_pred)
+
+
+@contextmanager
+def _source_features(unet: Any) -> Iterator[None]:
+    """All rows take the source's output of conv2 in the second decoder block's second residual block."""
+    resnets = unet.up_blocks[1].resnets
+    convolution = resnets[min(1, len(resnets) - 1)].conv2
+    forward = convolution.forward
+
+    def of_source(hidden_states: torch.Tensor) -> torch.Tensor:
+        require_rows(len(hidden_states), ROWS)
+        return forward(hidden_states[:1]).expand(len(hidden_states), -1, -1, -1)
+
+    with replaced_forward(convolution, of_source):
+        yield
+
+
+def _decoder_self(unet: Any) -> list[AttentionLayer]:
+    """Self-attention layers from the second decoder block's second attention on."""
+    before = ("up_blocks.0.", "up_blocks.1.attentions.0.")
+    layers = attention_layers(unet)
+    return [la for la in layers if la.part == "up" and not la.is_cross and not la.name.startswith(before)]
+
+
+def _source_queries(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return fused_attention(query[:1].expand_as(query), key[:1].expand_as(key), value)

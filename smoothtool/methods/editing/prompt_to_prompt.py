@@ -1,0 +1,172 @@
+"""Prompt-to-Prompt: the target is drawn with the source's attention maps.
+
+Hertz et al., Prompt-to-Prompt Image Editing with Cross Attention Control, ICLR 2023 (arXiv:2208.01626), section 3.2.
+Source and target are sampled side by side from the same z_T; on the text half of the target
+
+    replace   A_tgt = A_src M                                  words exchanged one for one
+    refine    A_tgt = A_src[mapper] alpha + A_tgt (1 - alpha)  words added
+    reweight  A_tgt = A_tgt c                                  columns of chosen words scaled, after the above
+
+while i < 0.4 N, and self-attention maps of at most 32^2 tokens are the source's while i < 0.6 N. Local blend keeps
+the source where the chosen words are not looked at. The source row never leaves its known path, so only its text half
+is computed: three rows a step instead of four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from smoothtool.diffusion.attention import (
+    AttentionLayer,
+    attention_layers,
+    attention_probs,
+    controlled_attention,
+    fused_attention,
+)
+from smoothtool.diffusion.ddim import ddim_step
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import DenoisingStep, per_step
+from smoothtool.diffusion.tokens import PromptTokens
+from smoothtool.methods.editing.token_alignment import refinement_map, replacement_matrix
+from smoothtool.methods.inversion.resume import guidance_rule
+from smoothtool.types import Conditioning, Inversion
+
+NULL, SOURCE, TARGET = range(3)
+LARGEST_SELF_TOKENS = 32**2
+BLEND_AFTER, BLEND_THRESHOLD = 0.2, 0.3
+
+CrossEdit = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(A_src, A_tgt), each [heads, Q, L] -> the target's new map."""
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What an edit controls, and for which part of the steps (0..1).
+
+    cross_edit   replace or refine, with reweight behind it: see `cross_edit`
+    blend        token positions of the blend words in (source, target); None: no local blend
+    """
+
+    cross_edit: CrossEdit
+    cross_ratio: float = 0.4
+    self_ratio: float = 0.6
+    blend: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+
+def cross_edit(source: PromptTokens, target: PromptTokens, weights: dict[tuple[int, ...], float]) -> CrossEdit:
+    """Replace when both prompts have as many words, refine otherwise; then scale the columns in `weights`."""
+    scale = torch.ones(len(target.ids))
+    for positions, weight in weights.items():
+        scale[list(positions)] = weight
+    if len(source.words) == len(target.words):
+        matrix = replacement_matrix(source, target)
+        return lambda a_src, a_tgt: a_src @ matrix.to(a_src) * scale.to(a_src)
+    mapper, alpha = refinement_map(source, target)
+
+    def refine(a_src: torch.Tensor, a_tgt: torch.Tensor) -> torch.Tensor:
+        kept = alpha.to(a_src)
+        return (a_src[..., mapper.to(a_src.device)] * kept + a_tgt * (1 - kept)) * scale.to(a_src)
+
+    return refine
+
+
+@torch.no_grad()
+def prompt_to_prompt_steps(
+    model: DiffusionModel,
+    inversion: Inversion,
+    path: torch.Tensor,
+    source: Conditioning,
+    target: Conditioning,
+    null: Conditioning,
+    guidance_scale: float,
+    controls: Controls,
+) -> Iterator[DenoisingStep]:
+    """One UNet call of three rows a step, on one picture.
+
+    path  [N+1, 1, C, h, w] latents of the source in sampling order, see `source_path`
+    """
+    steps, null_at, rule = (
+        inversion.num_inference_steps,
+        per_step(null, inversion.null_embeds),
+        guidance_rule(inversion),
+    )
+    layers, blend, latents = attention_layers(model.unet), _LocalBlend(model, controls.blend), path[0]
+    for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(steps)):
+        attend = _Attend(controls, index / steps, blend)
+        batch = torch.cat([latents, path[index], latents])
+        with controlled_attention(layers, attend, batch=3):
+            noise = model.predict_noise(batch, t, Conditioning.cat([null_at(index), source, target]))
+        noise_pred = rule(noise[[NULL]], noise[[TARGET]], guidance_scale)
+        latents = ddim_step(latents, noise_pred, alpha_from, alpha_to)
+        if controls.blend and index >= int(BLEND_AFTER * steps):
+            latents = blend(path[index + 1], latents)
+        yield DenoisingStep(index, t, latents, noise_pred)
+
+
+class _Attend:
+    """The attention of one step, `progress` = i / N."""
+
+    def __init__(self, controls: Controls, progress: float, blend: _LocalBlend) -> None:
+        self.edit = controls.cross_edit if progress < controls.cross_ratio else None
+        self.inject = progress < controls.self_ratio
+        self.blend = blend
+
+    def __call__(
+        self, layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        if not layer.is_cross:
+            if self.inject and query.shape[2] <= LARGEST_SELF_TOKENS:
+                rows = [NULL, SOURCE, SOURCE]
+                return fused_attention(query[rows], key[rows], value)
+            return fused_attention(query, key, value)
+        if self.edit is None and not self.blend.reads(layer):
+            return fused_attention(query, key, value)
+        probs = attention_probs(query, key)
+        if self.edit is not None:
+            probs[TARGET] = self.edit(probs[SOURCE], probs[TARGET])
+        if self.blend.reads(layer):
+            self.blend.remember(probs)
+        return probs @ value
+
+
+@dataclass
+class _LocalBlend:
+    """Maps of the blend words at the middle resolution, summed over layers, heads, words and steps so far."""
+
+    model: DiffusionModel
+    words: tuple[tuple[int, ...], tuple[int, ...]] | None
+    total: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    downsampling: int = 0
+
+    def __post_init__(self) -> None:
+        # 16^2 maps of SD's 64^2 latents: half the resolution above the deepest one
+        self.downsampling = max(1, max(layer.downsampling for layer in attention_layers(self.model.unet)) // 2)
+
+    def reads(self, layer: AttentionLayer) -> bool:
+        return self.words is not None and layer.downsampling == self.downsampling
+
+    def remember(self, probs: torch.Tensor) -> None:
+        """probs [3, heads, Q, L]."""
+        assert self.words is not None
+        rows = [
+            probs[row][..., list(at)].float().sum(dim=(0, 2))
+            for row, at in zip((SOURCE, TARGET), self.words, strict=True)
+        ]
+        self.total = self.total.to(probs.device) + torch.stack(rows)
+
+    def __call__(self, source: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """z = z_src + m (z - z_src)."""
+        height, width = latents.shape[-2:]
+        maps = self.total.view(2, height // self.downsampling, width // self.downsampling)
+        return torch.where(blend_mask(maps, (height, width)), latents, source)
+
+
+def blend_mask(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Where either prompt's map [2, h, w] is over 0.3 of its largest value, after a 3 x 3 max-pool: [1, 1, *size]."""
+    pooled = F.interpolate(F.max_pool2d(maps[:, None], 3, stride=1, padding=1), size=size)
+    masks = pooled / pooled.amax(dim=(2, 3), keepdim=True).clamp(min=1e-12) > BLEND_THRESHOLD
+    return masks.any(dim=0, keepdim=True)

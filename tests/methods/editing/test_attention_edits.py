@@ -1,0 +1,153 @@
+"""Plug-and-Play, MasaCtrl and pix2pix-zero."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from smoothtool.diffusion.attention import attention_layers
+from smoothtool.diffusion.sampling import constant, denoise
+from smoothtool.errors import MemoryExhaustedError
+from smoothtool.methods.editing.masactrl import masactrl_steps
+from smoothtool.methods.editing.pix2pix_zero import (
+    autocorrelation,
+    edit_direction,
+    kl_to_standard_normal,
+    pix2pix_zero_steps,
+    regularised,
+    regularised_inversion_steps,
+)
+from smoothtool.methods.editing.plug_and_play import plug_and_play_steps
+from smoothtool.methods.inversion.ddim import ddim_inversion_steps
+
+N, W = 6, 3.0
+
+
+def plain(scene, start):
+    *_, last = denoise(scene.model, start, constant(scene.target), constant(scene.null), N, W)
+    return last.latents
+
+
+def pnp(scene, **ratios):
+    *_, last = plug_and_play_steps(scene.model, scene.inversion.trajectory, scene.target, scene.null, W, **ratios)
+    return last.latents
+
+
+def masactrl(scene, target=None, **options):
+    target = target or scene.target
+    *_, last = masactrl_steps(scene.model, scene.inversion, scene.path, scene.source, target, scene.null, W, **options)
+    return last.latents
+
+
+def close(found, wanted):
+    torch.testing.assert_close(found, wanted, atol=2e-4, rtol=2e-4)
+
+
+def test_plug_and_play_without_injection_is_plain_sampling(scene):
+    close(pnp(scene, feature_ratio=0.0, attention_ratio=0.0), plain(scene, scene.path[0]))
+
+
+def test_plug_and_play_injects_features_and_queries_each_on_its_own(scene):
+    without = pnp(scene, feature_ratio=0.0, attention_ratio=0.0)
+    features, queries = pnp(scene, attention_ratio=0.0), pnp(scene, feature_ratio=0.0)
+    for one, other in ((features, without), (queries, without), (features, queries)):
+        assert float((one - other).abs().max()) > 1e-4
+
+
+def test_plug_and_play_under_the_empty_prompt_takes_the_sources_first_step(scene):
+    # all three rows are then the same row
+    first = next(plug_and_play_steps(scene.model, scene.inversion.trajectory, scene.null, scene.null, W))
+    step = next(denoise(scene.model, scene.path[0], constant(scene.null), constant(scene.null), N, 1.0))
+    close(first.latents, step.latents)
+
+
+def test_masactrl_that_never_starts_is_plain_sampling(scene):
+    close(masactrl(scene, start_step=N), plain(scene, scene.path[0]))
+
+
+def test_masactrl_under_the_source_prompt_is_the_reconstruction(scene):
+    close(masactrl(scene, scene.source, start_step=0, start_layer=0), scene.inversion.reconstruction)
+
+
+def test_masactrl_mixes_the_source_in(scene):
+    assert float((masactrl(scene, start_step=0, start_layer=0) - plain(scene, scene.path[0])).abs().max()) > 1e-3
+
+
+def test_a_split_batch_is_refused_by_plug_and_play_and_masactrl(scene):
+    scene.model.max_batch = 2
+    for edit in (pnp, masactrl):
+        with pytest.raises(MemoryExhaustedError):
+            edit(scene)
+
+
+def test_every_edit_leaves_the_unet_as_it_was(scene):
+    before = [layer.module.processor for layer in attention_layers(scene.model.unet)]
+    pnp(scene), masactrl(scene)
+    assert all(
+        layer.module.processor is was for layer, was in zip(attention_layers(scene.model.unet), before, strict=True)
+    )
+    assert "forward" not in scene.model.unet.up_blocks[1].resnets[1].conv2.__dict__
+
+
+def test_an_edit_given_up_halfway_leaves_no_control_behind(scene):
+    steps = plug_and_play_steps(scene.model, scene.inversion.trajectory, scene.target, scene.null, W)
+    next(steps)
+    processors = {type(layer.module.processor).__name__ for layer in attention_layers(scene.model.unet)}
+    assert processors == {"AttnProcessor2_0"}
+
+
+def test_edit_direction_is_the_difference_of_means(scene):
+    both = [scene.model.encode_prompts(texts) for texts in (["a cat", "red cat"], ["a dog", "red dog", "dog"])]
+    direction = edit_direction(*both)
+    assert torch.equal(direction[0], both[1].prompt_embeds.mean(0) - both[0].prompt_embeds.mean(0))
+
+
+def test_pix2pix_zero_without_direction_is_guided_sampling(scene):
+    # the maps then equal the reference's, so their gradient vanishes
+    direction = torch.zeros_like(scene.source.prompt_embeds)
+    *_, last = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W)
+    close(last.latents, scene.inversion.reconstruction)
+
+
+def test_pix2pix_zero_without_learning_rate_is_plain_sampling(scene):
+    direction = scene.target.prompt_embeds - scene.source.prompt_embeds
+    steps = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W, learning_rate=0.0)
+    *_, last = steps
+    close(last.latents, plain(scene, scene.path[0]))
+
+
+def test_pix2pix_zero_guidance_changes_the_result(scene):
+    direction = scene.target.prompt_embeds - scene.source.prompt_embeds
+    results = []
+    for rate in (0.0, 10.0):
+        *_, last = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W, rate)
+        results.append(last.latents)
+    assert float((results[1] - results[0]).abs().max()) > 1e-4
+
+
+def test_regularisation_lowers_the_autocorrelation_of_correlated_noise():
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(1, 4, 18, 18, generator=torch.Generator().manual_seed(0)), 3, 1)
+    smooth = smooth / smooth.std()
+
+    def score(noise):
+        rolls = torch.Generator().manual_seed(9)
+        return sum(float(autocorrelation(noise, rolls)) for _ in range(50))
+
+    assert score(regularised(smooth, torch.Generator().manual_seed(1))) < 0.7 * score(smooth)
+
+
+def test_kl_is_zero_for_standard_and_positive_for_scaled_noise():
+    noise = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    noise = (noise - noise.mean()) / noise.std()
+    assert abs(float(kl_to_standard_normal(noise))) < 1e-5
+    assert float(kl_to_standard_normal(2 * noise)) == pytest.approx(
+        4 - 1 - torch.log(torch.tensor(4.0)).item(), abs=1e-3
+    )
+
+
+def test_regularised_inversion_is_ddim_inversion_but_for_the_noise(scene):
+    generator = torch.Generator().manual_seed(0)
+    steps = list(regularised_inversion_steps(scene.model, scene.latents, scene.source, N, generator))
+    plain_steps = list(ddim_inversion_steps(scene.model, scene.latents, scene.source, N))
+    assert [(s.step_index, s.timestep) for s in steps] == [(s.step_index, s.timestep) for s in plain_steps]
+    assert not torch.equal(steps[-1].latents, plain_steps[-1].latents)
