@@ -192,6 +192,75 @@ class InvertJob(InversionJob):
     src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
 
 
+class DragJob(ModelJob):
+    """Drag parts of a picture to other places: of a picture file, or of one made from a prompt."""
+
+    command: ClassVar[str] = "drag"
+    image: Annotated[str | None, Flag(positional=True)] = Field(
+        None, min_length=1, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
+    )
+    bench: Annotated[Path | None, Flag()] = Field(
+        None, description="Drag every item of a folder in DragBench's layout, and measure"
+    )
+    prompt: Annotated[str | None, Flag("-p")] = Field(None, description="Prompt of the picture to make and drag in")
+    src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
+    pick: Annotated[bool, Flag(delivery=True)] = Field(
+        False, description="Click the points and paint the mask on a page in the browser"
+    )
+    point: Annotated[list[str], Flag()] = Field(
+        [], description="From where to where, X,Y:X,Y in pixels from the picture's top left; repeat for more"
+    )
+    points: Annotated[Path | None, Flag()] = Field(
+        None, description="Points from a file: points.json, or DragBench's meta_data.pkl"
+    )
+    mask: Annotated[Path | None, Flag()] = Field(
+        None, description="Picture that is light where the picture may change; everywhere by default"
+    )
+    fit_mask: Annotated[bool, Flag()] = Field(False, description="Resize a mask of another size")
+    method: Annotated[Literal["dragdiffusion", "gooddrag", "fastdrag"], Flag()] = Field(
+        "dragdiffusion", description="gooddrag is better and slower, fastdrag rougher and done at once"
+    )
+    lora_steps: Annotated[int, Flag()] = Field(
+        80, ge=0, le=10_000, description="Steps of teaching the model the picture first; 0 for none"
+    )
+    strength: Annotated[float, Flag()] = Field(
+        0.7, gt=0, le=1, allow_inf_nan=False, description="How far towards noise the picture is opened for dragging"
+    )
+    iterations: Annotated[int | None, Flag()] = Field(
+        None, ge=1, le=10_000, description="Most drag iterations; 80 for dragdiffusion and 70 for gooddrag by default"
+    )
+
+    @field_validator("bench", "prompt")
+    @classmethod
+    def _one_source_of_pictures(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and any(info.data.get(other) for other in ("image", "bench")):
+            raise ValueError("is instead of a picture file, not beside it")
+        if (
+            value is None
+            and info.field_name == "prompt"
+            and not any(info.data.get(key, 1) for key in ("image", "bench"))
+        ):
+            raise ValueError("is missing: give a picture, or a prompt for a picture to drag in")
+        return value
+
+    @field_validator("point")
+    @classmethod
+    def _points_are_places(cls, point: list[str]) -> list[str]:
+        for text in point:
+            parse_point(text)
+        return point
+
+    @field_validator("points")
+    @classmethod
+    def _points_come_from_one_place(cls, points: Path | None, info: ValidationInfo) -> Path | None:
+        sources = [name for name in ("bench", "pick", "point") if info.data.get(name, [])]
+        if points is not None and sources:
+            raise ValueError(f"is instead of {sources[0]}, not beside it")
+        if points is None and not sources and "point" in info.data:
+            raise ValueError("is missing: give point as X,Y:X,Y, a points file, or pick to click them")
+        return points
+
+
 class IstdJob(ModelJob):
     """Measure how smooth a model is: ISTD over many prompts, and what a LoRA changes about it."""
 
@@ -262,7 +331,83 @@ class EvalJob(ReportJob):
         return folders
 
 
-JOBS: dict[str, type[Job]] = {"interpolate": InterpolateJob, "invert": InvertJob, "istd": IstdJob, "eval": EvalJob}
+class TrainJob(ModelJob):
+    """Train a LoRA that makes a model's latent space smooth (or any LoRA, with --lambda 0)."""
+
+    command: ClassVar[str] = "train"
+    data: Annotated[str, Flag(positional=True)] = Field(
+        min_length=1, description="Folder with metadata.jsonl, metadata.csv or a .txt beside each picture; stickers:train"
+    )
+    max_steps: Annotated[int, Flag("-n")] = Field(1000, ge=1, description="Optimizer steps")
+    batch_size: Annotated[int, Flag("-b")] = Field(4, ge=1, le=4096, description="Pictures per process at once")
+    accumulate: Annotated[int, Flag()] = Field(1, ge=1, le=4096, description="Batches added up per optimizer step")
+    variation_weight: Annotated[float, Flag()] = Field(
+        1.0, alias="lambda", ge=0, allow_inf_nan=False, description="Weight of the regulariser; 0 is plain LoRA training"
+    )
+    gradient: Annotated[Literal["central", "one-sided", "forward-variation", "double-backward"], Flag()] = Field(
+        "central", description="How the regulariser is differentiated; double-backward is the paper's, slow and large"
+    )
+    relative_step: Annotated[float | None, Flag()] = Field(
+        None, gt=0, le=1, description="Length of its finite difference; by default what the precision allows"
+    )
+    running_mean_start: Annotated[Literal["first-batch", "zero"], Flag()] = Field(
+        "first-batch", description="Where the running mean of the variation begins; zero is the paper's program"
+    )
+    rank: Annotated[int, Flag("-r")] = Field(8, ge=1, le=1024, description="Rank of the LoRA; its alpha is the same")
+    full: Annotated[bool, Flag()] = Field(False, description="Train the whole UNet instead of a LoRA")
+    learning_rate: Annotated[float, Flag("-l")] = Field(
+        1e-4, gt=0, le=1, allow_inf_nan=False, description="Learning rate of AdamW, constant after the warm-up"
+    )
+    weight_decay: Annotated[float, Flag()] = Field(
+        1e-4, ge=0, le=1, allow_inf_nan=False, description="Weight decay of AdamW"
+    )
+    warmup_steps: Annotated[int, Flag()] = Field(0, ge=0, description="Steps of linear warm-up")
+    max_grad_norm: Annotated[float, Flag()] = Field(1.0, gt=0, description="Longer gradients are cut to this length")
+    prompt_dropout: Annotated[float, Flag()] = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="Share of samples trained without their caption"
+    )
+    ema: Annotated[float, Flag()] = Field(
+        0.0, ge=0, lt=1, allow_inf_nan=False, description="Decay of averaged weights, for example 0.999; 0 keeps none"
+    )
+    crop: Annotated[Literal["square", "buckets"], Flag()] = Field(
+        "square", description="Crop pictures to squares, or to the nearest of several shapes of one area"
+    )
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16"], Flag()] = Field(
+        "no", description="Precision of the passes; bf16 is too coarse for the regulariser's differences"
+    )
+    gradient_checkpointing: Annotated[bool, Flag()] = Field(False, description="Less memory for more time")
+    compile: Annotated[bool, Flag()] = Field(False, description="Compile the UNet first")
+    checkpoint_every: Annotated[int, Flag(delivery=True)] = Field(500, ge=1, description="Steps between checkpoints")
+    sample_every: Annotated[int, Flag(delivery=True)] = Field(
+        0, ge=0, description="Steps between sheets of sample walks; 0 makes none"
+    )
+    resume: Annotated[bool, Flag(delivery=True)] = Field(
+        False, description="Go on from the newest checkpoint in the output folder, or start"
+    )
+
+    @field_validator("full")
+    @classmethod
+    def _full_stands_alone(cls, full: bool, info: ValidationInfo) -> bool:
+        if full and [text for text in info.data.get("lora", []) if text != "none"]:
+            raise ValueError("trains the model's own weights, which cannot be saved with a LoRA on them")
+        return full
+
+    @field_validator("mixed_precision")
+    @classmethod
+    def _differences_need_precision(cls, mixed_precision: str, info: ValidationInfo) -> str:
+        differs = info.data.get("gradient") != "double-backward" and info.data.get("variation_weight")
+        if mixed_precision == "bf16" and differs:
+            raise ValueError("is bf16, which is too coarse for finite differences; take fp16 or no")
+        return mixed_precision
+
+
+JOBS: dict[str, type[Job]] = {
+    "interpolate": InterpolateJob,
+    "invert": InvertJob,
+    "drag": DragJob,
+    "istd": IstdJob,
+    "eval": EvalJob,
+}
 
 
 @dataclass(frozen=True)
@@ -349,6 +494,21 @@ def parse_lora(text: str) -> tuple[str, float]:
     if not path or not math.isfinite(scale):
         raise ValueError(f"is {text}, not PATH or PATH:SCALE with a finite scale")
     return path, scale
+
+
+def parse_point(text: str) -> tuple[float, float, float, float]:
+    """`20,32:40,32` is handle x, y and target x, y in pixels.
+
+    Raises: ValueError.
+    """
+    pairs = [pair.split(",") for pair in text.split(":")]
+    try:
+        (handle_x, handle_y), (target_x, target_y) = [[float(number) for number in pair] for pair in pairs]
+    except ValueError:
+        raise ValueError(f"is {text}, not from X,Y to X,Y such as 20,32:40,32") from None
+    if not all(map(math.isfinite, (handle_x, handle_y, target_x, target_y))):
+        raise ValueError(f"is {text}, and not every number in it is finite")
+    return handle_x, handle_y, target_x, target_y
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
