@@ -75,8 +75,3 @@ def test_the_original_size_is_remembered() -> None:
 def test_an_impossible_size_is_refused(size: int | tuple[int, int]) -> None:
     with pytest.raises(UsageError, match="--size"):
         fit_image(noise(64, 64), multiple=16, size=size, native_px=64)
-
-
-def test_a_native_area_does_not_make_a_monster_of_a_thin_picture() -> None:
-    with pytest.raises(UsageError, match="1x4000"):
-        fit_image(noise(1, 4000), multiple=16, size=512, native_px=512)

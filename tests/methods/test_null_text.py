@@ -1,0 +1,115 @@
+"""Null-text inversion: equal to a plain transcription, batched, economical, and honest about its losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from reference_null_text import reference_null_text
+from toys import tiny_model
+
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import constant, denoise, per_step
+from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
+from smoothtool.methods.inversion.null_text import (
+    NullTextStep,
+    Solver,
+    adam_solver,
+    gauss_newton_solver,
+    null_text_steps,
+)
+from smoothtool.types import Conditioning, LatentTrajectory
+
+STEPS, GUIDANCE = 4, 3.0
+
+
+@pytest.fixture
+def exact(tmp_path: Path) -> DiffusionModel:
+    """The tiny model in float64, where rounding hides nothing."""
+    model = tiny_model(tmp_path)
+    model.unet.double()
+    return model
+
+
+def pivots(model: DiffusionModel, pictures: int, dtype: torch.dtype) -> tuple[LatentTrajectory, Conditioning, Conditioning]:
+    noise = torch.randn(pictures, 4, 16, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    text, null = model.encode_prompts(["a cat", "a dog"][:pictures]), model.encode_prompts([""])
+    text, null = text.map(lambda part: part.to(dtype)), null.map(lambda part: part.to(dtype))
+    return trajectory_of(noise, list(ddim_inversion_steps(model, noise, text, STEPS))), text, null
+
+
+def fit(model: DiffusionModel, pictures: int, solver: Solver, dtype: torch.dtype = torch.float32) -> list[NullTextStep]:
+    trajectory, text, null = pivots(model, pictures, dtype)
+    return list(null_text_steps(model, trajectory, text, null, GUIDANCE, solver))
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_adam_equals_the_reference_order_of_work(exact: DiffusionModel, pictures: int) -> None:
+    trajectory, text, null = pivots(exact, pictures, torch.float64)
+    ours = list(null_text_steps(exact, trajectory, text, null, GUIDANCE, adam_solver(3)))
+    theirs = reference_null_text(exact, trajectory, text, null, GUIDANCE, inner_steps=3)
+    for step, (embeds, losses) in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(step.null_embeds, embeds, rtol=1e-9, atol=1e-9)
+        assert step.losses[:-1] == pytest.approx(losses, rel=1e-9)
+
+
+def test_gauss_newton_never_lets_the_loss_grow_within_a_step(model: DiffusionModel) -> None:
+    for step in fit(model, 2, gauss_newton_solver()):
+        assert step.losses[-1] <= step.losses[0]
+
+
+def test_gauss_newton_ends_lower_than_three_steps_of_adam(model: DiffusionModel) -> None:
+    ours, adam = (fit(model, 2, solver)[0].losses[-1] for solver in (gauss_newton_solver(2), adam_solver(3)))
+    assert ours < adam
+
+
+def test_more_conjugate_gradients_leave_less_of_a_linear_problem(model: DiffusionModel) -> None:
+    """A UNet that is linear in the null embedding makes the inner problem exactly least squares."""
+    matrix = torch.randn(4 * 16 * 16, 16 * 2, generator=torch.Generator().manual_seed(0))
+
+    def linear(latents: torch.Tensor, timestep: int, conditioning: Conditioning) -> torch.Tensor:
+        return (conditioning.prompt_embeds[:, :2].flatten(1) @ matrix.T).reshape(latents.shape) / 30
+
+    trajectory, text, null = pivots(model, 1, torch.float32)
+    model.predict_noise = linear  # type: ignore[method-assign]
+    *_, refined = null_text_steps(model, trajectory, text, null, GUIDANCE, gauss_newton_solver(40, trust_rms=1e9))
+    *_, once = null_text_steps(model, trajectory, text, null, GUIDANCE, gauss_newton_solver(1, trust_rms=1e9))
+    assert refined.losses[-1] < 0.9 * once.losses[-1]
+
+
+def test_the_stored_embeddings_give_the_same_path_again(model: DiffusionModel) -> None:
+    trajectory, text, null = pivots(model, 2, torch.float32)
+    steps = list(null_text_steps(model, trajectory, text, null, GUIDANCE, gauss_newton_solver()))
+    embeds = per_step(null, torch.stack([step.null_embeds for step in steps]))
+    *_, last = denoise(model, trajectory.noise, constant(text), embeds, STEPS, GUIDANCE)
+    torch.testing.assert_close(last.latents, steps[-1].latents, rtol=1e-3, atol=1e-3)
+
+
+def test_one_step_costs_the_calls_that_are_promised(model: DiffusionModel) -> None:
+    for solver, calls in ((adam_solver(10), 1 + 10 + 1), (gauss_newton_solver(1), 4), (gauss_newton_solver(2), 5)):
+        trajectory, text, null = pivots(model, 2, torch.float32)
+        before = model.counter.calls
+        next(iter(null_text_steps(model, trajectory, text, null, GUIDANCE, solver)))
+        assert model.counter.calls - before == calls
+
+
+def test_a_threshold_that_is_met_costs_nothing_more(model: DiffusionModel) -> None:
+    """At guidance 1 the null half has no weight: there is nothing to fit and the first loss is rounding."""
+    trajectory, text, null = pivots(model, 1, torch.float32)
+    noise = torch.zeros_like(trajectory.image)
+    model.predict_noise = lambda *_: noise  # type: ignore[method-assign]
+    still = trajectory_of(trajectory.image, list(ddim_inversion_steps(model, trajectory.image, text, STEPS)))
+    for step in null_text_steps(model, still, text, null, GUIDANCE, gauss_newton_solver()):
+        assert len(step.losses) == 1
+
+
+def test_the_unet_is_itself_again_after_an_exception(model: DiffusionModel) -> None:
+    trajectory, text, null = pivots(model, 1, torch.float32)
+
+    def failing(*_: object) -> None:
+        raise RuntimeError("solver")
+
+    with pytest.raises(RuntimeError, match="solver"):
+        next(iter(null_text_steps(model, trajectory, text, null, GUIDANCE, failing)))  # type: ignore[arg-type]
+    assert all("forward" not in module.__dict__ for module in model.unet.modules())
