@@ -132,7 +132,8 @@ def _stand_in(job: EvalJob, report: Report) -> tuple[str, PairDistance] | None:
 
 def _lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     values = lpips(first, second)
-    assert values is not None, "asked for only where lpips_missing() is empty"
+    if values is None:
+        raise InputError(lpips_missing(min(first.shape[-2:])), "larger frames")
     return values
 
 

@@ -20,6 +20,7 @@ from smoothtool.errors import InputError
 
 SSIM_WINDOW_PX, SSIM_SIGMA_PX = 11, 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+LPIPS_SMALLEST_PX = 31  # below, AlexNet's second pooling has nothing left to pool
 LPIPS_BACKBONE = "alexnet-owt-7be5be79.pth"
 
 
@@ -65,7 +66,7 @@ def ssim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 def lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor | None:
     """Learned perceptual distance (Zhang et al. 2018, AlexNet), or None where `lpips_missing()` says why."""
     _check_pair(first, second)
-    if lpips_missing():
+    if lpips_missing(min(first.shape[-2:])):
         return None
     metric = _lpips_metric()
     with torch.no_grad():
@@ -73,13 +74,19 @@ def lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor | None:
     return torch.stack(values).double()
 
 
-def lpips_missing() -> str:
-    """Why LPIPS cannot be had on this machine, or an empty string. Nothing is ever downloaded for it."""
+def lpips_missing(side_px: int = LPIPS_SMALLEST_PX) -> str:
+    """Why LPIPS cannot be had here for pictures with this shorter side, or ''. Nothing is ever downloaded for it."""
+    if side_px < LPIPS_SMALLEST_PX:
+        return f"LPIPS needs pictures of at least {LPIPS_SMALLEST_PX} pixels a side"
     if find_spec("torchmetrics") is None or find_spec("torchvision") is None:
         return "LPIPS needs an extra: pip install 'smoothtool[metrics]'"
     backbone = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE
     if not backbone.is_file():
         return f"LPIPS needs AlexNet: put {LPIPS_BACKBONE} from download.pytorch.org/models in {backbone.parent}"
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: built for another torch
+        return f"LPIPS needs a torchvision that fits torch {torch.__version__}: {str(error).splitlines()[0]}"
     return ""
 
 
@@ -91,7 +98,7 @@ def qualities(first: torch.Tensor, second: torch.Tensor) -> list[Quality]:
     errors, peaks, similarities = (measure(first, second).tolist() for measure in (mse, psnr_db, ssim))
     perceptual = lpips(first, second)
     last = [None] * len(first) if perceptual is None else perceptual.tolist()
-    reason = lpips_missing() if perceptual is None else ""
+    reason = lpips_missing(min(first.shape[-2:])) if perceptual is None else ""
     return [Quality(*row, reason) for row in zip(errors, peaks, similarities, last, strict=True)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ def test_ssim_of_a_picture_smaller_than_the_window_is_a_number_and_one_when_equa
 
 def test_missing_lpips_is_none_with_a_reason(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reconstruction, "find_spec", lambda name: None)
-    first, second = pictures((16, 16))
+    first, second = pictures((32, 32))
     report = reconstruction_quality(first, second)
     assert report["lpips"] is None
     assert "smoothtool[metrics]" in report["lpips_reason"]
@@ -72,8 +73,22 @@ def test_missing_lpips_is_none_with_a_reason(monkeypatch: pytest.MonkeyPatch):
 def test_lpips_without_its_backbone_names_the_file_and_downloads_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path):
     monkeypatch.setattr(reconstruction, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert reconstruction.lpips(*pictures((16, 16))) is None
+    assert reconstruction.lpips(*pictures((32, 32))) is None
     assert "alexnet-owt-7be5be79.pth" in reconstruction.lpips_missing()
+
+
+def test_a_torchvision_that_cannot_be_imported_is_a_reason_too(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / reconstruction.LPIPS_BACKBONE).touch()
+    monkeypatch.setattr(reconstruction, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert "torchvision that fits torch" in reconstruction.lpips_missing()
+    assert reconstruction.lpips(*pictures((32, 32))) is None
+
+
+def test_pictures_too_small_for_lpips_are_a_reason_too():
+    assert "31 pixels" in qualities(*pictures((30, 64)))[0].lpips_reason
 
 
 def test_the_report_holds_the_means_of_the_pictures():
