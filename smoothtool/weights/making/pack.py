@@ -11,14 +11,8 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
 from smoothtool.weights.making.clip import build_tokenizer
-from smoothtool.weights.making.unet import (
-    SCALING_FACTOR,
-    SCHEDULER,
-    Denoiser,
-    build_text_encoder,
-    build_unet,
-    normalised_vae,
-)
+from smoothtool.weights.making.unet import SCHEDULER, Denoiser, build_text_encoder, build_unet
+from smoothtool.weights.making.vae import SCALING_FACTOR, normalised_vae
 
 FOLDER = Path(__file__).parents[1] / "stickers"
 MAX_SHARD = "15MB"

@@ -38,7 +38,7 @@ def draw_pool(work: Path, count: int) -> np.ndarray:
 
 def to_pixel_values(pictures: np.ndarray) -> torch.Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def held_out_pixel_values(work: Path, count: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -18,10 +18,9 @@ from smoothtool.diffusion.ddim import Schedule
 from smoothtool.weights.making.clip import MAX_TOKENS, build_tokenizer, tokenize
 from smoothtool.weights.making.loop import Run
 from smoothtool.weights.making.pool import draw_pool, pool_caption, to_pixel_values
-from smoothtool.weights.making.vae import POOL, build_vae
+from smoothtool.weights.making.vae import POOL, SCALING_FACTOR, normalised_vae
 
 BATCH, PROMPT_DROPOUT, MIN_SNR_GAMMA = 32, 0.1, 5.0
-SCALING_FACTOR = 0.18215
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
@@ -46,31 +45,6 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
-
-
-@torch.no_grad()
-def normalised_vae(work: Path) -> AutoencoderKL:
-    """The trained VAE with latents of zero mean and, after SD's own scaling factor, unit variance per channel.
-
-    The affine change is folded into the 1x1 convolutions on both sides of the latents, so pictures do not change.
-    """
-    path, vae = work / "vae-normalised.pt", build_vae()
-    if path.exists():
-        vae.load_state_dict(torch.load(path, weights_only=True))
-        return vae
-    vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["averaged"])
-    pictures = to_pixel_values(draw_pool(work, POOL)[:1024])
-    latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
-    mean = latents.mean(dim=(0, 2, 3))
-    scale = 1 / (latents.std(dim=(0, 2, 3)) * SCALING_FACTOR)
-    into, out = vae.quant_conv, vae.post_quant_conv
-    out.bias += out.weight[:, :, 0, 0] @ mean
-    out.weight /= scale[None, :, None, None]
-    into.weight[:4] *= scale[:, None, None, None]
-    into.bias[:4] = (into.bias[:4] - mean) * scale
-    into.bias[4:] += 2 * scale.log()  # the variance follows
-    torch.save(vae.state_dict(), path)
-    return vae
 
 
 @torch.no_grad()

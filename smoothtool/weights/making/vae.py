@@ -18,6 +18,7 @@ from smoothtool.weights.making.pool import draw_pool, held_out_pixel_values, to_
 
 CROP_PX, BATCH, POOL = 32, 32, 24_000
 KL_WEIGHT = 5e-6
+SCALING_FACTOR = 0.18215
 
 
 def build_vae() -> AutoencoderKL:
@@ -58,12 +59,36 @@ def vae_psnr_db(vae: AutoencoderKL, pixel_values: torch.Tensor) -> float:
     return float((10 * torch.log10(4 / (out - pixel_values).square().mean(dim=(1, 2, 3)))).mean())
 
 
+@torch.no_grad()
+def normalised_vae(work: Path) -> AutoencoderKL:
+    """The trained VAE with latents of zero mean and, after SD's own scaling factor, unit variance per channel.
+
+    The affine change is folded into the 1x1 convolutions on both sides of the latents, so pictures do not change.
+    """
+    path, vae = work / "vae-normalised.pt", build_vae()
+    if path.exists():
+        vae.load_state_dict(torch.load(path, weights_only=True))
+        return vae
+    vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["averaged"])
+    pictures = to_pixel_values(draw_pool(work, POOL)[:1024])
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
+    mean = latents.mean(dim=(0, 2, 3))
+    scale = 1 / (latents.std(dim=(0, 2, 3)) * SCALING_FACTOR)
+    into, out = vae.quant_conv, vae.post_quant_conv
+    out.bias += out.weight[:, :, 0, 0] @ mean
+    out.weight /= scale[None, :, None, None]
+    into.weight[:4] *= scale[:, None, None, None]
+    into.bias[:4] = (into.bias[:4] - mean) * scale
+    into.bias[4:] += 2 * scale.log()  # the variance follows
+    torch.save(vae.state_dict(), path)
+    return vae
+
+
 def train_vae(work: Path, steps: int, *, decoder_only: bool = False, rate: float = 1e-3) -> None:
-    """Train to `work/vae.pt`, or with `decoder_only` from its averaged weights to `work/decoder.pt`."""
+    """Train to `work/vae.pt`, or with `decoder_only` from its normalised weights to `work/decoder.pt`."""
     torch.manual_seed(0)
-    vae = build_vae()
+    vae = normalised_vae(work) if decoder_only else build_vae()
     if decoder_only:
-        vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["averaged"])
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     pictures, unseen = draw_pool(work, POOL), held_out_pixel_values(work, 96)
