@@ -23,7 +23,7 @@ DOORS = {
     "methods": {"diffusion", *CARRIED},
     "files": CARRIED,
     "metrics": {"diffusion", *CARRIED},
-    "training": {"diffusion", "methods", "files", *CARRIED},
+    "training": {"diffusion", "methods", "files", "making", *CARRIED},
     "commands": {"methods", "diffusion", "training", "metrics", "files", "places", "jobs", *CARRIED},
     "cli": {"commands", "files", "places", "recipe", "jobs", "options", "yaml12", *CARRIED},
 }

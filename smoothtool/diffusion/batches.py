@@ -1,0 +1,48 @@
+"""What training asks of a model beyond sampling: a timestep per sample, and the VAE's whole posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.types import Conditioning
+
+
+def predict_noise_at(
+    model: DiffusionModel,
+    latents: torch.Tensor,
+    timesteps: torch.Tensor,
+    conditioning: Conditioning,
+    unet: Callable[..., tuple[torch.Tensor, ...]] | None = None,
+) -> torch.Tensor:
+    """eps [B, C, h, w] in float32, every sample at its own time; differentiable.
+
+    latents    [B, C, h, w]
+    timesteps  [B] whole numbers
+    unet       stands in for the model's own, for example compiled
+    """
+    model.counter.calls += 1
+    model.counter.rows += len(latents)
+    dtype = model.unet.dtype
+    out = (unet or model.unet)(
+        latents.to(dtype), timesteps, encoder_hidden_states=conditioning.prompt_embeds.to(dtype), return_dict=False
+    )[0].float()
+    if model.schedule.prediction_type == "v_prediction":
+        abar = alphas_cumprod_at(model, timesteps).to(out.device).view(-1, 1, 1, 1)
+        return abar.sqrt() * out + (1 - abar).sqrt() * latents
+    return out
+
+
+def alphas_cumprod_at(model: DiffusionModel, timesteps: torch.Tensor) -> torch.Tensor:
+    """abar_t [B] in float32 on the CPU, from the float64 table."""
+    return torch.tensor([model.schedule.alpha_prod(int(t)) for t in timesteps.tolist()])
+
+
+@torch.no_grad()
+def encode_posterior(model: DiffusionModel, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """pixel_values [B, 3, H, W] in [-1, 1] -> mean and standard deviation of the latents, each [B, C, h, w]."""
+    posterior = model.vae.encode(pixel_values.to(model.device, model.vae.dtype)).latent_dist
+    factor = float(model.vae.config.scaling_factor)
+    return posterior.mean.float() * factor, posterior.std.float() * factor

@@ -1,0 +1,134 @@
+"""Captioned pictures: a folder as in Hugging Face's ImageFolder, or with a text file beside each picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from smoothtool.errors import InputError
+from smoothtool.files.images import load_image
+from smoothtool.weights.making.icons import fetch_icons
+from smoothtool.weights.making.pool import pool_caption, pool_scene
+from smoothtool.weights.making.scenes import render
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
+CAPTIONS = (".txt", ".caption")
+CAPTION_COLUMNS = ("text", "caption", "prompt")
+HINT = "a folder with metadata.jsonl (file_name, text), or with a .txt beside each picture"
+STICKER_CAPTIONS = 3
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """A picture that is read when it is needed. `version` changes when its content does."""
+
+    name: str
+    captions: tuple[str, ...]
+    load: Callable[[], Image.Image]
+    version: str = ""
+
+
+def read_captioned_folder(folder: Path) -> tuple[list[CaptionedPicture], list[str]]:
+    """The pictures with their captions in a stable order, and a line for each one that cannot be used.
+
+    Raises: InputError when there is no folder, or nothing usable in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder", HINT)
+    complaints: list[str] = []
+    rows = list(_metadata_rows(folder, complaints))
+    captions = dict(rows) if rows or _metadata_file(folder) else dict(_sidecar_rows(folder, complaints))
+    found = []
+    for name, texts in sorted(captions.items()):
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            complaints.append(f"{name}: lies outside the data folder")
+        elif not path.is_file():
+            complaints.append(f"{name}: there is a caption, and no such picture")
+        else:
+            stat = path.stat()
+            version = f"{stat.st_size}-{stat.st_mtime_ns}"
+            found.append(CaptionedPicture(name, texts, partial(load_image, path), version))
+    if not found:
+        reason = f" ({complaints[0]})" if complaints else ""
+        raise InputError(f"{folder}: there are no captioned pictures in it{reason}", HINT)
+    return found, complaints
+
+
+def sticker_scenes(count: int, icons: Path) -> list[CaptionedPicture]:
+    """Scenes of the sticker world, the training pool's first `count`; the icons are fetched when they are missing."""
+    try:
+        fetch_icons(icons)
+    except Exception as error:  # npm missing, offline, a full disk: whatever it is, there are no icons
+        raise InputError(
+            f"stickers:train: the icons cannot be fetched to {icons} ({error})", "npm and a network"
+        ) from error
+    return [
+        CaptionedPicture(
+            f"scene-{index:06d}",
+            tuple(pool_caption(index, variant) for variant in range(STICKER_CAPTIONS)),
+            partial(render, pool_scene(index), icons),
+        )
+        for index in range(count)
+    ]
+
+
+def _metadata_file(folder: Path) -> Path | None:
+    paths = (folder / name for name in ("metadata.jsonl", "metadata.csv"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _metadata_rows(folder: Path, complaints: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    path = _metadata_file(folder)
+    if path is None:
+        return
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text", HINT) from error
+    rows = _json_rows(text) if path.suffix == ".jsonl" else enumerate(csv.DictReader(text.splitlines()), start=2)
+    for number, row in rows:
+        captions = _captions_of(row)
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not captions:
+            complaints.append(f"{path.name}:{number}: needs file_name and one of {', '.join(CAPTION_COLUMNS)}")
+        else:
+            yield row["file_name"], captions
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError):
+                yield number, None
+
+
+def _captions_of(row: Any) -> tuple[str, ...]:
+    found = next((row[key] for key in CAPTION_COLUMNS if row.get(key)), ()) if isinstance(row, dict) else ()
+    texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+    return tuple(" ".join(text.split()) for text in texts if isinstance(text, str) and text.strip())
+
+
+def _sidecar_rows(folder: Path, complaints: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    files = [path for path in sorted(folder.rglob("*")) if not path.name.startswith(".")]
+    pictures = [path for path in files if path.suffix.lower() in PICTURES]
+    stems = {path.with_suffix("") for path in pictures}
+    for path in files:
+        if path.suffix in CAPTIONS and path.with_suffix("") not in stems:
+            complaints.append(f"{path.relative_to(folder)}: there is a caption, and no picture of that name")
+    for path in pictures:
+        name = str(path.relative_to(folder))
+        sidecar = next((path.with_suffix(suffix) for suffix in CAPTIONS if path.with_suffix(suffix).is_file()), None)
+        text = "" if sidecar is None else sidecar.read_text(encoding="utf-8-sig", errors="replace").strip()
+        if text:
+            yield name, tuple(" ".join(line.split()) for line in text.splitlines() if line.strip())
+        else:
+            complaints.append(f"{name}: there is no caption for this picture")

@@ -1,0 +1,291 @@
+"""The training loop of the smooth LoRA (METHODS: L = L_base + lambda L_reg), on one process or many.
+
+The UNet is not wrapped: the regulariser runs several backward passes a step, which confuses gradient reducers, and a
+LoRA's gradients are small. They are averaged over the processes once a step instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from smoothtool.diffusion.batches import alphas_cumprod_at, predict_noise_at
+from smoothtool.diffusion.lora import add_trainable_lora
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import ModelError
+from smoothtool.methods.smoothness.step_variation import Gradient, LossTerm, NoisyBatch, Regularisation, loss_terms
+from smoothtool.training.examples import Examples
+from smoothtool.training.order import BatchOrder, draw
+from smoothtool.types import Conditioning
+
+BANDS = 4
+"""Timesteps are logged in this many bands of equal width: x0_hat grows as 1/sqrt(abar_t), and n with it."""
+RELATIVE_STEPS: dict[Gradient, float] = {"central": 3e-3, "one-sided": 1e-3, "forward-variation": 3e-3}
+COARSE_STEP = 0.03
+"""Length of the finite difference where products are rounded to 10 bits, as TF32 and float16 do."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The numbers of a training; names as in the job, meaning as in its help."""
+
+    max_steps: int
+    batch_size: int = 1
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup_steps: int = 0
+    max_grad_norm: float = 1.0
+    prompt_dropout: float = 0.0
+    seed: int = 0
+    rank: int = 8
+    full: bool = False
+    ema: float = 0.0
+    variation_weight: float = 1.0
+    gradient: Gradient = "central"
+    relative_step: float | None = None
+    running_mean_start: Literal["first-batch", "zero"] = "first-batch"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One optimizer step done.
+
+    bands  per timestep band ("0-249", …) the means of `base_loss`, `n` and `regulariser`, and `samples`
+    """
+
+    step: int
+    base_loss: float
+    regulariser: float | None
+    running_mean: float | None
+    learning_rate: float
+    samples: int
+    seconds: float
+    bands: dict[str, dict[str, float]]
+
+
+class Trainer:
+    """A model with something trainable on it, and all that changes while it is trained: `state()` is complete."""
+
+    def __init__(
+        self, model: DiffusionModel, examples: Examples, settings: TrainSettings, accelerator: Accelerator
+    ) -> None:
+        self.model, self.examples, self.settings, self.accelerator = model, examples, settings, accelerator
+        _make_trainable(model, settings)
+        self.named = {name: p for name, p in model.unet.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
+        adam = torch.optim.AdamW(self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.adam, self.optimizer = adam, accelerator.prepare(adam)
+        self.order = BatchOrder(examples.buckets, settings.batch_size * accelerator.num_processes, settings.seed)
+        self.step = 0
+        self.running_mean = torch.zeros(()) if settings.running_mean_start == "zero" else None
+        self.averages = {name: p.detach().clone() for name, p in self.named.items()} if settings.ema else {}
+        self.regularisation = Regularisation(
+            settings.gradient,
+            settings.variation_weight,
+            self._relative_step(),
+            partial(accelerator.reduce, reduction="mean"),
+        )
+        self._unet: Any = torch.compile(model.unet) if settings.compile else model.unet
+
+    def steps(self) -> Iterator[TrainStep]:
+        """Train up to `max_steps`.
+
+        Raises: ModelError when the loss is not a number; the weights are then those of the step before.
+        """
+        while self.step < self.settings.max_steps:
+            yield self._train_step()
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors and facts that make another `Trainer` of the same settings go on from here."""
+        tensors = {f"weights/{name}": p.detach().cpu().clone() for name, p in self.named.items()}
+        for name, p in self.named.items():
+            for key, value in self.adam.state[p].items():
+                tensors[f"adam.{key}/{name}"] = value.detach().cpu().clone()
+        tensors |= {f"average/{name}": value.cpu().clone() for name, value in self.averages.items()}
+        if self.running_mean is not None:
+            tensors["running_mean/"] = self.running_mean.cpu().clone()
+        scaler = self.accelerator.scaler
+        return tensors, {"step": self.step, "scaler": scaler.state_dict() if scaler else None}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Put a `state()` back.
+
+        Raises: ModelError when it is of other weights.
+        """
+        groups: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            group, _, name = key.partition("/")
+            groups.setdefault(group, {})[name] = value
+        shapes = {name: value.shape for name, value in groups.get("weights", {}).items()}
+        if shapes != {name: p.shape for name, p in self.named.items()}:
+            raise ModelError("the checkpoint is of another model, rank or choice of layers", "an empty output folder")
+        for name, p in self.named.items():
+            p.copy_(groups["weights"][name])
+            moments = {key: part[name] for key, part in groups.items() if key.startswith("adam.") and name in part}
+            self.adam.state[p] = {key.removeprefix("adam."): value.to(p.device if value.ndim else "cpu")
+                                  for key, value in moments.items()}  # fmt: skip
+        for name, value in self.averages.items():
+            value.copy_(groups["average"][name])
+        self.running_mean = groups["running_mean"][""] if "running_mean" in groups else self.running_mean
+        self.step = int(facts["step"])
+        if self.accelerator.scaler and facts.get("scaler"):
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The exponential averages in the place of the weights, if they are kept."""
+        kept = {name: p.detach().clone() for name, p in self.named.items()} if self.averages else {}
+        self._set_weights(self.averages)
+        try:
+            yield
+        finally:
+            self._set_weights(kept)
+
+    def learning_rate(self) -> float:
+        """Constant after a linear warm-up."""
+        return self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
+
+    def _train_step(self) -> TrainStep:
+        started = time.perf_counter()
+        learning_rate = self.learning_rate()
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate
+        numbers = range(self.step * self.settings.accumulate, (self.step + 1) * self.settings.accumulate)
+        records = [self._accumulate(number) for number in numbers]
+        timesteps, base, norms, regulariser = (torch.cat([record[at] for record in records]) for at in range(4))
+        self._check_finite(timesteps, base, norms)
+        self._apply_gradients(timesteps)
+        self.step += 1
+        mean = self.running_mean if self.settings.variation_weight else None
+        return TrainStep(
+            step=self.step,
+            base_loss=float(base.mean()),
+            regulariser=None if mean is None else float(regulariser.mean()),
+            running_mean=None if mean is None else float(mean),
+            learning_rate=learning_rate,
+            samples=len(base),
+            seconds=time.perf_counter() - started,
+            bands=self._bands(timesteps, base, norms, regulariser),
+        )
+
+    def _accumulate(self, number: int) -> tuple[torch.Tensor, ...]:
+        """Gradients of batch `number`, added up; per sample of all processes timestep, base loss, n and (n - a)^2."""
+        batch, timesteps, conditioning = self._batch(number)
+        predict = partial(self._predict, timesteps=timesteps, conditioning=conditioning)
+        base = torch.zeros(len(timesteps), device=self.model.device)
+        terms = loss_terms(predict, batch, self._mean_on_device(), self.regularisation, self.parameters)
+        term: LossTerm | None = None
+        for term in terms:
+            self.accelerator.backward(term.loss / self.settings.accumulate)
+            base += term.base_loss
+        assert term is not None, "every gradient has a term"
+        norms = regulariser = torch.zeros_like(base)
+        if term.variation is not None:
+            norms, self.running_mean = term.variation.norms, term.variation.running_mean
+            regulariser = (norms - self.running_mean).square()
+        gathered = (self.accelerator.gather(values).cpu() for values in (timesteps, base, norms, regulariser))
+        return tuple(gathered)
+
+    def _batch(self, number: int) -> tuple[NoisyBatch, torch.Tensor, Conditioning]:
+        """This process's rows of the batch that all processes share."""
+        indices, examples, size = self.order[number], self.examples, self.settings.batch_size
+        part = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
+        means, deviations = (
+            torch.stack(values) for values in zip(*(examples.posterior(i) for i in indices[part]), strict=True)
+        )
+        draws = draw(
+            self.settings.seed, number, (len(indices), *means.shape[1:]), len(self.model.schedule.alphas_cumprod)
+        )
+        draws, device = draws.rows(part), self.model.device
+        rows = [
+            0 if dropped < self.settings.prompt_dropout else own[int(choice * len(own))]
+            for own, choice, dropped in zip(
+                (examples.captions[index] for index in indices[part]),
+                draws.caption.tolist(), draws.dropped.tolist(), strict=True,
+            )
+        ]  # fmt: skip
+        abar = alphas_cumprod_at(self.model, draws.timesteps)
+        predicts_v = self.model.schedule.prediction_type == "v_prediction"
+        latents = means + deviations * draws.posterior_noise
+        tensors = (latents, draws.noise, draws.probe, abar, 1 / abar if predicts_v else torch.ones_like(abar))
+        batch = NoisyBatch(*(value.to(device) for value in tensors))
+        embeds = torch.stack([examples.embedding(row) for row in rows]).to(device)
+        return batch, draws.timesteps.to(device), Conditioning(embeds)
+
+    def _predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        exact = self.settings.gradient == "double-backward" and self.settings.variation_weight > 0
+        attention = sdpa_kernel(SDPBackend.MATH) if exact else nullcontext()
+        with attention, self.accelerator.autocast():
+            return predict_noise_at(self.model, latents, timesteps, conditioning, self._unet)
+
+    def _apply_gradients(self, timesteps: torch.Tensor) -> None:
+        if self.accelerator.num_processes > 1:
+            for p in self.parameters:
+                p.grad = self.accelerator.reduce(p.grad, reduction="mean")
+        length = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        if self.accelerator.scaler is None and not bool(torch.isfinite(torch.as_tensor(length))):
+            self._refuse("the gradient", timesteps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for name, average in self.averages.items():
+            average.lerp_(self.named[name].detach(), 1 - min(self.settings.ema, (1 + self.step) / (10 + self.step)))
+
+    def _check_finite(self, timesteps: torch.Tensor, base: torch.Tensor, norms: torch.Tensor) -> None:
+        bad = ~(torch.isfinite(base) & torch.isfinite(norms))
+        if bool(bad.any()):
+            self._refuse("the loss", timesteps[bad])
+
+    def _refuse(self, what: str, timesteps: torch.Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        times = ", ".join(str(int(t)) for t in timesteps[:8])
+        raise ModelError(
+            f"step {self.step + 1}: {what} is not a number, at timesteps {times}",
+            "a lower --learning-rate, then --resume from the last checkpoint",
+        )
+
+    def _bands(self, timesteps: torch.Tensor, *figures: torch.Tensor) -> dict[str, dict[str, float]]:
+        width = -(-len(self.model.schedule.alphas_cumprod) // BANDS)
+        found = {}
+        for band in range(BANDS):
+            inside = timesteps // width == band
+            if bool(inside.any()):
+                means = {name: float(values[inside].mean())
+                         for name, values in zip(("base_loss", "n", "regulariser"), figures, strict=True)}  # fmt: skip
+                found[f"{band * width}-{(band + 1) * width - 1}"] = {**means, "samples": int(inside.sum())}
+        return found
+
+    def _relative_step(self) -> float:
+        """METHODS: the pair runs in float32, TF32 or float16."""
+        if self.settings.relative_step is not None:
+            return self.settings.relative_step
+        exact = self.model.device.type == "cpu" and self.model.unet.dtype == torch.float32
+        return RELATIVE_STEPS.get(self.settings.gradient, COARSE_STEP) if exact else COARSE_STEP
+
+    def _mean_on_device(self) -> torch.Tensor | None:
+        return None if self.running_mean is None else self.running_mean.to(self.model.device)
+
+    @torch.no_grad()
+    def _set_weights(self, values: dict[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            self.named[name].copy_(value)
+
+
+def _make_trainable(model: DiffusionModel, settings: TrainSettings) -> None:
+    if settings.full:
+        model.unet.requires_grad_(True)
+    else:
+        add_trainable_lora(model.unet, settings.rank, generator=torch.Generator().manual_seed(settings.seed))
+    if settings.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()

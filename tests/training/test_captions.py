@@ -1,0 +1,72 @@
+"""Training data from folders: what is found, and what is named and left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from smoothtool.errors import InputError
+from smoothtool.training.captions import read_captioned_folder
+
+
+def picture(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), "red").save(folder / name)
+
+
+def names_of(folder: Path):
+    found, complaints = read_captioned_folder(folder)
+    return {one.name: one.captions for one in found}, complaints
+
+
+def test_metadata_jsonl_gives_one_or_several_captions(tmp_path):
+    picture(tmp_path, "a.png")
+    picture(tmp_path, "sub/b.png")
+    rows = [{"file_name": "a.png", "text": " a  cat "}, {"file_name": "sub/b.png", "caption": ["a dog", "dog"]}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert names_of(tmp_path) == ({"a.png": ("a cat",), "sub/b.png": ("a dog", "dog")}, [])
+
+
+def test_metadata_csv_is_read(tmp_path):
+    picture(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"a cat, red"\n')
+    assert names_of(tmp_path)[0] == {"a.png": ("a cat, red",)}
+
+
+def test_sidecars_are_read_in_sub_folders(tmp_path):
+    picture(tmp_path, "x/a.png")
+    (tmp_path / "x" / "a.txt").write_text("a cat\na kitten\n")
+    assert names_of(tmp_path) == ({"x/a.png": ("a cat", "a kitten")}, [])
+
+
+def test_captions_without_pictures_and_the_reverse_are_named(tmp_path):
+    for name in ("a.png", "alone.png"):
+        picture(tmp_path, name)
+    (tmp_path / "a.caption").write_text("a cat")
+    (tmp_path / "lost.txt").write_text("nobody")
+    found, complaints = names_of(tmp_path)
+    assert list(found) == ["a.png"]
+    assert [line.split(":")[0] for line in complaints] == ["lost.txt", "alone.png"]
+
+
+def test_bad_rows_missing_files_and_ways_out_of_the_folder_are_named(tmp_path):
+    data = tmp_path / "data"
+    picture(tmp_path, "secret.png")
+    picture(data, "a.png")
+    rows = ['{"file_name": "a.png", "text": "a"}', "not json", '{"file_name": "a.png"}',
+            '{"file_name": "../secret.png", "text": "s"}', '{"file_name": "no.png", "text": "n"}']  # fmt: skip
+    (data / "metadata.jsonl").write_text("\n".join(rows))
+    found, complaints = names_of(data)
+    assert list(found) == ["a.png"]
+    assert len(complaints) == 4
+    assert "metadata.jsonl:2" in complaints[0]
+
+
+@pytest.mark.parametrize("make", [lambda folder: None, lambda folder: folder.mkdir()])
+def test_no_data_is_an_input_error(tmp_path, make):
+    make(tmp_path / "none")
+    with pytest.raises(InputError, match="none"):
+        read_captioned_folder(tmp_path / "none")

@@ -1,0 +1,251 @@
+"""`train` as a whole on the tiny model: resuming to the bit, outputs that others read, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from toys import tiny_model
+
+from smoothtool.commands import train
+from smoothtool.diffusion.lora import load_lora
+from smoothtool.errors import InputError, ModelError, UsageError
+from smoothtool.jobs import TrainJob
+from smoothtool.types import silent
+
+CAPTIONS = ["a cat", "a dog", "red cake", "a fox on blue", "a red dog"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index, caption in enumerate(CAPTIONS):
+        levels = random.integers(0, 255, (40, 32 if index % 2 else 64, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(caption)
+    return folder
+
+
+@pytest.fixture
+def job(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
+    """A maker of small jobs: rank 2, two pictures a batch, on the CPU."""
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(train, "open_session", lambda job, track: tiny_model(tmp_path / "tokenizer"))
+
+    def make(**settings) -> TrainJob:
+        small = {"data": str(data), "max_steps": 4, "batch_size": 2, "rank": 2, "device": "cpu", "seed": 3,
+                 "checkpoint_every": 2, "output": tmp_path / "out", "learning_rate": 1e-2}  # fmt: skip
+        return TrainJob(**{**small, **settings})
+
+    return make
+
+
+def log(report) -> list[dict]:
+    return [json.loads(line) for line in (report.folder / "training.jsonl").read_text().splitlines()]
+
+
+def weights(report) -> dict[str, torch.Tensor]:
+    return load_file(report.folder / "smooth-lora.safetensors")
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def figures(row: dict) -> dict:
+    return {key: row[key] for key in ("step", "base_loss", "regulariser", "running_mean", "bands")}
+
+
+def test_a_training_leaves_everything_that_is_promised(job):
+    report = train.run(job(sample_every=4, steps=2), silent)
+    names = {path.name for path in report.folder.iterdir()}
+    assert names == {"smooth-lora.safetensors", "smooth-lora-kohya.safetensors", "training.jsonl", "training.png",
+                     "checkpoints", "samples", "report.json", "job.yaml"}  # fmt: skip
+    assert [row["step"] for row in log(report)] == [1, 2, 3, 4]
+    assert report.figures["pictures"] == 5
+    assert {"n", "regulariser", "base_loss", "samples"} == set(next(iter(report.figures["bands"].values())))
+
+
+@pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(job, tmp_path, gradient):
+    settings = {"gradient": gradient, "accumulate": 2, "prompt_dropout": 0.3, "ema": 0.9, "crop": "buckets"}
+    whole = train.run(job(**settings, output=tmp_path / "whole"), silent)
+    train.run(job(**settings, max_steps=2), silent)
+    resumed = train.run(job(**settings, resume=True), silent)
+    assert same(weights(resumed), weights(whole))
+    assert [figures(row) for row in log(resumed)] == [figures(row) for row in log(whole)]
+
+
+def test_ctrl_c_writes_a_checkpoint_and_leaves(job, tmp_path):
+    class Interrupting:
+        def __call__(self, items, description, total):
+            for index, item in enumerate(items):
+                if description == "training" and index == 0:
+                    signal.raise_signal(signal.SIGINT)
+                yield item
+
+        def note(self, text):
+            pass
+
+    whole = train.run(job(output=tmp_path / "whole"), silent)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(job(checkpoint_every=1000), Interrupting())
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["step-00000001.safetensors"]
+    assert same(weights(train.run(job(resume=True), silent)), weights(whole))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from toys import tiny_model
+from smoothtool.commands import train
+from smoothtool.jobs import TrainJob
+import json
+train.open_session = lambda job, track: tiny_model(Path({tokenizer!r}))
+class Killing:
+    def __call__(self, items, description, total):
+        for index, item in enumerate(items):
+            if description == "training" and index == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item
+    def note(self, text): pass
+train.run(TrainJob.model_validate(json.loads({job!r})), Killing())
+"""
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(job, tmp_path):
+    whole = train.run(job(output=tmp_path / "whole"), silent)
+    killed = job(output=tmp_path / "killed")
+    program = KILLED.format(tests=str(Path(__file__).parents[1]), tokenizer=str(tmp_path / "tokenizer2"),
+                            job=killed.model_dump_json(by_alias=True))  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ}, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len((tmp_path / "killed" / "training.jsonl").read_text().splitlines()) == 3
+    resumed = train.run(job(output=tmp_path / "killed", resume=True), silent)
+    assert same(weights(resumed), weights(whole))
+    assert [row["step"] for row in log(resumed)] == [1, 2, 3, 4]
+
+
+def test_both_outputs_give_the_noise_of_the_trained_model(job, tmp_path, monkeypatch):
+    trained = tiny_model(tmp_path / "tokenizer")
+    monkeypatch.setattr(train, "open_session", lambda job, track: trained)
+    report = train.run(job(), silent)
+    latents = torch.randn(1, 4, 16, 16)
+
+    def predict(model):
+        with torch.no_grad():
+            return model.predict_noise(latents, 400, model.encode_prompts(["a cat"]))
+
+    expected = predict(trained)
+    for name in ("smooth-lora.safetensors", "smooth-lora-kohya.safetensors"):
+        loaded = tiny_model(tmp_path / "tokenizer")
+        assert not torch.allclose(predict(loaded), expected, atol=1e-5)
+        load_lora(loaded, report.folder / name)
+        torch.testing.assert_close(predict(loaded), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_first_order_training_follows_the_double_backward(job, tmp_path):
+    settings = {"max_steps": 12, "learning_rate": 2e-3}
+    runs = {gradient: train.run(job(gradient=gradient, output=tmp_path / gradient, **settings), silent)
+            for gradient in ("central", "double-backward")}  # fmt: skip
+    for name in ("base_loss", "regulariser", "running_mean"):
+        curves = {gradient: [row[name] for row in log(report)] for gradient, report in runs.items()}
+        assert curves["central"] == pytest.approx(curves["double-backward"], rel=0.02)
+
+
+def test_the_regulariser_lowers_the_variation(job, tmp_path):
+    settings = {"max_steps": 30, "learning_rate": 5e-3, "running_mean_start": "zero"}
+    plain = train.run(job(**{"lambda": 0.0}, output=tmp_path / "plain", **settings), silent)
+    smooth = train.run(job(**{"lambda": 10.0}, output=tmp_path / "smooth", **settings), silent)
+    assert log(plain)[0]["regulariser"] is None
+    rows = log(smooth)
+    assert sum(row["regulariser"] for row in rows[-10:]) < 0.8 * sum(row["regulariser"] for row in rows[:10])
+
+
+def test_full_training_leaves_a_whole_model_folder(job, tmp_path):
+    from smoothtool.diffusion.model import load_model
+
+    report = train.run(job(full=True, learning_rate=1e-3), silent)
+    loaded = load_model(report.folder / "model", "trained", device="cpu")
+    base = tiny_model(tmp_path / "tokenizer")
+    assert loaded.fingerprint != base.fingerprint
+    assert loaded.schedule.alphas_cumprod == base.schedule.alphas_cumprod
+
+
+def test_a_broken_picture_is_named_counted_and_skipped(job, data):
+    (data / "1.png").write_bytes(b"no picture")
+    report = train.run(job(max_steps=1), silent)
+    assert report.figures["skipped"] == 1
+    assert "1.png" in report.notes[0]
+    again = train.run(job(max_steps=1, force=True), silent)  # the cache remembers it
+    assert again.figures["skipped"] == 1
+
+
+def test_nothing_readable_is_an_input_error(job, data):
+    for path in data.glob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="none of the 5 pictures"):
+        train.run(job(), silent)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(job, tmp_path):
+    class Breaking:
+        """Poisons a weight after the second step."""
+
+        def __call__(self, items, description, total):
+            for index, item in enumerate(items):
+                yield item
+                if description == "training" and index == 1:
+                    next(p for p in self.model.unet.parameters() if p.requires_grad).data.fill_(torch.nan)
+
+        def note(self, text):
+            pass
+
+    breaking, open_before = Breaking(), train.open_session
+    train.open_session = lambda job, track: setattr(breaking, "model", open_before(job, track)) or breaking.model
+    with pytest.raises(ModelError, match=r"step 3.*timesteps"):
+        train.run(job(), breaking)
+    kept = load_file(tmp_path / "out" / "checkpoints" / "step-00000002.safetensors")
+    assert all(bool(torch.isfinite(value).all()) for value in kept.values())
+
+
+def test_changed_settings_are_listed_and_refused_without_force(job):
+    train.run(job(max_steps=2), silent)
+    with pytest.raises(UsageError, match=r"batch_size was 2, is 1.*learning_rate was 0.01, is 0.001") as caught:
+        train.run(job(resume=True, batch_size=1, learning_rate=1e-3), silent)
+    assert "--force" in caught.value.hint
+    report = train.run(job(resume=True, learning_rate=1e-3, force=True), silent)
+    assert [row["step"] for row in log(report)] == [1, 2, 3, 4]
+
+
+def test_an_earlier_training_is_not_overwritten_by_accident(job):
+    train.run(job(max_steps=1), silent)
+    with pytest.raises(UsageError, match="earlier training"):
+        train.run(job(), silent)
+
+
+def test_a_foreign_folder_is_refused_with_and_without_resume(job, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "holiday.txt").write_text("mine")
+    for settings in ({}, {"resume": True}, {"force": True}):
+        with pytest.raises(UsageError, match="not empty"):
+            train.run(job(**settings), silent)
+
+
+@pytest.mark.parametrize("settings", [{"rank": 0}, {"lambda": -1}, {"batch_size": 0}, {"mixed_precision": "bf16"},
+                                      {"full": True, "lora": ["a.safetensors"]}])  # fmt: skip
+def test_settings_that_cannot_be_meant_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        TrainJob(**{"data": "x", **settings})
