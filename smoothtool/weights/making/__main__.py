@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-STEPS = {"vae": 2_000, "clip": 1_500, "decoder": 4_000, "unet": 4_000}
+STEPS = {"vae": 2_000, "unet": 4_000, "decoder": 4_000, "clip": 3_000, "judge": 800}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m smoothtool.weights.making", description=__doc__)
-    parser.add_argument("stage", choices=["icons", *STEPS])
+    parser.add_argument("stage", choices=["icons", *STEPS, "pack", "measure"])
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
@@ -29,6 +29,18 @@ def main() -> None:
         from smoothtool.weights.making.clip import train_clip
 
         train_clip(arguments.work, steps, **rate)
+    elif arguments.stage == "judge":
+        from smoothtool.weights.making.judge import train_judge
+
+        train_judge(arguments.work, steps, **rate)
+    elif arguments.stage == "pack":
+        from smoothtool.weights.making.pack import pack
+
+        pack(arguments.work)
+    elif arguments.stage == "measure":
+        from smoothtool.weights.making.measure import measure
+
+        measure(arguments.work)
     elif arguments.stage == "unet":
         from smoothtool.weights.making.unet import train_unet
 
