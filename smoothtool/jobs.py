@@ -407,6 +407,7 @@ JOBS: dict[str, type[Job]] = {
     "drag": DragJob,
     "istd": IstdJob,
     "eval": EvalJob,
+    "train": TrainJob,
 }
 
 
