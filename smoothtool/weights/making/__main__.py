@@ -10,7 +10,7 @@ STEPS = {"vae": 2_000, "unet": 4_000, "decoder": 4_000, "clip": 3_000, "judge": 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m smoothtool.weights.making", description=__doc__)
-    parser.add_argument("stage", choices=["icons", *STEPS, "pack", "measure"])
+    parser.add_argument("stage", choices=["icons", *STEPS, "pack", "samples", "measure"])
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
@@ -37,6 +37,10 @@ def main() -> None:
         from smoothtool.weights.making.pack import pack
 
         pack(arguments.work)
+    elif arguments.stage == "samples":
+        from smoothtool.weights.making.samples import draw_samples
+
+        draw_samples(arguments.work / "icons")
     elif arguments.stage == "measure":
         from smoothtool.weights.making.measure import measure
 

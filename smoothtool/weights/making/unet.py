@@ -20,7 +20,7 @@ from smoothtool.weights.making.loop import Run
 from smoothtool.weights.making.pool import draw_pool, pool_caption, to_pixel_values
 from smoothtool.weights.making.vae import POOL, SCALING_FACTOR, normalised_vae
 
-BATCH, PROMPT_DROPOUT, MIN_SNR_GAMMA = 32, 0.1, 5.0
+BATCH, PROMPT_DROPOUT, MIN_SNR_GAMMA = 16, 0.1, 5.0
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
@@ -70,7 +70,7 @@ class Denoiser(nn.Module):
         return self.unet(latents, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
 
 
-def train_unet(work: Path, steps: int, *, rate: float = 8e-4, start: Path | None = None) -> None:
+def train_unet(work: Path, steps: int, *, rate: float = 6e-4, start: Path | None = None) -> None:
     """Train to `work/unet.pt`. `start`: a model folder whose UNet and text encoder to go on from."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(work / "tokenizer")
