@@ -249,3 +249,64 @@ def test_a_foreign_folder_is_refused_with_and_without_resume(job, tmp_path):
 def test_settings_that_cannot_be_meant_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         TrainJob(**{"data": "x", **settings})
+
+
+PROCESS = """
+import json, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import torch
+from toys import tiny_model
+from smoothtool.commands import train
+from smoothtool.jobs import TrainJob
+from smoothtool.types import silent
+torch.set_num_threads(1)
+train.open_session = lambda job, track: tiny_model(Path({tokenizer!r}) / str(torch.randint(2**31, ()).item()))
+train.run(TrainJob.model_validate(json.loads({job!r})), silent)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_twice_the_batch(job, tmp_path):
+    """The running mean included: it is the mean over both. Gradients agree to rounding, so short runs are compared."""
+    settings = {"accumulate": 2, "learning_rate": 1e-3}
+    one = train.run(job(**settings, batch_size=2, output=tmp_path / "one"), silent)
+    two = job(**settings, batch_size=1, output=tmp_path / "two")
+    program = PROCESS.format(tests=str(Path(__file__).parents[1]), tokenizer=str(tmp_path),
+                             job=two.model_dump_json(by_alias=True))  # fmt: skip
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
+              "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    started = [
+        subprocess.Popen([sys.executable, "-c", program], env={**common, "RANK": rank, "LOCAL_RANK": rank},
+                         stderr=subprocess.PIPE, text=True) for rank in "01"
+    ]  # fmt: skip
+    errors = [process.communicate(timeout=280)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    rows = [json.loads(line) for line in (tmp_path / "two" / "training.jsonl").read_text().splitlines()]
+    for expected, found in zip(log(one), rows, strict=True):
+        assert found["samples"] == expected["samples"] == 4
+        for name in ("base_loss", "regulariser", "running_mean"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-3)
+    trained = load_file(tmp_path / "two" / "smooth-lora.safetensors")
+    for key, value in weights(one).items():
+        torch.testing.assert_close(trained[key], value, atol=1e-3, rtol=1e-2)
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("gradient", ["central", "one-sided"])
+def test_gradient_checkpointing_changes_no_number(job, tmp_path, gradient):
+    plain = train.run(job(gradient=gradient, max_steps=2, output=tmp_path / "plain"), silent)
+    saving = train.run(
+        job(gradient=gradient, max_steps=2, gradient_checkpointing=True, output=tmp_path / "saving"), silent
+    )
+    for row, other in zip(log(plain), log(saving), strict=True):
+        assert row["regulariser"] == pytest.approx(other["regulariser"], rel=1e-4)
+    for key, value in weights(plain).items():
+        torch.testing.assert_close(weights(saving)[key], value, atol=1e-4, rtol=1e-3)
