@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png"}
+MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png", "edit": "edited*.png"}
 """The pictures each command makes, in its folder."""
 
 

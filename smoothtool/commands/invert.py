@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from smoothtool.commands.compare import compare_inversions, unguided_reconstruction
 from smoothtool.commands.inverting import Inverted, invert_pictures, load_pictures
 from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report, with_seed
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import constant, denoise
-from smoothtool.files.images import crop_back, save_image, to_image
+from smoothtool.files.images import Fitted, crop_back, save_image, to_image
 from smoothtool.files.inversions import save_inversion
 from smoothtool.files.output import new_folder
 from smoothtool.files.reports import job_document, write_report
@@ -31,24 +32,30 @@ def run(job: InvertJob, track: Track) -> Report:
         started = time.perf_counter()
         model = open_session(job, track)
         note_cut_prompts(model, [job.src], track, report)
-        fitted = load_pictures([job.image], model, job.size)
+        (picture,) = load_pictures([job.image], model, job.size)
         report.seconds["load"] = time.perf_counter() - started
-        # 2. invert
-        started = time.perf_counter()
-        inverted = invert_pictures(model, fitted, [job.src], job, track)
-        report.seconds["invert"] = time.perf_counter() - started
-        note_convergence(inverted, track, report)
-        # 3. measure and write
-        report.figures = inversion_figures(model, inverted)
-        if job.inversion == "ddim":
-            report.figures["guidance_1"] = _unguided_quality(model, inverted, track)
-        picture = crop_back(model.decode_latents(inverted.inversion.reconstruction), fitted[0])
-        save_image(to_image(picture), folder / "reconstruction.png", settings=job_document(job.command, report.job), parameters=None)
-        save_inversion(folder / "inversion.safetensors", inverted.inversion, inverted.info)
-        report.files = {"inversion": "inversion.safetensors", "reconstruction": "reconstruction.png"}
+        # 2. invert, measure and write
+        (compare_inversions if job.compare else _invert)(model, job, picture, track, report, folder)
         report.model, report.unet_calls = describe_model(model), model.counter.calls
         write_report(report, folder)
     return report
+
+
+def _invert(model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track, report: Report, folder: Path) -> None:
+    started = time.perf_counter()
+    inverted = invert_pictures(model, [picture], [job.src], job, track)
+    report.seconds["invert"] = time.perf_counter() - started
+    note_convergence(inverted, track, report)
+    report.figures = inversion_figures(model, inverted)
+    if job.inversion == "ddim":
+        unguided = model.decode_latents(unguided_reconstruction(model, inverted.inversion, track))
+        original = crop_back(picture.pixel_values, picture)
+        report.figures["guidance_1"] = reconstruction_quality(original, crop_back(unguided, picture))
+    given_back = to_image(crop_back(model.decode_latents(inverted.inversion.reconstruction), picture))
+    settings = job_document(job.command, report.job)
+    save_image(given_back, folder / "reconstruction.png", settings=settings, parameters=None)
+    save_inversion(folder / "inversion.safetensors", inverted.inversion, inverted.info)
+    report.files = {"inversion": "inversion.safetensors", "reconstruction": "reconstruction.png"}
 
 
 def inversion_figures(model: DiffusionModel, inverted: Inverted) -> dict[str, Any]:
@@ -78,14 +85,3 @@ def note_convergence(inverted: Inverted, track: Track, report: Report) -> None:
         )
         report.notes.append(note)
         track.note(note)
-
-
-def _unguided_quality(model: DiffusionModel, inverted: Inverted, track: Track) -> dict[str, Any]:
-    """DDIM's own reconstruction at guidance 1, beside the one at the guidance that was asked for."""
-    inversion, fitted = inverted.inversion, inverted.fitted[0]
-    text = constant(model.encode_prompts(inversion.prompts))
-    steps = denoise(model, inversion.trajectory.noise, text, text, inversion.num_inference_steps, 1.0)
-    *_, last = track(steps, "reconstructing at guidance 1", inversion.num_inference_steps)
-    return reconstruction_quality(
-        crop_back(fitted.pixel_values, fitted), crop_back(model.decode_latents(last.latents), fitted)
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,28 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from smoothtool import __version__
+from smoothtool.commands.inversion_methods import INVERSIONS, Start
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.cache import InversionCache, cache_key
 from smoothtool.files.images import Fitted, fit_image, load_image
 from smoothtool.files.inversions import load_inversion
 from smoothtool.jobs import parse_size
-from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
-from smoothtool.methods.inversion.null_text import (
-    Solver,
-    adam_solver,
-    gauss_newton_solver,
-    null_text_steps,
-)
-from smoothtool.types import Conditioning, Inversion, LatentTrajectory, Track
+from smoothtool.types import Inversion, LatentTrajectory, Track
 from smoothtool.weights.places import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import InversionJob
-
-CONVERGED_LOSS = 1e-2
-"""Latents have unit variance: a mean squared error above 1 % per picture at the last step is seen in the picture."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +32,6 @@ class Inverted:
     fitted: tuple[Fitted, ...]
     info: dict[str, Any]
     cached: bool = False
-
-
-@dataclass(frozen=True)
-class _Start:
-    """What every inversion method starts from."""
-
-    model: DiffusionModel
-    trajectory: LatentTrajectory
-    text: Conditioning
-    null: Conditioning
-    prompts: tuple[str, ...]
-    job: InversionJob
-    track: Track
 
 
 def load_pictures(names: Sequence[str], model: DiffusionModel, size: str | None) -> list[Fitted]:
@@ -94,27 +71,42 @@ def invert_pictures(
     found = cache.get(key)
     if found is not None:
         return Inverted(_to_device(found[0], model.device), tuple(fitted), info, cached=True)
-    calls = model.counter.calls
-    latents = model.encode_images(pixel_values)
-    text = model.encode_prompts(prompts)
-    steps = track(ddim_inversion_steps(model, latents, text, job.steps), "inverting", job.steps)
-    inversion = invert_trajectory(model, trajectory_of(latents, list(steps)), prompts, job, track)
-    inversion = replace(inversion, unet_calls=model.counter.calls - calls)
+    inversion = compute_inversion(model, fitted, prompts, job, track)
     cache.put(key, inversion, info)
     return Inverted(inversion, tuple(fitted), info)
+
+
+def compute_inversion(
+    model: DiffusionModel, fitted: Sequence[Fitted], prompts: Sequence[str], job: InversionJob, track: Track
+) -> Inversion:
+    """Invert the pictures together, whatever the cache knows."""
+    calls, latents = model.counter.calls, model.encode_images(torch.cat([picture.pixel_values for picture in fitted]))
+    inversion = INVERSIONS[job.inversion](_start(model, latents, prompts, job, track))
+    return replace(inversion, unet_calls=model.counter.calls - calls)
 
 
 def invert_trajectory(
     model: DiffusionModel, trajectory: LatentTrajectory, prompts: Sequence[str], job: InversionJob, track: Track
 ) -> Inversion:
     """Turn DDIM pivots into the inversion that the job asks for."""
+    return INVERSIONS[job.inversion](
+        replace(_start(model, trajectory.image, prompts, job, track), known_pivots=trajectory)
+    )
+
+
+def _start(
+    model: DiffusionModel, latents: torch.Tensor, prompts: Sequence[str], job: InversionJob, track: Track
+) -> Start:
     text, null = model.encode_prompts(prompts), model.encode_prompts([""])
-    return INVERSIONS[job.inversion](_Start(model, trajectory, text, null, tuple(prompts), job, track))
+    return Start(model, latents, text, null, tuple(prompts), job, track)
 
 
 def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: InversionJob) -> dict[str, Any]:
     """All that an inversion depends on besides the pixels: the cache key's second half, kept in inversion files."""
-    solver = {"solver": job.solver, "inner_steps": job.inner_steps} if job.inversion == "nti" else {}
+    own: dict[str, dict[str, Any]] = {
+        "nti": {"solver": job.solver, "inner_steps": job.inner_steps},
+        "regularised": {"seed": job.seed},
+    }
     return {
         "model": model.fingerprint,
         "loras": [[lora["fingerprint"], lora["scale"]] for lora in model.loras],
@@ -125,7 +117,7 @@ def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: Inver
         "inversion": job.inversion,
         "dtype": str(model.dtype).removeprefix("torch."),
         "version": __version__,
-        **solver,
+        **own.get(job.inversion, {}),
     }
 
 
@@ -162,48 +154,6 @@ def join_trajectories(inverted: Sequence[Inverted]) -> LatentTrajectory:
             "the inversion files differ in picture size or steps", "invert both with the same --size and --steps"
         )
     return LatentTrajectory(torch.cat([t.latents for t in trajectories], dim=1), trajectories[0].timesteps)
-
-
-def _null_text(start: _Start) -> Inversion:
-    job, model = start.job, start.model
-    fit = null_text_steps(model, start.trajectory, start.text, start.null, job.guidance, make_solver(job))
-    steps = list(start.track(fit, "fitting null text", job.steps))
-    last_loss = steps[-1].losses[-1] / len(start.prompts)
-    return Inversion(
-        method="nti",
-        trajectory=start.trajectory,
-        reconstruction=steps[-1].latents,
-        prompts=start.prompts,
-        guidance_scale=job.guidance,
-        null_embeds=torch.stack([step.null_embeds for step in steps]),
-        sampled=torch.stack([start.trajectory.noise, *(step.latents for step in steps)]),
-        losses=tuple(step.losses[-1] for step in steps),
-        converged=last_loss <= CONVERGED_LOSS,
-    )
-
-
-def _plain_ddim(start: _Start) -> Inversion:
-    job = start.job
-    sampling = denoise(
-        start.model, start.trajectory.noise, constant(start.text), constant(start.null), job.steps, job.guidance
-    )
-    steps = list(start.track(sampling, "reconstructing", job.steps))
-    return Inversion(
-        method="ddim",
-        trajectory=start.trajectory,
-        reconstruction=steps[-1].latents,
-        prompts=start.prompts,
-        guidance_scale=job.guidance,
-        sampled=torch.stack([start.trajectory.noise, *(step.latents for step in steps)]),
-    )
-
-
-INVERSIONS: dict[str, Callable[[_Start], Inversion]] = {"nti": _null_text, "ddim": _plain_ddim}
-
-
-def make_solver(job: InversionJob) -> Solver:
-    """The null-text solver of the job."""
-    return adam_solver(job.inner_steps) if job.solver == "adam" else gauss_newton_solver()
 
 
 def _to_device(inversion: Inversion, device: torch.device) -> Inversion:

@@ -33,9 +33,8 @@ class Clip:
     def image_size_px(self) -> int:
         return int(self.model.config.vision_config.image_size)
 
-    @torch.no_grad()
     def image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """pixel_values [B, 3, H, W] in [-1, 1] -> [B, D], not normalised."""
+        """pixel_values [B, 3, H, W] in [-1, 1] -> [B, D], not normalised, differentiable in the pictures."""
         rows = [self.model.get_image_features(pixel_values=self._prepare(part)) for part in _batches(pixel_values)]
         return torch.cat([getattr(row, "pooler_output", row) for row in rows])
 
@@ -59,7 +58,6 @@ class Clip:
         image, text = self.image_features(pixel_values).double(), self.text_features(prompts).double()
         return 100 * F.cosine_similarity(image, text).clamp(min=0)
 
-    @torch.no_grad()
     def patch_distance(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """A stand-in for LPIPS where its weights cannot be had: the same idea on CLIP's patches -> [B] float64.
 

@@ -8,7 +8,7 @@ import torch
 from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.sampling import constant, denoise, guide, guided_noise, per_step
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
-from smoothtool.methods.inversion.direct import source_path
+from smoothtool.methods.inversion.direct import pivot_path
 from smoothtool.methods.inversion.negative_prompt import negative_prompt_embeds, proximal_guidance
 
 N, W = 6, 7.5
@@ -58,7 +58,7 @@ def test_proximal_guidance_without_threshold_is_plain_guidance():
 def test_direct_inversions_source_row_is_the_papers_residual_correction(model, latents):
     text, null = model.encode_prompts(["a cat"]), model.encode_prompts([""])
     trajectory = trajectory_of(latents, list(ddim_inversion_steps(model, latents, text, N)))
-    path = source_path(trajectory)
+    path = pivot_path(trajectory)
     row = trajectory.noise
     for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(N)):
         pivot = trajectory.entering(index)

@@ -16,6 +16,6 @@ import torch
 from smoothtool.types import LatentTrajectory
 
 
-def source_path(trajectory: LatentTrajectory) -> torch.Tensor:
+def pivot_path(trajectory: LatentTrajectory) -> torch.Tensor:
     """The source row [N+1, B, C, h, w] in sampling order: index i enters step i, the last one is the image."""
     return trajectory.latents.flip(0)

@@ -1,0 +1,54 @@
+"""What a stretch of work cost: UNet calls, seconds, and the largest memory meanwhile."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from smoothtool.diffusion.model import DiffusionModel
+
+
+@dataclass
+class Cost:
+    """Filled in when the stretch ends. `peak_memory_mb` counts the loaded model too; None where it cannot be read."""
+
+    unet_calls: int = 0
+    seconds: float = 0.0
+    peak_memory_mb: float | None = None
+
+
+@contextmanager
+def measured(model: DiffusionModel) -> Iterator[Cost]:
+    cost, calls, started = Cost(), model.counter.calls, time.perf_counter()
+    _forget_peak(model.device)
+    try:
+        yield cost
+    finally:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        cost.unet_calls = model.counter.calls - calls
+        cost.seconds = time.perf_counter() - started
+        cost.peak_memory_mb = _peak_mb(model.device)
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark falls to what is used now
+
+
+def _peak_mb(device: torch.device) -> float | None:
+    """Of the GPU, or on Linux of this process's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    with suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(found[1]) * 1024 / 1e6 if found else None
+    return None

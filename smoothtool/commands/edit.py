@@ -1,0 +1,93 @@
+"""`smoothtool edit`: change a picture by words, by any of eight methods, from one inversion."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smoothtool.commands.compare import compare_edits
+from smoothtool.commands.edit_methods import Source
+from smoothtool.commands.editing import DEFAULT_RATIO, Edit, clip_if_there, edit_figures, one_edit, open_source
+from smoothtool.commands.invert import inversion_figures, note_convergence
+from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report, with_seed
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.files.images import crop_back, save_image, to_image
+from smoothtool.files.output import new_folder
+from smoothtool.files.provenance import a1111_parameters
+from smoothtool.files.reports import job_document, write_report
+from smoothtool.files.sheets import before_after, contact_sheet
+from smoothtool.types import Report, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import EditJob
+
+
+def run(job: EditJob, track: Track) -> Report:
+    """Edit one picture; leaves edited*.png, before-after.png, report.json, job.yaml; sheet.png for several."""
+    job = with_seed(job)
+    report = start_report(job, [job.image])
+    with new_folder(report.folder, job.force) as folder:
+        # 1. model
+        started = time.perf_counter()
+        model = open_session(job, track)
+        note_cut_prompts(model, [job.src, *job.trg], track, report)
+        report.seconds["load"] = time.perf_counter() - started
+        # 2. edit, measure and write
+        (compare_edits if job.compare else _edit)(model, job, track, report, folder)
+        report.model, report.unet_calls = describe_model(model), model.counter.calls
+        write_report(report, folder)
+    return report
+
+
+def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, folder: Path) -> None:
+    """All targets and ratios from one inversion."""
+    started = time.perf_counter()
+    source = open_source(model, job, track)
+    report.seconds["invert"] = time.perf_counter() - started
+    if source.inverted is not None:
+        note_convergence(source.inverted, track, report)
+    ratios = (job.ratio or [DEFAULT_RATIO]) if job.method == "switch" else [""]
+    edits = [one_edit(source, target, ratio) for target in job.trg for ratio in ratios]
+    report.seconds["edit"] = sum(edit.cost.seconds for edit in edits)
+    clip = clip_if_there(job, report)
+    before = crop_back(source.picture.pixel_values, source.picture)
+    names = _names(job, ratios)
+    report.figures["edits"] = [
+        {"file": name, "target": edit.target, **({"ratio": float(edit.ratio)} if edit.ratio else {}),
+         **edit_figures(edit, before, clip)}
+        for name, edit in zip(names, edits, strict=True)
+    ]  # fmt: skip
+    if source.inverted is not None and job.method != "pix2pix-zero":
+        report.figures["inversion"] = inversion_figures(model, source.inverted)
+    _write(job, source, edits, names, report, folder)
+
+
+def _names(job: EditJob, ratios: list[str]) -> list[str]:
+    """`edited.png`, or one name per combination."""
+    several_targets, several_ratios = len(job.trg) > 1, len(ratios) > 1
+    return [
+        "edited" + (f"-{number}" if several_targets else "") + (f"-r{ratio}" if several_ratios else "") + ".png"
+        for number in range(1, len(job.trg) + 1)
+        for ratio in ratios
+    ]
+
+
+def _write(job: EditJob, source: Source, edits: list[Edit], names: list[str], report: Report, folder: Path) -> None:
+    settings = job_document(job.command, report.job)
+    before = to_image(crop_back(source.picture.pixel_values, source.picture))
+    pictures = [to_image(edit.pixel_values) for edit in edits]
+    for name, edit, picture in zip(names, edits, pictures, strict=True):
+        parameters = a1111_parameters(
+            prompt=edit.target, steps=job.steps, guidance_scale=job.guidance, seed=job.seed,
+            size_px=picture.size, model=source.model.name,
+        )  # fmt: skip
+        save_image(picture, folder / name, settings=settings, parameters=parameters)
+    before_after(before, pictures[0], (job.src or "before", edits[0].target)).save(folder / "before-after.png")
+    report.files = {"edited": names, "before_after": "before-after.png"}
+    if len(edits) > 1:
+        columns = len(edits) // len(job.trg)
+        rows = [[before, *pictures[at : at + columns]] for at in range(0, len(edits), columns)]
+        heads = ["source", *(f"r = {edit.ratio}" if edit.ratio else "edited" for edit in edits[:columns])]
+        contact_sheet(rows, row_labels=job.trg, column_labels=heads).save(folder / "sheet.png")
+        report.files["sheet"] = "sheet.png"

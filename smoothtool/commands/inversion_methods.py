@@ -1,0 +1,172 @@
+"""From latents to an `Inversion`, one station per method of `--inversion`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import constant
+from smoothtool.errors import UsageError
+from smoothtool.methods.editing.pix2pix_zero import regularised_inversion_steps
+from smoothtool.methods.inversion.belm import belm_inversion_steps
+from smoothtool.methods.inversion.ddim import InversionStep, ddim_inversion_steps, trajectory_of
+from smoothtool.methods.inversion.direct import pivot_path
+from smoothtool.methods.inversion.edict import edict_inversion_steps
+from smoothtool.methods.inversion.fixed_point import fixed_point_steps
+from smoothtool.methods.inversion.negative_prompt import negative_prompt_embeds
+from smoothtool.methods.inversion.null_text import Solver, adam_solver, gauss_newton_solver, null_text_steps
+from smoothtool.methods.inversion.resume import resumed_steps
+from smoothtool.types import Conditioning, Inversion, LatentTrajectory, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import InversionJob
+
+CONVERGED_LOSS = 1e-2
+"""Latents have unit variance: a mean squared error above 1 % per picture at the last step is seen in the picture."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What every method starts from: latents [B, C, h, w] of the pictures, or their pivots when these are known."""
+
+    model: DiffusionModel
+    latents: torch.Tensor
+    text: Conditioning
+    null: Conditioning
+    prompts: tuple[str, ...]
+    job: InversionJob
+    track: Track
+    known_pivots: LatentTrajectory | None = None
+
+    def pivots(self) -> LatentTrajectory:
+        """DDIM's, at guidance 1."""
+        if self.known_pivots is not None:
+            return self.known_pivots
+        return self.walk(ddim_inversion_steps(self.model, self.latents, self.text, self.job.steps))
+
+    def walk(self, steps: Iterable[InversionStep]) -> LatentTrajectory:
+        return trajectory_of(self.latents, list(self.track(steps, "inverting", self.job.steps)))
+
+    def unsampled(self, method: str, trajectory: LatentTrajectory) -> Inversion:
+        """An inversion that has not been sampled from yet; the image stands in for its reconstruction."""
+        return Inversion(method, trajectory, trajectory.image, self.prompts, self.job.guidance)
+
+    def as_null(self) -> torch.Tensor:
+        """The source prompt in the place of the null embedding, the way of negative-prompt inversion."""
+        return negative_prompt_embeds(self.text, self.job.steps)
+
+    def sampled(self, inversion: Inversion, guidance_scale: float, first: int = 0) -> Inversion:
+        """Give the pictures back under the source prompt and keep the path; the first latents are the pivots'."""
+        path = pivot_path(inversion.trajectory)
+        text = constant(self.text)
+        steps = resumed_steps(self.model, inversion, path, text, self.null, guidance_scale, first)
+        done = list(self.track(steps, "reconstructing", self.job.steps - first))
+        whole = torch.cat([path[: first + 1], *(step.latents[None] for step in done)])
+        return replace(inversion, sampled=whole, reconstruction=whole[-1])
+
+
+def _null_text(start: Start) -> Inversion:
+    job, pivots = start.job, start.pivots()
+    fit = null_text_steps(start.model, pivots, start.text, start.null, job.guidance, make_solver(job))
+    steps = list(start.track(fit, "fitting null text", job.steps))
+    last_loss = steps[-1].losses[-1] / len(start.prompts)
+    return replace(
+        start.unsampled("nti", pivots),
+        reconstruction=steps[-1].latents,
+        null_embeds=torch.stack([step.null_embeds for step in steps]),
+        sampled=torch.stack([pivots.noise, *(step.latents for step in steps)]),
+        losses=tuple(step.losses[-1] for step in steps),
+        converged=last_loss <= CONVERGED_LOSS,
+    )
+
+
+def _plain_ddim(start: Start) -> Inversion:
+    return start.sampled(start.unsampled("ddim", start.pivots()), start.job.guidance)
+
+
+def _negative_prompt(start: Start) -> Inversion:
+    """With the source prompt as null, guidance cancels: the path is that of guidance 1, at half the cost."""
+    inversion = replace(start.unsampled("npi", start.pivots()), null_embeds=start.as_null())
+    return start.sampled(inversion, guidance_scale=1.0)
+
+
+def _proximal(start: Start) -> Inversion:
+    return replace(_negative_prompt(start), method="proxnpi")
+
+
+def _direct(start: Start) -> Inversion:
+    pivots = start.pivots()
+    return replace(start.unsampled("direct", pivots), sampled=pivot_path(pivots))
+
+
+def _fixed_point(start: Start) -> Inversion:
+    steps = list(start.track(
+        fixed_point_steps(start.model, start.latents, start.text, start.job.steps), "inverting", start.job.steps
+    ))  # fmt: skip
+    inversion = replace(
+        start.unsampled("fixed-point", trajectory_of(start.latents, list(steps))),
+        null_embeds=start.as_null(),
+        losses=tuple(step.residual for step in reversed(steps)),
+    )
+    return start.sampled(inversion, guidance_scale=1.0)
+
+
+def _edict(start: Start) -> Inversion:
+    latents = _float64(start)
+    steps = list(start.track(
+        edict_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
+    ))  # fmt: skip
+    inversion = replace(
+        start.unsampled("edict", trajectory_of(latents, list(steps))),
+        null_embeds=start.as_null(),
+        extra={"coupled": torch.stack([latents, *(step.coupled for step in steps)])},
+    )
+    return start.sampled(inversion, guidance_scale=1.0)
+
+
+def _belm(start: Start) -> Inversion:
+    latents = _float64(start)
+    steps = list(start.track(
+        belm_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
+    ))  # fmt: skip
+    inversion = replace(start.unsampled("belm", trajectory_of(latents, steps)), null_embeds=start.as_null())
+    return start.sampled(inversion, guidance_scale=1.0, first=1)
+
+
+def _regularised(start: Start) -> Inversion:
+    """pix2pix-zero's own: not offered as `--inversion`, because its noise no longer leads back to the picture."""
+    assert start.job.seed is not None
+    generator = torch.Generator().manual_seed(start.job.seed)
+    pivots = start.walk(regularised_inversion_steps(start.model, start.latents, start.text, start.job.steps, generator))
+    return start.unsampled("regularised", pivots)
+
+
+def _float64(start: Start) -> torch.Tensor:
+    if start.model.device.type == "mps":
+        raise UsageError(
+            f"--inversion {start.job.inversion}: exact inversion needs float64, which Apple's GPU does not have",
+            "--device cpu, or --inversion nti",
+        )
+    return start.latents.double()
+
+
+INVERSIONS: dict[str, Callable[[Start], Inversion]] = {
+    "nti": _null_text,
+    "ddim": _plain_ddim,
+    "npi": _negative_prompt,
+    "proxnpi": _proximal,
+    "direct": _direct,
+    "fixed-point": _fixed_point,
+    "edict": _edict,
+    "belm": _belm,
+    "regularised": _regularised,
+}
+
+
+def make_solver(job: InversionJob) -> Solver:
+    """The null-text solver of the job."""
+    return adam_solver(job.inner_steps) if job.solver == "adam" else gauss_newton_solver()
