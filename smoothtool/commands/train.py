@@ -44,8 +44,8 @@ STICKER_SCENES = 8000
 SHOWN_PROMPTS, SHOWN_FRAMES = 3, 9
 PLOT_POINTS = 100
 LOG = "training.jsonl"
-MAY_CHANGE = {"max_steps", "steps", "guidance", "device"}
-"""Settings that a resumed training may change: its length, and what its sample walks look like."""
+MAY_CHANGE = {"max_steps", "steps", "guidance", "device", "model", "lora", "data"}
+"""Settings that a resumed training may change: its length, its sample walks, and names whose content is compared."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,15 @@ def run(job: TrainJob, track: Track) -> Report:
 
 
 def _start(job: TrainJob) -> tuple[TrainJob, Report]:
-    """The job with its seed, and its report: a drawn seed and a chosen folder hold for all processes."""
+    """The job with its seed, and its report: a drawn seed and a chosen folder hold for all processes.
+
+    A resumed training keeps its folder and its seed where the job names none.
+    """
+    if job.resume:
+        output = job.output or Path("smoothtool-out") / f"train-{Path(job.data).stem}".replace(":", "-")
+        found = newest_checkpoint(output.expanduser()) if job.seed is None else None
+        seed = found[1]["identity"]["seed"] if found else job.seed
+        job = job.model_copy(update={"output": output, "seed": seed})
     job = with_seed(job)
     report = start_report(job, [job.data])
     shared = broadcast_object_list([job.seed, str(report.folder)])
@@ -211,8 +219,9 @@ def _identity(state: _Run) -> dict[str, Any]:
     """Everything that decides what the next step computes."""
     settings = {key: value for key, value in state.job.settings().items() if key not in MAY_CHANGE}
     model, processes = state.trainer.model, state.trainer.accelerator.num_processes
-    return {**settings, "model weights": model.fingerprint, "LoRAs": [lora["fingerprint"] for lora in model.loras],
-            "data content": state.examples.digest, "processes": processes}  # fmt: skip
+    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
+    return {**settings, "model weights": model.fingerprint, "LoRA weights": loras, "processes": processes,
+            "data content": state.examples.digest}  # fmt: skip
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from smoothtool.errors import InputError
-from smoothtool.training.captions import read_captioned_folder
+from smoothtool.training.captions import read_captioned_folder, sticker_scenes
+from smoothtool.weights.making.icons import CONCEPTS, STYLES
 
 
 def picture(folder: Path, name: str) -> None:
@@ -70,3 +71,13 @@ def test_no_data_is_an_input_error(tmp_path, make):
     make(tmp_path / "none")
     with pytest.raises(InputError, match="none"):
         read_captioned_folder(tmp_path / "none")
+
+
+def test_sticker_scenes_are_the_same_every_time(tmp_path):
+    for style in STYLES:
+        for code in CONCEPTS.values():
+            picture(tmp_path, f"{style}/{code}.png")
+    scenes, again = (sticker_scenes(3, tmp_path) for _ in range(2))
+    assert [scene.captions for scene in scenes] == [scene.captions for scene in again]
+    assert scenes[0].load().size == (64, 64)
+    assert scenes[0].load().tobytes() == again[0].load().tobytes()

@@ -230,6 +230,14 @@ def test_changed_settings_are_listed_and_refused_without_force(job):
     assert [row["step"] for row in log(report)] == [1, 2, 3, 4]
 
 
+def test_a_resumed_training_keeps_the_seed_and_folder_that_were_chosen_for_it(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = train.run(job(max_steps=2, seed=None, output=None, resume=True), silent)
+    second = train.run(job(seed=None, output=None, resume=True), silent)
+    assert (second.folder, second.job["seed"]) == (first.folder, first.job["seed"])
+    assert [row["step"] for row in log(second)] == [1, 2, 3, 4]
+
+
 def test_an_earlier_training_is_not_overwritten_by_accident(job):
     train.run(job(max_steps=1), silent)
     with pytest.raises(UsageError, match="earlier training"):
