@@ -58,6 +58,10 @@ def run(job: DragJob, track: Track) -> Report:
     """Drag; leaves dragged.png, before-after.png, trajectory.webp, points.json, report.json, job.yaml."""
     job = with_seed(job)
     first_step(job)
+    if job.bench is not None:
+        from smoothtool.commands.drag_bench import run_bench  # it drags with what is below
+
+        return run_bench(job, track)
     report = start_report(job, [job.image or job.prompt or "drag"])
     with new_folder(report.folder, job.force) as folder:
         # 1. picture, points and mask; then the model, which takes seconds to load

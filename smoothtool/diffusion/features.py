@@ -68,11 +68,18 @@ class _Enough(Exception):  # noqa: N818  # a signal, not an error
 
 
 def predict_with_feature(
-    model: DiffusionModel, latents: torch.Tensor, timestep: int, conditioning: Conditioning, *, whole: bool
+    model: DiffusionModel,
+    latents: torch.Tensor,
+    timestep: int,
+    conditioning: Conditioning,
+    *,
+    whole: bool,
+    block: int = -2,
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """The noise, and what leaves the last decoder block but one: the feature that correspondences are seen in.
+    """The noise, and what leaves a decoder block: the feature that correspondences are seen in.
 
     whole    False: the UNet stops behind that block, which saves a quarter of SD 1.5, and the noise is None
+    block    of the decoder, the last but one by default
     Returns eps [B, C, h, w] or None, and the feature [B, C', h, w], both float32 and differentiable in the latents.
     """
     kept: list[torch.Tensor] = []
@@ -82,7 +89,7 @@ def predict_with_feature(
         if not whole:
             raise _Enough
 
-    noise, hook = None, model.unet.up_blocks[-2].register_forward_hook(keep)
+    noise, hook = None, model.unet.up_blocks[block].register_forward_hook(keep)
     try:
         with torch.enable_grad():  # never split into smaller batches
             noise = model.predict_noise(latents, timestep, conditioning)

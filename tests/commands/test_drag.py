@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from smoothtool.commands import drag
+from smoothtool.commands import drag, drag_bench
 from smoothtool.commands.dragging import around_handles, open_picture
 from smoothtool.commands.dragging import drag as drag_in
 from smoothtool.commands.identity import identity_lora
-from smoothtool.errors import InputError, UsageError
+from smoothtool.errors import BatchError, InputError, UsageError
 from smoothtool.files.images import read_settings
 from smoothtool.jobs import make_job
 from smoothtool.types import silent
@@ -23,7 +24,8 @@ from smoothtool.types import silent
 @pytest.fixture
 def session(model, monkeypatch, tmp_path):
     """The tiny model in place of any that would be loaded, and a cache of its own."""
-    monkeypatch.setattr(drag, "open_session", lambda job, track: model)
+    for command in (drag, drag_bench):
+        monkeypatch.setattr(command, "open_session", lambda job, track: model)
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     return model
 
@@ -169,3 +171,37 @@ def test_a_strength_of_less_than_one_step_is_refused(picture):
 def test_a_size_that_would_crop_the_picture_is_refused(session, picture, tmp_path):
     with pytest.raises(UsageError, match="keeps its shape"):
         drag.run(job(picture, size="32x32", output=tmp_path / "out"), silent)
+
+
+@pytest.fixture
+def dragbench(tmp_path, picture) -> Path:
+    """Three items in DragBench's layout, one of them damaged."""
+    root = tmp_path / "bench"
+    for name in ("animals/one", "animals/two", "other/broken"):
+        (root / name).mkdir(parents=True)
+        (root / name / "original_image.png").write_bytes(picture.read_bytes())
+        meta = {"prompt": "a cat", "points": [[8, 12], [30, 12]], "mask": np.ones((24, 40), np.uint8)}
+        (root / name / "meta_data.pkl").write_bytes(pickle.dumps(meta)[: 9 if name == "other/broken" else None])
+    return root
+
+
+def test_a_benchmark_measures_every_item_beside_doing_nothing_and_names_the_failed(session, dragbench, tmp_path):
+    asked = make_job("drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0,
+                              "iterations": 1})  # fmt: skip
+    with pytest.raises(BatchError, match="1 of 3 items failed, the first is other/broken"):
+        drag.run(asked, silent)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["figures"]["no edit"]["mean_distance_px"] == 22
+    assert report["figures"]["dragged"]["mean_distance_px"] >= 0
+    assert report["figures"]["dragged"]["seconds"] > 0
+    assert any("not of SD 2.1" in note for note in report["notes"])
+    assert Image.open(tmp_path / "out" / "items" / "animals" / "one" / "dragged_image.png").size == (40, 24)
+    calls = session.counter.calls
+    with pytest.raises(BatchError):
+        drag.run(asked, silent)
+    assert session.counter.calls == calls  # everything has its record
+
+
+def test_a_folder_without_items_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no items in DragBench's layout"):
+        drag.run(make_job("drag", {"bench": tmp_path}), silent)
