@@ -54,21 +54,29 @@ class Wish:
     prompt: str
 
 
-def run(job: DragJob, track: Track) -> Report:
-    """Drag; leaves dragged.png, before-after.png, trajectory.webp, points.json, report.json, job.yaml."""
+def run(job: DragJob, track: Track, model: DiffusionModel | None = None) -> Report:
+    """Drag; leaves dragged.png, before-after.png, trajectory.webp, points.json, report.json, job.yaml.
+
+    model  the job's, where it is loaded already
+    """
     job = with_seed(job)
     first_step(job)
     if job.bench is not None:
-        from smoothtool.commands.drag_bench import run_bench  # it drags with what is below
+        from smoothtool.commands.drag_bench import run_bench  # these two drag with what is below
 
         return run_bench(job, track)
+    if job.pick:
+        from smoothtool.commands.pick import run_picked
+
+        return run_picked(job, track)
     report = start_report(job, [job.image or job.prompt or "drag"])
     with new_folder(report.folder, job.force) as folder:
         # 1. picture, points and mask; then the model, which takes seconds to load
         started = time.perf_counter()
         picture = load_image(resolve_picture(job.image)) if job.image else None
         wish = read_wish(job, picture, picture.size) if picture else None
-        model = open_session(job, track)
+        model = model or open_session(job, track)
+        calls = model.counter.calls
         wish = wish or read_wish(job, None, generated_size_px(model, job))
         note_cut_prompts(model, [wish.prompt], track, report)
         report.seconds["load"] = time.perf_counter() - started
@@ -79,7 +87,7 @@ def run(job: DragJob, track: Track) -> Report:
         report.figures = {**drag_figures(wish.points, dragged), "peak_memory_mb": round(peak_memory_mb(model.device))}
         report.files = _write(folder, wish, dragged, job, model)
         report.seconds["write"] = time.perf_counter() - started
-        report.model, report.unet_calls = describe_model(model), model.counter.calls
+        report.model, report.unet_calls = describe_model(model), model.counter.calls - calls
         write_report(report, folder)
     return report
 

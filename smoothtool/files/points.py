@@ -45,8 +45,8 @@ def read_points(path: Path) -> DragItem:
         raise InputError(f"{path}: the file is too large to hold points", "a points.json, or DragBench's meta_data.pkl")
     content = path.read_bytes()
     try:
-        return _from_dragbench(content) if path.suffix in (".pkl", ".pickle") else _from_json(content)
-    except _REFUSED as error:
+        return _from_dragbench(content) if path.suffix in (".pkl", ".pickle") else item_from_json(content)
+    except REFUSED as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: no drag points can be read from it ({reason})",
@@ -130,7 +130,8 @@ def _problem(points: DragPoints, size_px: tuple[int, int]) -> tuple[str, str] | 
     return None
 
 
-def _from_json(content: bytes) -> DragItem:
+def item_from_json(content: bytes) -> DragItem:
+    """The content of a `points.json`. Raises: one of `REFUSED`."""
     data = json.loads(content)
     rows = [[*_place(row["handle"]), *_place(row["target"])] for row in data["points"]]
     prompt = data.get("prompt", "")
@@ -206,7 +207,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("builtins", "frozenset"): frozenset,
     ("builtins", "complex"): complex,
 }
-_REFUSED = (
+REFUSED = (
     pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError,
     RecursionError, MemoryError, UnicodeError, ImportError,
 )  # fmt: skip
