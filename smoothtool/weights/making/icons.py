@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import tarfile
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -62,7 +62,7 @@ def fetch_icons(folder: Path) -> None:
         archive.unlink()
 
 
-@lru_cache(maxsize=None)
+@cache
 def icon(folder: Path, style: str, concept: str) -> Image.Image:
     """The icon as RGBA, cropped to what is visible, so that sizes and places mean the same in all three sets."""
     picture = Image.open(folder / style / f"{CONCEPTS[concept]}.png").convert("RGBA")

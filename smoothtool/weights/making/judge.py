@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ class Judge(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths, layers = (3, 32, 64, 128, 192), []
-        for into, out in zip(widths, widths[1:], strict=False):
+        for into, out in pairwise(widths):
             layers += [nn.Conv2d(into, out, 3, stride=2, padding=1), nn.BatchNorm2d(out), nn.ReLU(),
                        nn.Conv2d(out, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]  # fmt: skip
         self.body = nn.Sequential(*layers)

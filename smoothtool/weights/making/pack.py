@@ -10,8 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from smoothtool.weights.making.clip import build_tokenizer
-from smoothtool.weights.making.unet import SCHEDULER, Denoiser, build_text_encoder, build_unet
+from smoothtool.weights.making.clip import build_clip
+from smoothtool.weights.making.tokenizer import load_tokenizer
+from smoothtool.weights.making.unet import SCHEDULER, Denoiser, build_text_encoder, build_unet, trained_text_encoder
 from smoothtool.weights.making.vae import SCALING_FACTOR, normalised_vae
 
 FOLDER = Path(__file__).parents[1] / "stickers"
@@ -19,10 +20,10 @@ MAX_SHARD = "15MB"
 
 
 def trained_denoiser(work: Path, tokenizer: CLIPTokenizer) -> Denoiser:
-    """UNet and text encoder with their averaged weights."""
+    """The UNet with its averaged weights, and its text encoder."""
     model = Denoiser(build_unet(), build_text_encoder(tokenizer))
-    saved = torch.load(work / "unet.pt", weights_only=True)
-    model.load_state_dict(saved["averaged"])
+    model.load_state_dict(torch.load(work / "unet.pt", weights_only=True)["averaged"])
+    model.text_encoder = trained_text_encoder(work, tokenizer)
     return model.eval()
 
 
@@ -37,14 +38,19 @@ def trained_vae(work: Path) -> AutoencoderKL:
 
 def pack(work: Path, folder: Path = FOLDER) -> None:
     """Write the model folder; the tiny CLIP goes along as `clip/` when it is trained."""
-    tokenizer = build_tokenizer(work / "tokenizer")
+    tokenizer = load_tokenizer(work)
     denoiser = trained_denoiser(work, tokenizer)
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "clip"):
         shutil.rmtree(folder / part, ignore_errors=True)
     denoiser.unet.half().save_pretrained(folder / "unet", max_shard_size=MAX_SHARD)
     denoiser.text_encoder.half().save_pretrained(folder / "text_encoder")
     trained_vae(work).half().save_pretrained(folder / "vae")
     tokenizer.save_pretrained(folder / "tokenizer")
+    if (work / "clip.pt").exists():
+        clip = build_clip(denoiser.text_encoder.float())
+        clip.load_state_dict(torch.load(work / "clip.pt", weights_only=True)["averaged"])
+        clip.half().save_pretrained(folder / "clip")
+        tokenizer.save_pretrained(folder / "clip")
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
     index = {

@@ -1,6 +1,7 @@
 """Train the UNet of `stickers`, with its text encoder, on the latents of the scene pool.
 
-Epsilon prediction on SD's schedule, min-SNR weighting (Hang et al. 2023, arXiv:2303.09556, gamma 5), prompt dropout 10 %.
+Epsilon prediction on SD's schedule, min-SNR weighting (Hang et al. 2023, arXiv:2303.09556, gamma 5), and prompt
+dropout of 10 %.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
-from smoothtool.weights.making.clip import MAX_TOKENS, build_tokenizer, tokenize
 from smoothtool.weights.making.loop import Run
 from smoothtool.weights.making.pool import draw_pool, pool_caption, to_pixel_values
+from smoothtool.weights.making.tokenizer import MAX_TOKENS, load_tokenizer, tokenize
 from smoothtool.weights.making.vae import POOL, SCALING_FACTOR, normalised_vae
 
 BATCH, PROMPT_DROPOUT, MIN_SNR_GAMMA = 16, 0.1, 5.0
+TEXT_FRACTION = 0.4  # of the steps the text encoder learns along; then it is frozen, and the CLIP builds on it
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
@@ -70,10 +71,20 @@ class Denoiser(nn.Module):
         return self.unet(latents, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
 
 
+def trained_text_encoder(work: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The text encoder as the UNet knows it: the weights it was frozen with, not their average."""
+    text_encoder = build_text_encoder(tokenizer)
+    weights = torch.load(work / "unet.pt", weights_only=True)["model"]
+    text_encoder.load_state_dict({
+        key.removeprefix("text_encoder."): value for key, value in weights.items() if key.startswith("text_encoder.")
+    })  # fmt: skip
+    return text_encoder.eval()
+
+
 def train_unet(work: Path, steps: int, *, rate: float = 6e-4, start: Path | None = None) -> None:
     """Train to `work/unet.pt`. `start`: a model folder whose UNet and text encoder to go on from."""
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(work / "tokenizer")
+    tokenizer = load_tokenizer(work)
     model = Denoiser(build_unet(), build_text_encoder(tokenizer))
     if start is not None:
         unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", torch_dtype=torch.float32)
@@ -93,6 +104,7 @@ def train_unet(work: Path, steps: int, *, rate: float = 6e-4, start: Path | None
         return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean()
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
+        model.text_encoder.requires_grad_(step <= TEXT_FRACTION * steps)
         rng = np.random.default_rng([3, step])
         indices = rng.integers(POOL, size=BATCH)
         texts = [pool_caption(int(i), step) if rng.random() > PROMPT_DROPOUT else "" for i in indices]
