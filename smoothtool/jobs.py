@@ -400,7 +400,7 @@ class IstdJob(ModelJob):
         "0..1", description="Pixel values in which distances are taken"
     )
     batch_size: Annotated[int, Flag(delivery=True)] = Field(
-        32, ge=1, le=4096, description="Pictures sampled at once; changes the speed alone"
+        33, ge=1, le=4096, description="Pictures sampled at once, as many whole walks as fit; changes the speed alone"
     )
     shard: Annotated[str | None, Flag(delivery=True)] = Field(
         None, description="Walk under a share of the prompts only: 1/4 to 4/4, all with the same -o"

@@ -111,8 +111,8 @@ def open_picture(model: DiffusionModel, picture: Image.Image, prompt: str, job: 
 def open_prompt(model: DiffusionModel, job: DragJob, track: Track) -> Opened:
     """Make a picture from the prompt, as far as the step that dragging happens before."""
     size_px = generated_size_px(model, job)
-    shape = (1, int(model.unet.config.in_channels), *(side // model.vae_scale_factor for side in size_px[::-1]))
-    latents = torch.randn(shape, generator=torch.Generator().manual_seed(job.seed or 0)).to(model.device)
+    shape = model.noise_shape(size_px)
+    latents = torch.randn((1, *shape), generator=torch.Generator().manual_seed(job.seed or 0)).to(model.device)
     text, null = model.encode_prompts([job.prompt or ""]), model.encode_prompts([""])
     sampling = denoise(model, latents, constant(text), constant(null), job.steps, job.guidance)
     for step in track(islice(sampling, first_step(job)), "sampling", first_step(job)):
@@ -125,12 +125,8 @@ def generated_size_px(model: DiffusionModel, job: DragJob) -> tuple[int, int]:
 
     Raises: UsageError when it is no multiple of what the model can make.
     """
-    side = working_size(job.size) or model.native_size_px
-    size_px = (side, side) if isinstance(side, int) else side
-    if any(length % model.size_multiple for length in size_px):
-        multiple = model.size_multiple
-        raise UsageError(f"--size {job.size}: this model makes multiples of {multiple} px", f"--size {8 * multiple}")
-    return size_px
+    _, height, width = model.noise_shape(working_size(job.size))
+    return width * model.vae_scale_factor, height * model.vae_scale_factor
 
 
 def drag(

@@ -26,7 +26,7 @@ from smoothtool.files.records import append_record, read_records
 from smoothtool.files.reports import write_report
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.jobs import parse_lora, parse_shard
-from smoothtool.methods.smoothness.istd import WalkSettings, prompt_walks
+from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
 from smoothtool.metrics.bootstrap import bootstrap_mean, paired_difference
 from smoothtool.metrics.sequences import Deviation, deviation
 from smoothtool.types import Report, Track
@@ -128,15 +128,21 @@ def _load_compared(model: DiffusionModel, job: IstdJob) -> None:
 
 
 def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
-    """Walk under the prompts of this shard that have no record yet; all records of these settings come back."""
+    """Walk under the prompts of this shard that have no record yet; all records of these settings come back.
+
+    Groups of prompts are shared out and walked whole, so that shards and resumed runs agree to the bit.
+    """
     settings = _walk_settings(model, bench.job)
     key = _key(model, settings)
     index, count = parse_shard(bench.job.shard)
     known = _known(bench, key)
-    todo = [prompt for prompt in bench.prompts[index - 1 :: count] if prompt not in known]
+    groups = prompt_groups(bench.prompts, settings.frames, bench.job.batch_size)[index - 1 :: count]
+    todo = [prompt for group in groups if not known.keys() >= set(group) for prompt in group]
     path = bench.folder / ("walks.jsonl" if count == 1 else f"walks-{index}-of-{count}.jsonl")
     walks = prompt_walks(model, todo, settings, bench.job.batch_size) if todo else iter(())
     for walk in bench.track(walks, f"walking ({name})", len(todo)):
+        if walk.prompt in known:
+            continue
         finite = bool(walk.pixel_values.isfinite().all())
         known[walk.prompt] = deviation(walk.pixel_values) if finite else None
         figures = known[walk.prompt]
@@ -155,12 +161,7 @@ def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
 
 
 def _walk_settings(model: DiffusionModel, job: IstdJob) -> WalkSettings:
-    side = working_size(job.size) or model.native_size_px
-    width, height = (side, side) if isinstance(side, int) else side
-    multiple, factor = model.size_multiple, model.vae_scale_factor
-    if width % multiple or height % multiple:
-        raise UsageError(f"--size {job.size}: walks need multiples of {multiple} pixels", f"--size {8 * multiple}")
-    shape = (int(model.unet.config.in_channels), height // factor, width // factor)
+    shape = model.noise_shape(working_size(job.size))
     return WalkSettings(job.seed or 0, shape, job.frames, job.steps, job.guidance)
 
 

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule, noise_from_velocity
-from smoothtool.errors import MemoryExhaustedError, ModelError
+from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError
 from smoothtool.types import Conditioning
 
 
@@ -62,6 +62,21 @@ class DiffusionModel:
     def native_size_px(self) -> int:
         """Side of the square pictures the model was trained on, 512 for SD 1.x."""
         return int(self.unet.config.sample_size) * self.vae_scale_factor
+
+    def noise_shape(self, size_px: tuple[int, int] | int | None) -> tuple[int, int, int]:
+        """(C, h, w) of the noise for a picture of (width, height) or one side; None is the native size.
+
+        Raises: UsageError when a side is no multiple of what the model can make.
+        """
+        wanted = size_px or self.native_size_px
+        width, height = (wanted, wanted) if isinstance(wanted, int) else wanted
+        multiple, factor = self.size_multiple, self.vae_scale_factor
+        if width % multiple or height % multiple:
+            raise UsageError(
+                f"--size {width}x{height}: pictures made from noise need multiples of {multiple} pixels",
+                f"--size {8 * multiple}",
+            )
+        return int(self.unet.config.in_channels), height // factor, width // factor
 
     @torch.no_grad()
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -53,27 +53,28 @@ def test_the_definition_of_the_job_is_the_one_reported(job):
     assert report.figures["istd"]["mean"] == pytest.approx(report.figures["by_definition"]["sample"]["0..255"])
 
 
-def test_two_shards_give_exactly_the_figures_of_one_run(job, tmp_path: Path):
-    whole = istd.run(job(), silent)
-    first = istd.run(job(output=tmp_path / "shards", shard="1/2"), silent)
-    second = istd.run(job(output=tmp_path / "shards", shard="2/2"), silent)
-    assert len(first.figures["per_prompt"]) == 3
-    assert "2 of 5 prompts are left to the other shards" in first.notes[0]
-    assert second.notes == []
-    assert deviations(second).keys() == deviations(whole).keys()
-    for prompt, value in deviations(whole).items():
-        assert deviations(second)[prompt] == pytest.approx(value, rel=1e-5)
+@pytest.mark.parametrize("batch_size", [3, 9])
+def test_two_shards_give_exactly_the_figures_of_one_run(job, tmp_path: Path, batch_size: int):
+    whole = istd.run(job(batch_size=batch_size), silent)
+    shards = [
+        istd.run(job(output=tmp_path / "shards", shard=shard, batch_size=batch_size), silent)
+        for shard in ("1/2", "2/2")
+    ]
+    assert len(shards[0].figures["per_prompt"]) == 3
+    assert "2 of 5 prompts are left to the other shards" in shards[0].notes[0]
+    assert shards[1].notes == []
+    assert shards[1].figures == whole.figures
 
 
-def test_a_second_run_goes_on_where_a_killed_one_stopped(job):
-    whole = istd.run(job(batch_size=4), silent)
+def test_a_second_run_goes_on_where_a_killed_one_stopped_and_agrees_to_the_bit(job):
+    whole = istd.run(job(batch_size=8), silent)
     records = whole.folder / "walks.jsonl"
     lines = records.read_bytes().splitlines(keepends=True)
-    records.write_bytes(b"".join(lines[:2]) + lines[2][:30])
-    again = istd.run(job(batch_size=4), silent)
+    records.write_bytes(b"".join(lines[:3]) + lines[3][:30])
+    again = istd.run(job(batch_size=8), silent)
     assert again.unet_calls < whole.unet_calls
-    assert deviations(again) == pytest.approx(deviations(whole), rel=1e-5)
-    assert istd.run(job(), silent).unet_calls == 0
+    assert again.figures == whole.figures
+    assert istd.run(job(batch_size=8), silent).unet_calls == 0
 
 
 def test_other_settings_in_the_same_folder_are_measured_anew(job):

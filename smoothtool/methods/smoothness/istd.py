@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 
@@ -48,10 +47,11 @@ class PromptWalk:
 def prompt_walks(
     model: DiffusionModel, prompts: Sequence[str], settings: WalkSettings, batch_size: int = 32
 ) -> Iterator[PromptWalk]:
-    """Sample the walks in the order of the prompts, `batch_size` pictures at a time across prompts.
+    """Sample the walks in the order of the prompts, as many whole walks at a time as `batch_size` pictures hold.
 
     The noises depend on the seed and the prompt's text alone, so neither batch size, order nor selection of prompts
-    changes a walk.
+    changes a walk, but for rounding: which pictures are computed together decides the last bits. Walks in the groups of
+    `prompt_groups` are the same to the bit.
     Raises: UsageError without prompts, or for fewer than two frames.
     """
     if not prompts:
@@ -59,14 +59,18 @@ def prompt_walks(
     if settings.frames < 2:
         raise UsageError(f"a walk of {settings.frames} frames has no adjacent ones", "--frames 11")
     ratios = [index / (settings.frames - 1) for index in range(settings.frames)]
-    rows = ((prompt, ratio) for prompt in prompts for ratio in ratios)
-    waiting, pictures = iter(prompts), torch.empty(0)
-    while chunk := list(islice(rows, batch_size)):
-        sampled = _decode(model, _sample(model, chunk, settings))
-        pictures = torch.cat([pictures, sampled]) if len(pictures) else sampled
-        while len(pictures) >= settings.frames:
-            yield PromptWalk(next(waiting), pictures[: settings.frames])
-            pictures = pictures[settings.frames :]
+    for group in prompt_groups(prompts, settings.frames, batch_size):
+        rows = [(prompt, ratio) for prompt in group for ratio in ratios]
+        chunks = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+        pictures = torch.cat([_decode(model, _sample(model, chunk, settings)) for chunk in chunks])
+        for prompt, walk in zip(group, pictures.split(settings.frames), strict=True):
+            yield PromptWalk(prompt, walk)
+
+
+def prompt_groups(prompts: Sequence[str], frames: int, batch_size: int) -> list[Sequence[str]]:
+    """The prompts that are walked together: those whose walks fill one batch, or one whose walk fills several."""
+    size = max(1, batch_size // frames)
+    return [prompts[at : at + size] for at in range(0, len(prompts), size)]
 
 
 def prompt_noises(seed: int, prompt: str, latent_shape: tuple[int, ...]) -> torch.Tensor:
