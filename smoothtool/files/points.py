@@ -86,10 +86,7 @@ def load_mask(path: Path, size_px: tuple[int, int], *, fit: bool) -> np.ndarray:
     fit  resize a mask of another size than the picture's (width, height)
     Raises: InputError when it is no picture, of another size, or has nothing painted.
     """
-    picture = load_image(path)
-    with Image.open(path) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        drawn = upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else picture.convert("L")
+    drawn = _drawn(path)
     if drawn.size != size_px:
         have, want = (f"{width}x{height}" for width, height in (drawn.size, size_px))
         if not fit:
@@ -98,6 +95,16 @@ def load_mask(path: Path, size_px: tuple[int, int], *, fit: bool) -> np.ndarray:
     painted = np.asarray(drawn) >= PAINTED
     check_mask(painted, size_px, path)
     return painted
+
+
+def _drawn(path: Path) -> Image.Image:
+    """What a mask picture shows, as grey levels. An alpha channel that is opaque throughout says nothing."""
+    picture = load_image(path)
+    with Image.open(path) as opened:
+        upright = ImageOps.exif_transpose(opened)
+        alpha = upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
+    see_through = alpha is not None and int(np.asarray(alpha).min()) < PAINTED
+    return alpha if alpha is not None and see_through else picture.convert("L")
 
 
 def check_mask(mask: np.ndarray, size_px: tuple[int, int], path: Path) -> None:

@@ -105,7 +105,7 @@ def painted(mode: str, size=SIZE) -> Image.Image:
     return mask
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "1"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "1", "RGBA", "LA"])
 def test_a_mask_is_true_where_it_is_white(tmp_path, mode):
     painted(mode).save(tmp_path / "mask.png")
     mask = load_mask(tmp_path / "mask.png", SIZE, fit=False)

@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: HTTPStatus, kind: str, content: bytes) -> None:
         policy = (
-            "default-src 'none'; img-src 'self' blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+            "default-src 'none'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
         )
         policy += f"form-action 'none'; script-src 'nonce-{self.page.nonce}'; style-src 'nonce-{self.page.nonce}'"
         self.send_response(status)

@@ -1,0 +1,165 @@
+"""Does the item arrive? Held-out sticker scenes with one item to be moved by a known vector.
+
+    python tests/benchmarks/bench_drag_scenes.py --icons FOLDER --output FOLDER [--count 30] [--lora-steps 0 80]
+
+Every scene is dragged by every method with one point, from the item's middle to where it should be, and with a mask
+of the item at both places. The item is then found by matching its own picture (masked squared error) against the
+result; the distance is from there to the true place. Leaves scenes.json and a sheet per LoRA setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+
+from smoothtool.commands.drag import Wish, drag_wish
+from smoothtool.commands.session import open_session
+from smoothtool.files.points import points_from_numbers
+from smoothtool.files.sheets import contact_sheet
+from smoothtool.files.trajectory import draw_points
+from smoothtool.jobs import make_job
+from smoothtool.types import Report, silent
+from smoothtool.weights.making.scenes import SIZE_PX, Scene, caption, item_mask, render, sample_scene
+
+METHODS = ("dragdiffusion", "gooddrag", "fastdrag")
+ARRIVED_PX = 4
+SCENE = {"image": "scene", "point": ["0,0:1,1"], "seed": 0}
+"""Pictures and points are handed over in memory: the job's own have no part."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A scene and the vector its item goes, in pixels."""
+
+    scene: Scene
+    dx: int
+    dy: int
+
+    @property
+    def moved(self) -> Scene:
+        return self.scene.moved(0, self.dx, self.dy)
+
+
+def moves(count: int) -> list[Move]:
+    """One item of at most 40 px, moved by 10 to 20 px, inside the picture before and after."""
+    found, rng = [], Random(7_000_000)
+    while len(found) < count:
+        scene = sample_scene(rng, held_out=True, items=1)
+        item, angle, length = scene.items[0], rng.uniform(0, 2 * math.pi), rng.uniform(10, 20)
+        dx, dy = round(length * math.cos(angle)), round(length * math.sin(angle))
+        half = item.size_px / 2
+        inside = all(half <= place <= SIZE_PX - half for place in (item.x_px + dx, item.y_px + dy))
+        if inside and item.size_px <= 40:
+            found.append(Move(scene, dx, dy))
+    return found
+
+
+def locate(picture: Image.Image, move: Move, icons: Path) -> tuple[int, int]:
+    """How far (x, y) the item has gone: least mean squared error of its pixels, over all shifts that fit."""
+    mask = np.asarray(item_mask(move.scene, 0, icons)) / 255.0
+    rows, cols = np.nonzero(mask > 0.5)
+    top, bottom, left, right = rows.min(), rows.max() + 1, cols.min(), cols.max() + 1
+    weight = torch.from_numpy(mask[top:bottom, left:right])[None, None]
+    template = _tensor(render(move.scene, icons))[..., top:bottom, left:right]
+    image = _tensor(picture)
+    squares = F.conv2d(image.square().sum(1, keepdim=True), weight)
+    cross = F.conv2d(image, template * weight)
+    error = (squares - 2 * cross)[0, 0]
+    row, col = divmod(int(error.argmin()), error.shape[1])
+    return col - int(left), row - int(top)
+
+
+def _tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(picture.convert("RGB")) / 255.0).permute(2, 0, 1)[None]
+
+
+def wish(move: Move, icons: Path) -> Wish:
+    item = move.scene.items[0]
+    x, y = round(item.x_px), round(item.y_px)
+    masks = [item_mask(scene, 0, icons).filter(ImageFilter.MaxFilter(5)) for scene in (move.scene, move.moved)]
+    painted = np.maximum(*(np.asarray(mask) for mask in masks)) > 127
+    points = points_from_numbers([[x, y, x + move.dx, y + move.dy]])
+    return Wish(render(move.scene, icons), points, painted, caption(move.scene))
+
+
+def measure(model, move: Move, icons: Path, method: str, lora_steps: int) -> tuple[Image.Image, dict]:
+    job = make_job(
+        "drag", {"image": "scene", "point": ["0,0:1,1"], "method": method, "lora_steps": lora_steps, "seed": 0}
+    )
+    started, report = time.perf_counter(), Report("drag", Path(), {})
+    dragged = drag_wish(model, wish(move, icons), job, silent, report)
+    dx, dy = locate(dragged.after, move, icons)
+    truth = _tensor(render(move.moved, icons))
+    return dragged.after, {
+        "caption": caption(move.scene), "method": method, "lora_steps": lora_steps,
+        "asked_px": math.hypot(move.dx, move.dy), "left_px": math.hypot(move.dx - dx, move.dy - dy),
+        "tracked_arrived": dragged.arrived, "iterations": len(dragged.path),
+        "psnr_to_truth_db": float(-10 * (_tensor(dragged.after) - truth).square().mean().log10()),
+        "seconds": time.perf_counter() - started, "seconds_dragging": report.seconds["drag"],
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--icons", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--model", default="stickers")
+    parser.add_argument("--count", type=int, default=30)
+    parser.add_argument("--lora-steps", type=int, nargs="+", default=[0, 80])
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    job = make_job("drag", {**SCENE, "model": options.model})
+    model, chosen, rows = open_session(job, silent), moves(options.count), []
+    for lora_steps in options.lora_steps:
+        pictures = [asked_and_true(move, options.icons) for move in chosen]
+        for method in options.methods:
+            for move, row in zip(chosen, pictures, strict=True):
+                picture, figures = measure(model, move, options.icons, method, lora_steps)
+                row.append(picture)
+                rows.append(figures)
+            print(summary(rows, method, lora_steps), flush=True)
+        columns = ["asked", "truth", *options.methods]
+        contact_sheet(pictures, column_labels=columns, cell_px=96).save(options.output / f"sheet-lora-{lora_steps}.png")
+    (options.output / "scenes.json").write_text(json.dumps(rows, indent=1))
+
+
+def asked_and_true(move: Move, icons: Path) -> list[Image.Image]:
+    points = wish(move, icons).points
+    return [
+        draw_points(render(move.scene, icons), points.handles_xy_px, points.targets_xy_px),
+        render(move.moved, icons),
+    ]
+
+
+def summary(rows: list[dict], method: str, lora_steps: int) -> str:
+    mine = [row for row in rows if (row["method"], row["lora_steps"]) == (method, lora_steps)]
+
+    def mean(name: str) -> float:
+        return sum(row[name] for row in mine) / len(mine)
+
+    arrived = sum(row["left_px"] <= ARRIVED_PX for row in mine)
+    return (
+        f"{method:14} LoRA {lora_steps:3}   asked {mean('asked_px'):5.1f} px   left {mean('left_px'):5.1f} px   "
+        f"arrived {arrived}/{len(mine)}   PSNR to truth {mean('psnr_to_truth_db'):5.2f} dB   "
+        f"{mean('seconds_dragging'):6.2f} s dragging, {mean('seconds'):6.2f} s in all"
+    )
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("SMOOTHTOOL_CACHE", cache)
+        sys.exit(main())
