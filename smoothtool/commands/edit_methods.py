@@ -13,7 +13,7 @@ from smoothtool.commands.inverting import Inverted
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, per_step
 from smoothtool.diffusion.tokens import PromptTokens, prompt_tokens
-from smoothtool.errors import UsageError
+from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.images import Fitted
 from smoothtool.jobs import parse_weight
 from smoothtool.methods.editing.cycle import cycle_steps
@@ -174,7 +174,15 @@ def _directional_loss(clip: Clip, original: torch.Tensor, source: str, target: s
 
 
 def clip_of(job: EditJob) -> Clip:
-    return load_clip(STICKERS / "clip" if job.clip == "stickers" else job.clip)
+    """The CLIP of the job.
+
+    Raises: ModelError when it is not on this machine.
+    """
+    if job.clip != "stickers":
+        return load_clip(job.clip)
+    if not (STICKERS / "clip").is_dir():
+        raise ModelError("--clip stickers: the embedded CLIP is missing from this installation", "--clip with a folder")
+    return load_clip(STICKERS / "clip")
 
 
 def _generator(job: EditJob) -> torch.Generator:
