@@ -55,6 +55,7 @@ def test_a_person_clicks_paints_runs_and_sees_the_result(browser, served, tmp_pa
         return box["x"] + (x + 0.5) / 60 * box["width"], box["y"] + (y + 0.5) / 40 * box["height"]
 
     assert tab.locator("#run").is_disabled()
+    assert not tab.locator("#result").is_visible()
     tab.mouse.click(*at(10, 20))
     assert tab.locator("#run").is_disabled()  # a handle without a target
     tab.mouse.click(*at(45, 12))
