@@ -60,7 +60,7 @@ def _circle(region: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _first_arrivals(end: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Several latents may land on one place: the first keeps it. Returns the places, and who came first."""
-    place, index = (end[:, 0] * width + end[:, 1]).unique(return_inverse=True)
+    place, index = torch.unique(end[:, 0] * width + end[:, 1], return_inverse=True)
     first = torch.full_like(place, len(end)).scatter_reduce(
         0, index, torch.arange(len(end), device=end.device), reduce="amin"
     )
