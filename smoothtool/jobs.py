@@ -158,8 +158,15 @@ class InterpolateJob(InversionJob):
         [], description="What a picture shows, as a prompt; once for all or once per picture"
     )
     prompt: Annotated[str | None, Flag("-p")] = Field(None, description="Prompt of the noise walk without pictures")
-    method: Annotated[Literal["slerp"], Flag()] = Field("slerp", description="Path between the ends")
+    method: Annotated[Literal["slerp", "vae", "anid", "attention"], Flag()] = Field(
+        "slerp",
+        description="Path between the ends: slerp is the paper's, vae fades, anid fills in from the middle, attention "
+        "lets frames look at both ends",
+    )
     loop: Annotated[bool, Flag()] = Field(False, description="Return from the last picture to the first")
+    reschedule: Annotated[bool, Flag()] = Field(
+        False, description="Make the frames twice: the second time at the ratios that make all steps equally large"
+    )
     fps: Annotated[float, Flag()] = Field(
         8, gt=0, le=120, allow_inf_nan=False, description="Frames per second of the videos"
     )
@@ -189,6 +196,29 @@ class InterpolateJob(InversionJob):
         if prompt is not None and info.data.get("images"):
             raise ValueError("is for the walk without pictures; describe pictures with src")
         return prompt
+
+    @field_validator("method")
+    @classmethod
+    def _method_has_what_it_needs(cls, method: str, info: ValidationInfo) -> str:
+        images, frames = info.data.get("images"), info.data.get("frames", 1)
+        if method in ("vae", "anid") and images == []:
+            raise ValueError(f"is {method}, which goes between pictures: give two, or take slerp or attention")
+        if method == "anid" and images is not None and len(images) != 2:
+            raise ValueError(f"is anid, which goes between two pictures, not {len(images)}")
+        if method == "anid" and frames & (frames + 1):
+            fewer = 2 ** (frames.bit_length() - 1) - 1
+            raise ValueError(
+                f"is anid, which fills in 2^k - 1 frames from the middle: {fewer} or {2 * fewer + 1}, not {frames}"
+            )
+        return method
+
+    @field_validator("loop", "reschedule")
+    @classmethod
+    def _anid_is_one_way_at_its_own_ratios(cls, wanted: bool, info: ValidationInfo) -> bool:
+        if wanted and info.data.get("method") == "anid":
+            why = "goes one way" if info.field_name == "loop" else "makes its frames from one another, at fixed ratios"
+            raise ValueError(f"does not go with the method anid, which {why}")
+        return wanted
 
 
 class InvertJob(InversionJob):
