@@ -26,7 +26,7 @@ def predict_noise_at(
     model.counter.calls += 1
     model.counter.rows += len(latents)
     dtype = model.unet.dtype
-    out = (unet or model.unet)(
+    out = (model.unet if unet is None else unet)(
         latents.to(dtype), timesteps, encoder_hidden_states=conditioning.prompt_embeds.to(dtype), return_dict=False
     )[0].float()
     if model.schedule.prediction_type == "v_prediction":
