@@ -10,12 +10,11 @@ import torch
 
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant
-from smoothtool.errors import UsageError
 from smoothtool.methods.editing.pix2pix_zero import regularised_inversion_steps
 from smoothtool.methods.inversion.belm import belm_inversion_steps
 from smoothtool.methods.inversion.ddim import InversionStep, ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.direct import pivot_path
-from smoothtool.methods.inversion.edict import edict_inversion_steps
+from smoothtool.methods.inversion.edict import edict_inversion_steps, finest
 from smoothtool.methods.inversion.fixed_point import fixed_point_steps
 from smoothtool.methods.inversion.negative_prompt import negative_prompt_embeds
 from smoothtool.methods.inversion.null_text import Solver, adam_solver, gauss_newton_solver, null_text_steps
@@ -116,7 +115,7 @@ def _fixed_point(start: Start) -> Inversion:
 
 
 def _edict(start: Start) -> Inversion:
-    latents = _float64(start)
+    latents = finest(start.latents)
     steps = list(start.track(
         edict_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
     ))  # fmt: skip
@@ -129,7 +128,7 @@ def _edict(start: Start) -> Inversion:
 
 
 def _belm(start: Start) -> Inversion:
-    latents = _float64(start)
+    latents = finest(start.latents)
     steps = list(start.track(
         belm_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
     ))  # fmt: skip
@@ -143,15 +142,6 @@ def _regularised(start: Start) -> Inversion:
     generator = torch.Generator().manual_seed(start.job.seed)
     pivots = start.walk(regularised_inversion_steps(start.model, start.latents, start.text, start.job.steps, generator))
     return start.unsampled("regularised", pivots)
-
-
-def _float64(start: Start) -> torch.Tensor:
-    if start.model.device.type == "mps":
-        raise UsageError(
-            f"--inversion {start.job.inversion}: exact inversion needs float64, which Apple's GPU does not have",
-            "--device cpu, or --inversion nti",
-        )
-    return start.latents.double()
 
 
 INVERSIONS: dict[str, Callable[[Start], Inversion]] = {

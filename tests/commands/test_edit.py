@@ -148,6 +148,11 @@ def test_a_word_that_is_only_part_of_another_is_refused(session, picture):
         run_edit(picture, method="p2p", reweight="re=2")
 
 
+def test_blend_words_work_on_a_picture_that_is_not_square(session, picture):
+    report = run_edit(picture, method="p2p", blend="cat")
+    assert Image.open(report.folder / "edited.png").size == PICTURE_PX
+
+
 def test_a_prompt_over_the_limit_says_what_was_cut(session, picture):
     report = run_edit(picture, trg=" ".join(["cat"] * 14 + ["dog"]))
     assert any("cut from: 'dog'" in note for note in report.notes)

@@ -20,6 +20,7 @@ from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import ConditioningAt, DenoisingStep, guided_noise
 from smoothtool.methods.inversion.ddim import InversionStep
+from smoothtool.methods.inversion.edict import finest
 from smoothtool.types import Conditioning
 
 
@@ -30,7 +31,7 @@ def belm_inversion_steps(
     """From the image [B, C, h, w] to noise in float64 at guidance 1."""
     alphas, times = _levels(model, num_inference_steps)
     text = text.expand(len(latents))
-    older = latents.double()
+    older = finest(latents)
     newer = ddim_step(older, model.predict_noise(older, times[1], text), alphas[0], alphas[1])
     yield InversionStep(num_inference_steps - 1, times[1], newer)
     for level in range(2, num_inference_steps + 1):
@@ -56,7 +57,7 @@ def belm_steps(
     A pair that comes from the inversion goes back along it exactly, as long as the noise predictions are the same.
     """
     alphas, times = _levels(model, num_inference_steps)
-    older, newer = noisier.double(), latents.double()
+    older, newer = finest(noisier), finest(latents)
     for step_index in range(start, num_inference_steps):
         level = num_inference_steps - step_index + 1
         far, near, noise = _coefficients(alphas, level)

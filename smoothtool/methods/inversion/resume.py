@@ -48,7 +48,7 @@ def resumed_steps(
     elif inversion.method == "belm" and start > 0:
         yield from belm_steps(model, path[start - 1], path[start], text_at, null_at, steps, guidance_scale, start)
     elif inversion.method == "belm":
-        first = next(denoise(model, path[0].double(), text_at, null_at, steps, guidance_scale))
+        first = next(denoise(model, path[0], text_at, null_at, steps, guidance_scale))
         yield first
         yield from belm_steps(model, path[0], first.latents, text_at, null_at, steps, guidance_scale, 1)
     else:
