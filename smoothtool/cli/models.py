@@ -10,7 +10,15 @@ import typer
 
 from smoothtool.cli import console
 from smoothtool.errors import ModelError, UsageError, closest
-from smoothtool.weights.places import KNOWN, find_model, is_hub_id, resolve_model, settings_file
+from smoothtool.weights.places import (
+    KNOWN,
+    TOKENIZER_FILES,
+    TOKENIZER_ID,
+    find_model,
+    is_hub_id,
+    resolve_model,
+    settings_file,
+)
 
 NEEDED = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/*.txt",
           "unet/config.json", "vae/config.json", "text_encoder/config.json",
@@ -58,11 +66,14 @@ def pull(name: Name) -> None:
     if place is None:
         hub_id = _hub_id(name)
         offer = _ask_hub(name, hub_id)
-        console.notice(f"{hub_id}: {offer.size_bytes / 1e9:.1f} GB, licence {offer.licence}")
+        console.notice(f"{hub_id}: {offer.size_bytes / 1e9:.2g} GB, licence {offer.licence}")
         folder: Path | None = _download(name, hub_id, offer.revision)
     else:
         folder = place.folder or place.single_file
-    console.notice(f"use it with --model {name}; always, with `model: {name}` in {settings_file()}")
+    if name == TOKENIZER_ID:
+        console.notice("the tokenizer of SD 1.x and 2.x: --model FILE.safetensors works now")
+    else:
+        console.notice(f"use it with --model {name}; always, with `model: {name}` in {settings_file()}")
     console.data(str(folder))
 
 
@@ -85,6 +96,11 @@ def _hub_id(name: str) -> str:
     return name
 
 
+def _needed(hub_id: str) -> list[str]:
+    """Patterns of the files worth downloading: of OpenAI's CLIP, the tokenizer alone."""
+    return list(TOKENIZER_FILES) if hub_id == TOKENIZER_ID else NEEDED
+
+
 def _ask_hub(name: str, hub_id: str) -> Offer:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
@@ -94,9 +110,11 @@ def _ask_hub(name: str, hub_id: str) -> Offer:
     except Exception as error:  # the hub's client raises a dozen kinds; all mean: not to be had
         raise _not_to_be_had(name, error) from error
     files: list[Any] = list(filter_repo_objects(
-        found.siblings or [], allow_patterns=NEEDED, ignore_patterns=NOT_NEEDED, key=lambda file: file.rfilename
+        found.siblings or [], key=lambda file: file.rfilename,
+        allow_patterns=_needed(hub_id), ignore_patterns=NOT_NEEDED,
     ))  # fmt: skip
-    if not any(file.rfilename.startswith("unet/") and file.rfilename.endswith(".safetensors") for file in files):
+    has_unet = any(file.rfilename.startswith("unet/") and file.rfilename.endswith(".safetensors") for file in files)
+    if not has_unet and hub_id != TOKENIZER_ID:
         raise ModelError(f"{name}: {hub_id} has no UNet as safetensors", "another model; smoothtool models list")
     card: Any = found.card_data or {}
     licence = card.get("license") or (KNOWN[name].licence if name in KNOWN else "not stated")
@@ -110,7 +128,9 @@ def _download(name: str, hub_id: str, revision: str) -> Path:
     if console.show.quiet or not console.stderr.is_terminal:
         disable_progress_bars()
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=NEEDED, ignore_patterns=NOT_NEEDED))
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=_needed(hub_id), ignore_patterns=NOT_NEEDED)
+        )
     except Exception as error:
         raise _not_to_be_had(name, error) from error
 

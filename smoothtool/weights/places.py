@@ -46,18 +46,23 @@ _KNOWN = (
     KnownModel("openjourney-v4", "prompthero/openjourney-v4", _SD1, "CreativeML OpenRAIL-M", 4.3, "illustration"),
 )  # fmt: skip
 KNOWN = {model.name: model for model in _KNOWN}
+TOKENIZER_ID = "openai/clip-vit-large-patch14"
+"""Its tokenizer is that of every SD 1.x and 2.x model: the words are the same, only what fills prompts up differs."""
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a model lies: a diffusers `folder` or a `single_file`, with the LoRA it comes with.
 
+    `tokenizer` is the folder of the tokenizer that a single file does not hold, None when it is not on this machine.
     `notice` is a line the user should see before the work begins, or empty.
     """
 
     name: str
     folder: Path | None = None
     single_file: Path | None = None
+    tokenizer: Path | None = None
     default_lora: Path | None = None
     notice: str = ""
 
@@ -100,10 +105,23 @@ def find_model(name: str) -> Place | None:
     if name not in KNOWN and is_diffusers_folder(path):
         return Place(name, folder=path)
     if name not in KNOWN and path.suffix == ".safetensors" and path.is_file():
-        return Place(name, single_file=path)
+        return Place(name, single_file=path, tokenizer=find_tokenizer())
     hub_id = KNOWN[name].hub_id if name in KNOWN else name
     folder = _cached_folder(hub_id) if is_hub_id(hub_id) else None
     return Place(name, folder=folder) if folder else None
+
+
+def find_tokenizer() -> Path | None:
+    """CLIP's tokenizer, from any known model on this machine or from a download of its own."""
+    from huggingface_hub import try_to_load_from_cache
+
+    models = (_cached_folder(model.hub_id) for model in KNOWN.values() if model.hub_id)
+    own = try_to_load_from_cache(TOKENIZER_ID, TOKENIZER_FILES[0])
+    folders = [
+        *(folder / "tokenizer" for folder in models if folder),
+        *([Path(own).parent] if isinstance(own, str) else []),
+    ]
+    return next((folder for folder in folders if all((folder / file).is_file() for file in TOKENIZER_FILES)), None)
 
 
 def is_diffusers_folder(path: Path) -> bool:

@@ -188,6 +188,20 @@ def test_pulling_without_a_network_is_one_sentence(call) -> None:
     assert call("models", "pull", "sd16")[0] == 2
 
 
+def test_pulling_clip_brings_the_tokenizer_alone(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"vocab.json": 900_000, "merges.txt": 500_000, "model.safetensors": 1_700_000_000}
+    files = [SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()]
+    found = SimpleNamespace(siblings=files, card_data=None, sha="abc")
+    asked = []
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *arguments, **options: found)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: asked.append(options) or "/words")
+    code, out, err = call("models", "pull", "openai/clip-vit-large-patch14")
+    assert (code, out) == (0, "/words\n")
+    assert asked[0]["allow_patterns"] == ["vocab.json", "merges.txt"]
+    assert "0.0 GB" not in err
+    assert "--model FILE.safetensors" in err
+
+
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60,
                           env={**os.environ, "COLUMNS": "20", **environment})  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.weights import places
-from smoothtool.weights.places import resolve_model, resolve_picture
+from smoothtool.weights.places import TOKENIZER_ID, find_tokenizer, resolve_model, resolve_picture
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +126,20 @@ def test_an_unknown_sample_names_the_nearest_or_all() -> None:
 def test_a_path_without_a_picture_is_refused(path: str, what: str) -> None:
     with pytest.raises(InputError, match=what):
         resolve_picture(path)
+
+
+def words(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.json").touch()
+    (folder / "merges.txt").touch()
+    return folder
+
+
+def test_a_single_file_takes_the_tokenizer_of_any_known_model_or_of_clip(machine: Path) -> None:
+    (machine / "one.safetensors").write_bytes(b"")
+    assert resolve_model(str(machine / "one.safetensors")).tokenizer is None
+    hub_copy(machine, "CompVis/stable-diffusion-v1-4")  # here without its tokenizer
+    own = words(hub_copy(machine, TOKENIZER_ID))
+    assert find_tokenizer() == own
+    known = words(hub_copy(machine, "prompthero/openjourney-v4") / "tokenizer")
+    assert resolve_model(str(machine / "one.safetensors")).tokenizer == known

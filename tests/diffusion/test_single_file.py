@@ -1,0 +1,303 @@
+"""Single-file checkpoints: the same model as its diffusers folder, and a sentence for everything else."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+from toys import tiny_tokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from smoothtool.diffusion import single_file
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.single_file import CONFIGS, FAMILIES, Family, load_single_file, prediction_type_of
+from smoothtool.errors import ModelError
+
+Weights = dict[str, torch.Tensor]
+
+
+def renamed(weights: Weights, prefix: str, *changes: tuple[str, str]) -> Weights:
+    """The weights whose names hold the first text of a change, with all changes made in order."""
+    named = {}
+    for key, value in weights.items():
+        new = key
+        for old, other in changes:
+            new = new.replace(old, other)
+        named[prefix + new] = value
+    return named
+
+
+def unet_in_ldm(model: DiffusionModel) -> Weights:
+    """CompVis numbers all blocks of a side in a row; of the toy, two (down) or three (up) to a level."""
+    downs = [(f"down_blocks.{b}.{part}.0.", f"input_blocks.{1 + 2 * b}.{at}.")
+             for b in range(3) for at, part in enumerate(("resnets", "attentions"))]  # fmt: skip
+    downs += [(f"down_blocks.{b}.downsamplers.0.conv.", f"input_blocks.{2 + 2 * b}.0.op.") for b in range(2)]
+    ups = [(f"up_blocks.{b}.{part}.{i}.", f"output_blocks.{2 * b + i}.{at}.")
+           for b in range(3) for i in range(2) for at, part in enumerate(("resnets", "attentions"))]  # fmt: skip
+    ups += [("up_blocks.0.upsamplers.0.", "output_blocks.1.1."), ("up_blocks.1.upsamplers.0.", "output_blocks.3.2.")]
+    mid = [("mid_block.resnets.0.", "middle_block.0."), ("mid_block.attentions.0.", "middle_block.1."),
+           ("mid_block.resnets.1.", "middle_block.2.")]  # fmt: skip
+    resnets = [("norm1.", "in_layers.0."), ("conv1.", "in_layers.2."), ("norm2.", "out_layers.0."),
+               ("conv2.", "out_layers.3."), ("time_emb_proj.", "emb_layers.1."),
+               ("conv_shortcut.", "skip_connection.")]  # fmt: skip
+    ends = [("time_embedding.linear_1.", "time_embed.0."), ("time_embedding.linear_2.", "time_embed.2."),
+            ("conv_in.", "input_blocks.0.0."), ("conv_norm_out.", "out.0."), ("conv_out.", "out.2.")]  # fmt: skip
+    state = model.unet.state_dict()
+    inner = {key: value for key, value in state.items() if ".transformer_blocks." in key}
+    outer = {key: value for key, value in state.items() if key not in inner}
+    prefix = "model.diffusion_model."
+    return {**renamed(inner, prefix, *downs, *ups, *mid), **renamed(outer, prefix, *ends, *downs, *ups, *mid, *resnets)}
+
+
+def vae_in_ldm(model: DiffusionModel) -> Weights:
+    """Decoder levels count from the other end, and attention is made of 1x1 convolutions."""
+    changes = [(f"down_blocks.{i}.resnets.", f"down.{i}.block.") for i in range(2)]
+    changes += [(f"up_blocks.{i}.resnets.", f"up.{1 - i}.block.") for i in range(2)]
+    changes += [("down_blocks.0.downsamplers.0.", "down.0.downsample."),
+                ("up_blocks.0.upsamplers.0.", "up.1.upsample."), ("to_out.0", "proj_out"), ("to_", ""),
+                ("mid_block.resnets.0.", "mid.block_1."), ("mid_block.resnets.1.", "mid.block_2."),
+                ("mid_block.attentions.0.", "mid.attn_1."), ("conv_shortcut", "nin_shortcut"),
+                ("conv_norm_out", "norm_out"), ("group_norm", "norm")]  # fmt: skip
+    named = renamed(model.vae.state_dict(), "first_stage_model.", *changes)
+    return {
+        key: value[..., None, None] if "attn_1" in key and value.ndim == 2 else value for key, value in named.items()
+    }
+
+
+def clip_in_ldm(model: DiffusionModel) -> Weights:
+    """1.x keeps transformers' names, and the positions, which are no weights."""
+    prefix = "cond_stage_model.transformer.text_model."
+    return {
+        **renamed(model.text_encoder.state_dict(), prefix),
+        f"{prefix}embeddings.position_ids": torch.arange(16)[None],
+    }
+
+
+def open_clip_in_ldm(model: DiffusionModel) -> Weights:
+    """2.x keeps OpenCLIP's names, with query, key and value in one."""
+    state = model.text_encoder.state_dict()
+    changes = (("encoder.layers.", "transformer.resblocks."), ("layer_norm", "ln_"), ("self_attn", "attn"),
+               ("fc1", "c_fc"), ("fc2", "c_proj"), ("final_ln_", "ln_final"), ("embeddings.token", "token"),
+               ("embeddings.position_embedding.weight", "positional_embedding"))  # fmt: skip
+    named = renamed({key: value for key, value in state.items() if "_proj." not in key or "out_proj" in key},
+                    "cond_stage_model.model.", *changes)  # fmt: skip
+    for layer in range(2):
+        for kind in ("weight", "bias"):
+            joined = [state[f"encoder.layers.{layer}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            named[f"cond_stage_model.model.transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(joined)
+    return named
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    tiny_tokenizer(tmp_path / "words")
+    return tmp_path / "words"
+
+
+@pytest.fixture
+def family(model: DiffusionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+    """The toy as a family of its own, known by its text of width 16."""
+    configs = tmp_path / "configs"
+    model.unet.save_config(configs / "unet")
+    model.vae.save_config(configs / "vae")
+    model.text_encoder.config.save_pretrained(configs / "text_encoder")
+    (configs / "scheduler").mkdir()
+    (configs / "scheduler" / "scheduler_config.json").write_text(json.dumps(model.schedule.config))
+    toy = Family(configs, "!", {"epsilon": 16, "v_prediction": 24})
+    monkeypatch.setitem(single_file.FAMILIES, 16, toy)
+    monkeypatch.setattr(single_file, "prediction_type_of", lambda unet: "epsilon")
+    return toy
+
+
+def checkpoint(path: Path, *parts: Weights, dtype: torch.dtype = torch.float32) -> Path:
+    weights = {key: value.to(dtype).contiguous().clone() for part in parts for key, value in part.items()}
+    save_file(weights, path)
+    return path
+
+
+@pytest.mark.parametrize("text_in_ldm", [clip_in_ldm, open_clip_in_ldm])
+def test_a_checkpoint_is_the_model_of_its_diffusers_folder(
+    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, text_in_ldm
+) -> None:
+    path = checkpoint(tmp_path / "a.safetensors", unet_in_ldm(model), vae_in_ldm(model), text_in_ldm(model),
+                      {"model_ema.decay": torch.zeros(())})  # fmt: skip
+    loaded = load_single_file(path, "a", tokenizer, device="cpu")
+    for mine, theirs in ((loaded.unet, model.unet), (loaded.vae, model.vae), (loaded.text_encoder, model.text_encoder)):
+        there = theirs.state_dict()
+        assert mine.state_dict().keys() == there.keys()
+        assert all(torch.equal(value, there[key]) for key, value in mine.state_dict().items())
+    assert loaded.fingerprint == model.fingerprint
+
+
+def test_half_precision_on_disk_computes_in_the_dtype_asked_for(
+    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path
+) -> None:
+    parts = unet_in_ldm(model), vae_in_ldm(model), clip_in_ldm(model)
+    path = checkpoint(tmp_path / "a.safetensors", *parts, dtype=torch.float16)
+    loaded = load_single_file(path, "a", tokenizer, device="cpu")
+    assert {part.dtype for part in (loaded.unet, loaded.vae, loaded.text_encoder)} == {torch.float32}
+    assert loaded.fingerprint == model.fingerprint
+
+
+def test_the_family_fills_prompts_up(model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "a.safetensors", unet_in_ldm(model), vae_in_ldm(model), clip_in_ldm(model))
+    loaded = load_single_file(path, "a", tokenizer, device="cpu").tokenizer
+    tokens = loaded("a cat", padding="max_length", max_length=16, truncation=True).input_ids
+    assert loaded.model_max_length == 16
+    assert tokens[:4] == [
+        loaded.bos_token_id,
+        *loaded("a cat", add_special_tokens=False).input_ids,
+        loaded.eos_token_id,
+    ]
+    assert tokens[4:] == [loaded.convert_tokens_to_ids("!")] * 12
+
+
+def test_a_velocity_model_gets_its_schedule_and_size(
+    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single_file, "prediction_type_of", lambda unet: "v_prediction")
+    path = checkpoint(tmp_path / "a.safetensors", unet_in_ldm(model), vae_in_ldm(model), clip_in_ldm(model))
+    loaded = load_single_file(path, "a", tokenizer, device="cpu")
+    assert loaded.schedule.prediction_type == "v_prediction"
+    assert loaded.native_size_px == 24 * loaded.vae_scale_factor
+
+
+class Perfect:
+    """The best prediction for pictures that are all alike, x0: eps is (z - sqrt(abar) x0) / sqrt(1 - abar)."""
+
+    config = SimpleNamespace(in_channels=4, cross_attention_dim=16)
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, kind: str, picture: float) -> None:
+        self.kind, self.picture = kind, picture
+
+    def __call__(self, latents: torch.Tensor, timestep: int, **others: object) -> tuple[torch.Tensor]:
+        abar = 0.0047
+        eps = (latents - abar**0.5 * self.picture) / (1 - abar) ** 0.5
+        return (eps if self.kind == "epsilon" else abar**0.5 * eps - (1 - abar) ** 0.5 * self.picture,)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("picture", [-2.0, 0.0, 2.0])
+def test_a_perfect_unet_tells_what_it_predicts(kind: str, picture: float) -> None:
+    assert prediction_type_of(Perfect(kind, picture)) == kind
+
+
+@pytest.mark.parametrize(
+    ("width", "millions"), [(768, (859.520964, 83.653863, 123.060480)), (1024, (865.910724, 83.653863, 340.387840))]
+)
+def test_the_shipped_configs_have_as_many_weights_as_the_published_models(width: int, millions: tuple) -> None:
+    configs = FAMILIES[width].configs
+    with torch.device("meta"):
+        parts = (
+            UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs, subfolder="unet")),
+            AutoencoderKL.from_config(AutoencoderKL.load_config(configs, subfolder="vae")),
+            CLIPTextModel(CLIPTextConfig.from_pretrained(configs, subfolder="text_encoder")),
+        )
+    assert tuple(sum(value.numel() for value in part.parameters()) / 1e6 for part in parts) == millions
+    assert parts[0].config.cross_attention_dim == parts[2].config.hidden_size == width
+
+
+def test_shipped_schedules_are_known_to_diffusers() -> None:
+    from smoothtool.diffusion.ddim import Schedule
+
+    for name in ("sd1", "sd2"):
+        schedule = Schedule.from_config(
+            json.loads((CONFIGS / name / "scheduler" / "scheduler_config.json").read_text())
+        )
+        assert schedule.timesteps(50)[::49] == (981, 1)
+        assert schedule.final_alpha_cumprod == schedule.alphas_cumprod[0] == 1 - 0.00085
+
+
+CROSS = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+FIRST = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "what"),
+    [
+        ({CROSS: (4, 2048)}, "Stable Diffusion XL is not supported"),
+        ({CROSS: (4, 1280)}, "XL refiner"),
+        ({CROSS: (4, 512)}, "text 512 wide"),
+        ({CROSS: (4, 768), FIRST: (4, 9, 3, 3)}, "9 input channels"),
+        ({CROSS: (4, 768), FIRST: (4, 4, 3, 3)}, "no VAE and no text encoder"),
+        ({CROSS: (4, 768), FIRST: (4, 4, 3, 3), "first_stage_model.x": (1,)}, "no text encoder"),
+        ({CROSS: (4, 768)}, "input_blocks.0.0.weight"),
+        ({"model.diffusion_model.joint_blocks.0.context_block.x": (1,)}, "Stable Diffusion 3"),
+        ({"double_blocks.0.img_attn.norm.key_norm.scale": (1,)}, "Flux"),
+        ({"lora_unet_down_blocks_0.lora_up.weight": (1,)}, "LoRA"),
+        ({"unet.down_blocks.0.to_k.lora_A.weight": (1,)}, "LoRA"),
+        ({"control_model.input_blocks.0.0.weight": (1,)}, "ControlNet"),
+        ({"down_blocks.0.resnets.0.conv1.weight": (1,)}, "single part of a diffusers model"),
+        ({"first_stage_model.encoder.conv_in.weight": (1,)}, "VAE without its UNet"),
+        ({"x": (1,)}, "unknown layout"),
+    ],
+)
+def test_what_is_no_sd1_or_sd2_checkpoint_is_named(shapes: dict, what: str, tokenizer: Path, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "a.safetensors", {key: torch.zeros(shape) for key, shape in shapes.items()})
+    with pytest.raises(ModelError, match=what):
+        load_single_file(path, "a", tokenizer, device="cpu")
+
+
+@pytest.mark.parametrize("lost", ["model.diffusion_model.out.2.bias", "first_stage_model.quant_conv.bias",
+                                  "cond_stage_model.transformer.text_model.final_layer_norm.bias"])  # fmt: skip
+def test_a_lost_weight_is_an_error(
+    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, lost: str
+) -> None:
+    weights = {**unet_in_ldm(model), **vae_in_ldm(model), **clip_in_ldm(model)}
+    del weights[lost]
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_single_file(checkpoint(tmp_path / "a.safetensors", weights), "a", tokenizer, device="cpu")
+
+
+def test_a_weight_of_another_shape_is_an_error(
+    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path
+) -> None:
+    weights = {**unet_in_ldm(model), **vae_in_ldm(model), **clip_in_ldm(model)}
+    weights["model.diffusion_model.out.2.bias"] = torch.zeros(5)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_single_file(checkpoint(tmp_path / "a.safetensors", weights), "a", tokenizer, device="cpu")
+
+
+def test_without_a_tokenizer_the_command_that_gets_one_is_named(
+    model: DiffusionModel, family: Family, tmp_path: Path
+) -> None:
+    path = checkpoint(tmp_path / "a.safetensors", unet_in_ldm(model), vae_in_ldm(model), clip_in_ldm(model))
+    with pytest.raises(ModelError) as caught:
+        load_single_file(path, "a", None, device="cpu")
+    assert caught.value.hint.startswith("smoothtool models pull openai/clip-vit-large-patch14")
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("write", [lambda what, path: path.write_bytes(pickle.dumps(what)), torch.save])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
+def test_a_pickle_is_refused_and_never_run(write, name: str, tokenizer: Path, tmp_path: Path) -> None:
+    write(Bomb(tmp_path / "boom"), tmp_path / name)
+    with pytest.raises(ModelError, match="pickle"):
+        load_single_file(tmp_path / name, "a", tokenizer, device="cpu")
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 5, 2000])
+def test_a_truncated_file_is_named(model: DiffusionModel, tokenizer: Path, tmp_path: Path, keep: int) -> None:
+    path = checkpoint(tmp_path / "a.safetensors", unet_in_ldm(model))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ModelError, match="damaged"):
+        load_single_file(path, "a", tokenizer, device="cpu")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_single_file(tmp_path / "none.safetensors", "a", tokenizer, device="cpu")
