@@ -7,8 +7,9 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from uuid import uuid4
 import yaml
 
 from smoothtool.errors import UsageError
+from smoothtool.yaml12 import Dumper
+
+LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.part(\.\w+)?")
+LEFTOVER_AGE_S = 24 * 3600.0
 
 
 @contextmanager
@@ -43,7 +48,7 @@ def write_json_atomic(path: Path, data: Any) -> None:
 
 def write_yaml(path: Path, data: Any) -> None:
     """Block-style YAML in the order given, read alike by YAML 1.1 and 1.2 parsers."""
-    text = yaml.dump(plain(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.dump(plain(data), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
     write_text_atomic(path, text)
 
 
@@ -103,6 +108,7 @@ def new_folder(path: Path, force: bool) -> Iterator[Path]:
     Raises: UsageError as `output_folder` does, or when another process filled `path` meanwhile.
     """
     folder = output_folder(path, force=force)
+    sweep_leftovers(folder.parent)
     temporary = _sibling(folder, "")
     try:
         temporary.mkdir(parents=True)
@@ -159,13 +165,18 @@ def _sibling(path: Path, suffix: str) -> Path:
     return path.with_name(f".{uuid4().hex[:12]}.part{suffix}")
 
 
-class _Dumper(yaml.SafeDumper):  # type: ignore[misc]  # mypy without types-PyYAML sees Any
-    """Quotes text that some YAML version would take for a number, such as `1e-4` or `0o10`."""
+def sweep_leftovers(parent: Path) -> None:
+    """Remove what killed runs left in a folder: names of `_sibling` in which nothing has changed for a day.
+
+    What cannot be looked at or removed stays: it may be someone else's.
+    """
+    for path in parent.glob(".*.part*"):
+        with suppress(OSError):
+            if LEFTOVER.fullmatch(path.name) and time.time() - _changed_at(path) > LEFTOVER_AGE_S:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    quoted = re.match(r"[-+.]*\d", text) is not None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
-
-
-_Dumper.add_representer(str, _represent_text)
+def _changed_at(path: Path) -> float:
+    """Seconds since 1970 of the last change of a file, or of anything in a folder; being renamed counts."""
+    stats = [place.lstat() for place in (path, *path.rglob("*"))]
+    return max(max(stat.st_mtime, stat.st_ctime) for stat in stats)

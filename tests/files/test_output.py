@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 import yaml
 
 from smoothtool.errors import UsageError
+from smoothtool.files import output
 from smoothtool.files.output import (
     atomic_path,
     free_space_check,
     new_folder,
     output_folder,
     plain,
+    sweep_leftovers,
     write_json_atomic,
     write_text_atomic,
     write_yaml,
@@ -234,3 +237,42 @@ def test_yaml_1_2_reads_the_same_texts(tmp_path: Path) -> None:
 
     write_yaml(tmp_path / "a.yaml", {"z": TEXTS})
     assert load_yaml(tmp_path / "a.yaml").value == {"z": TEXTS}
+
+
+DAY_S = 24 * 3600
+
+
+def killed_runs(folder: Path) -> None:
+    """What `kill -9` leaves: a folder half filled, and a file half written."""
+    (folder / ".0123456789ab.part" / "frames").mkdir(parents=True)
+    (folder / ".0123456789ab.part" / "frames" / "000.png").write_text("half")
+    (folder / ".ba9876543210.part.json").write_text("{")
+
+
+@pytest.mark.parametrize(("age_s", "left"), [(DAY_S - 600, 2), (DAY_S + 600, 0)])
+def test_a_command_sweeps_up_after_runs_killed_a_day_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float, left: int
+) -> None:
+    killed_runs(tmp_path)
+    now = time.time()
+    monkeypatch.setattr(output.time, "time", lambda: now + age_s)
+    with new_folder(tmp_path / "out", force=False):
+        assert len(list(tmp_path.glob(".*"))) == left + 1
+
+
+def test_sweeping_leaves_what_is_not_ours_and_what_still_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_runs(tmp_path)
+    others = ["a.part", ".a.part", ".0123456789ab.partial", "0123456789ab.part", ".0123456789ab.part.tar.gz"]
+    for name in others:
+        (tmp_path / name).write_text("someone's")
+    now = time.time()
+    monkeypatch.setattr(output.time, "time", lambda: now + 2 * DAY_S)
+    os.utime(tmp_path / ".0123456789ab.part" / "frames" / "000.png", (now + DAY_S + 600,) * 2)
+    sweep_leftovers(tmp_path)
+    assert names(tmp_path) == sorted([".0123456789ab.part", *others])
+
+
+def test_sweeping_a_folder_that_is_not_there_is_nothing(tmp_path: Path) -> None:
+    sweep_leftovers(tmp_path / "none")

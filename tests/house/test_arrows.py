@@ -21,7 +21,7 @@ DOORS = {
     "places": {"errors", "yaml12"},
     "diffusion": CARRIED,
     "methods": {"diffusion", *CARRIED},
-    "files": CARRIED,
+    "files": {"yaml12", *CARRIED},
     "metrics": {"diffusion", *CARRIED},
     "training": {"diffusion", "methods", "files", "making", *CARRIED},
     "commands": {"methods", "diffusion", "training", "metrics", "files", "places", "jobs", *CARRIED},
