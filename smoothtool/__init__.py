@@ -9,6 +9,7 @@ Every subcommand is a function here: its positional argument first, its flags as
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,8 @@ __version__ = "0.1.0"
 
 MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png", "edit": "edited*.png"}
 """The pictures each command makes, in its folder."""
+LENT = "smoothtool-inputs-"
+"""How the temporary folder begins that PIL images are read from; the result keeps them under `inputs`."""
 
 
 class Result(NamedTuple):
@@ -54,9 +57,11 @@ def _call(command: str, *inputs: Any, **settings: Any) -> Result:
         settings[positional_of(JOBS[command])], *unknown = inputs
         if unknown:
             raise TypeError(f"{command}() takes one positional argument, the others are keywords")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix=LENT) as folder:
         job = make_job(command, {key: _as_path(value, Path(folder)) for key, value in settings.items()})
         report = importlib.import_module(f"smoothtool.commands.{command}").run(job, silent)
+        if any(Path(folder).iterdir()):
+            shutil.copytree(folder, report.folder / "inputs")
     return Result([_opened(path) for path in sorted(report.folder.glob(MADE[command]))], report)
 
 
@@ -66,7 +71,7 @@ def _as_path(value: Any, folder: Path) -> Any:
         return [_as_path(part, folder) for part in value]
     if not hasattr(value, "save") or isinstance(value, (str, Path)):
         return str(value) if isinstance(value, Path) else value
-    path = folder / f"picture-{len(list(folder.iterdir())) + 1}.png"
+    path = folder / f"{len(list(folder.iterdir()))}.png"
     value.save(path)
     return str(path)
 

@@ -10,7 +10,14 @@ from smoothtool.commands.compare import compare_edits
 from smoothtool.commands.edit_methods import Source
 from smoothtool.commands.editing import DEFAULT_RATIO, Edit, clip_if_there, edit_figures, one_edit, open_source
 from smoothtool.commands.invert import inversion_figures, note_convergence
-from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report, with_seed
+from smoothtool.commands.session import (
+    check_sources,
+    describe_model,
+    note_cut_prompts,
+    open_session,
+    start_report,
+    with_seed,
+)
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.images import crop_back, save_image, to_image
 from smoothtool.files.output import new_folder
@@ -27,6 +34,7 @@ def run(job: EditJob, track: Track) -> Report:
     """Edit one picture; leaves edited*.png, before-after.png, report.json, job.yaml; sheet.png for several."""
     job = with_seed(job)
     report = start_report(job, [job.image])
+    check_sources([job.image])
     with new_folder(report.folder, job.force) as folder:
         # 1. model
         started = time.perf_counter()

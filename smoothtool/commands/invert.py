@@ -10,7 +10,14 @@ import torch
 
 from smoothtool.commands.compare import compare_inversions, unguided_reconstruction
 from smoothtool.commands.inverting import Inverted, invert_pictures, load_pictures
-from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report, with_seed
+from smoothtool.commands.session import (
+    check_sources,
+    describe_model,
+    note_cut_prompts,
+    open_session,
+    start_report,
+    with_seed,
+)
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.images import Fitted, crop_back, save_image, to_image
 from smoothtool.files.inversions import save_inversion
@@ -27,6 +34,7 @@ def run(job: InvertJob, track: Track) -> Report:
     """Invert one picture; leaves inversion.safetensors (+ .json), reconstruction.png, report.json, job.yaml."""
     job = with_seed(job)
     report = start_report(job, [job.image])
+    check_sources([job.image])
     with new_folder(report.folder, job.force) as folder:
         # 1. model and picture
         started = time.perf_counter()

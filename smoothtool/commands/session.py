@@ -6,14 +6,18 @@ import secrets
 from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import smoothtool
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel, load_model
+from smoothtool.diffusion.single_file import load_single_file
+from smoothtool.files.images import load_image
+from smoothtool.files.inversions import load_inversion
 from smoothtool.files.reports import versions
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
-from smoothtool.weights.places import resolve_model
+from smoothtool.weights.places import Place, resolve_model, resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import ModelJob, ReportJob
@@ -26,7 +30,7 @@ def open_session(job: ModelJob, track: Track) -> DiffusionModel:
     place = resolve_model(job.model)
     if place.notice:
         track.note(place.notice)
-    model = load_model(place.folder, place.name, device=job.device, dtype=job.dtype)
+    model = _load(place, job)
     if place.default_lora is not None and "none" not in job.lora:
         load_lora(model, place.default_lora)
     for text in job.lora:
@@ -34,6 +38,25 @@ def open_session(job: ModelJob, track: Track) -> DiffusionModel:
             path, scale = parse_lora(text)
             load_lora(model, Path(path), scale)
     return model
+
+
+def _load(place: Place, job: ModelJob) -> DiffusionModel:
+    if place.single_file is not None:
+        return load_single_file(place.single_file, place.name, place.tokenizer, device=job.device, dtype=job.dtype)
+    assert place.folder is not None
+    return load_model(place.folder, place.name, device=job.device, dtype=job.dtype)
+
+
+def check_sources(names: Sequence[str]) -> None:
+    """Open pictures and inversion files once, so that a bad one is named before a model is loaded, which takes long.
+
+    Raises: InputError for a picture, ModelError for an inversion file.
+    """
+    for name in names:
+        if name.endswith(".safetensors"):
+            load_inversion(Path(name))
+        else:
+            load_image(resolve_picture(name))
 
 
 def with_seed(job: Job) -> Job:
@@ -45,7 +68,16 @@ def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
     """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
     name = "-".join(Path(text.removeprefix("samples:")).stem for text in inputs)
     folder = job.output or _free_folder(Path("smoothtool-out"), f"{job.command}-{name}"[:80])
-    return Report(command=job.command, folder=folder, job=job.settings(), versions=versions())
+    settings = {key: _kept(value, folder) for key, value in job.settings().items()}
+    return Report(command=job.command, folder=folder, job=settings, versions=versions())
+
+
+def _kept(value: Any, folder: Path) -> Any:
+    """A picture that the Python API was given, by the name under which the result will keep it."""
+    if isinstance(value, list):
+        return [_kept(part, folder) for part in value]
+    lent = isinstance(value, str) and Path(value).parent.name.startswith(smoothtool.LENT)
+    return str(folder.absolute() / "inputs" / Path(value).name) if lent else value
 
 
 def _free_folder(parent: Path, name: str) -> Path:

@@ -36,6 +36,8 @@ def test_pil_images_and_paths_give_frames_and_report(seen: list, tmp_path: Path)
     frames, report = st.interpolate([Image.new("RGB", (4, 4), "red"), tmp_path / "blue.png"], frames=3)
     assert [frame.getpixel((0, 0)) for frame in frames] == [(255, 0, 0), (0, 0, 255)]
     assert report.folder == tmp_path
+    assert Image.open(tmp_path / "inputs" / "0.png").getpixel((0, 0)) == (255, 0, 0)
+    assert [path.name for path in (tmp_path / "inputs").iterdir()] == ["0.png"]
     assert seen[0].frames == 3
 
 
