@@ -116,8 +116,8 @@ def _card(figures: dict[str, Any], unet_parameters: int) -> str:
 CARD = """# stickers
 
 A small but complete Stable Diffusion (AutoencoderKL, CLIPTextModel, UNet2DConditionModel with {millions:.1f} million
-parameters, DDIM schedule) for 64 px pictures of icons. It lets every part of smoothtool run within a minute on a machine
-without a GPU. It is an ordinary diffusers folder: `StableDiffusionPipeline.from_pretrained` loads it.
+parameters, DDIM schedule) for 64 px pictures of icons. It lets every part of smoothtool run within a minute, without a
+GPU. It is an ordinary diffusers folder: `StableDiffusionPipeline.from_pretrained` loads it.
 
 ![48 samples from held-out captions](samples.png)
 
@@ -134,9 +134,9 @@ Photos, people, text and anything else are outside its world.
 
 ## Measured
 
-On held-out combinations of concept, style and colour, never trained on: {count} captions of one item sampled with 50 DDIM
-steps at guidance 7.5, 200 scenes for the VAE, {inversions} scenes inverted with their captions and reconstructed at
-guidance 7.5. Concept, style and colour are decided by a separate small classifier, which is right itself on {judge}
+On held-out combinations of concept, style and colour, never trained on: {count} captions of one item sampled with 50
+DDIM steps at guidance 7.5, 200 scenes for the VAE, {inversions} scenes inverted with their captions and reconstructed
+at guidance 7.5. Concept, style and colour are decided by a separate small classifier, which is right itself on {judge}
 of unseen drawings. Model fingerprint {fingerprint}.
 
 | figure | measured | aim |
