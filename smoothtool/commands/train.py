@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +19,14 @@ from platformdirs import user_cache_dir
 
 from smoothtool.commands.inverting import working_size
 from smoothtool.commands.session import describe_model, open_session, start_report, with_seed
-from smoothtool.diffusion.lora import save_kohya, save_lora
+from smoothtool.commands.training_results import LOG, TrainingRun, write_results, write_walks
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import UsageError
-from smoothtool.files.images import to_image
-from smoothtool.files.output import free_space_check, new_folder, output_folder, write_text_atomic
-from smoothtool.files.plots import Line, line_plot
+from smoothtool.files.output import free_space_check, output_folder, write_text_atomic
 from smoothtool.files.records import append_record, read_records
-from smoothtool.files.reports import write_report
-from smoothtool.files.sheets import contact_sheet
-from smoothtool.methods.smoothness.istd import WalkSettings, prompt_walks
 from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes
 from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint, write_checkpoint
-from smoothtool.training.examples import Examples, bucket_sizes, prepare_examples
+from smoothtool.training.examples import bucket_sizes, prepare_examples
 from smoothtool.training.trainer import Trainer, TrainSettings, TrainStep
 from smoothtool.types import Report, Silent, Track
 
@@ -41,28 +35,9 @@ if TYPE_CHECKING:
 
 STICKERS = "stickers:train"
 STICKER_SCENES = 8000
-SHOWN_PROMPTS, SHOWN_FRAMES = 3, 9
-PLOT_POINTS = 100
-LOG = "training.jsonl"
+SHOWN_PROMPTS = 3
 MAY_CHANGE = {"max_steps", "steps", "guidance", "device", "model", "lora", "data"}
 """Settings that a resumed training may change: its length, its sample walks, and names whose content is compared."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the stations share."""
-
-    job: TrainJob
-    trainer: Trainer
-    examples: Examples
-    prompts: tuple[str, ...]
-    folder: Path
-    report: Report
-    track: Track
-
-    @property
-    def is_main(self) -> bool:
-        return bool(self.trainer.accelerator.is_main_process)
 
 
 def run(job: TrainJob, track: Track) -> Report:
@@ -78,12 +53,12 @@ def run(job: TrainJob, track: Track) -> Report:
     _check_device(job, model)
     with accelerator.main_process_first():
         pictures, complaints = _pictures(job)
-        examples = prepare_examples(model, pictures, _sizes_px(job, model), _cache_folder(), track)
+        examples = prepare_examples(model, pictures, _sizes_px(job, model), cache_folder(), track)
     _complain([*complaints, *examples.complaints], report, track)
     # 2. trainer, from the newest checkpoint if there is one
     trainer = Trainer(model, examples, _settings(job), accelerator)
     prompts = tuple(dict.fromkeys(picture.captions[0] for picture in pictures[:SHOWN_PROMPTS]))
-    state = _Run(job, trainer, examples, prompts, report.folder, report, track)
+    state = TrainingRun(job, trainer, examples, prompts, report.folder, report, track)
     _resume(state)
     report.seconds["load"] = time.perf_counter() - started
     # 3. train
@@ -93,7 +68,7 @@ def run(job: TrainJob, track: Track) -> Report:
     # 4. results
     report.model, report.unet_calls = describe_model(model), model.counter.calls
     if accelerator.is_main_process:
-        _write_results(state)
+        write_results(state)
     accelerator.wait_for_everyone()
     return report
 
@@ -134,7 +109,7 @@ def _check_device(job: TrainJob, model: DiffusionModel) -> None:
 
 def _pictures(job: TrainJob) -> tuple[list[CaptionedPicture], list[str]]:
     if job.data == STICKERS:
-        return sticker_scenes(STICKER_SCENES, _cache_folder() / "icons"), []
+        return sticker_scenes(STICKER_SCENES, cache_folder() / "icons"), []
     return read_captioned_folder(Path(job.data).expanduser())
 
 
@@ -148,7 +123,7 @@ def _sizes_px(job: TrainJob, model: DiffusionModel) -> Sequence[tuple[int, int]]
     return bucket_sizes(size, multiple) if job.crop == "buckets" and isinstance(size, int) else sizes
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     return Path(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool")).expanduser() / "training"
 
 
@@ -192,7 +167,7 @@ def _clear(folder: Path) -> None:
     (folder / LOG).unlink(missing_ok=True)
 
 
-def _resume(state: _Run) -> None:
+def _resume(state: TrainingRun) -> None:
     """Go on from the newest checkpoint, if its settings are today's; log lines after it are dropped."""
     bytes_each = sum(p.numel() for p in state.trainer.parameters) * 4 * (4 if state.job.ema else 3)
     free_space_check(state.folder, 4 * bytes_each)
@@ -215,7 +190,7 @@ def _resume(state: _Run) -> None:
     state.trainer.accelerator.wait_for_everyone()
 
 
-def _identity(state: _Run) -> dict[str, Any]:
+def _identity(state: TrainingRun) -> dict[str, Any]:
     """Everything that decides what the next step computes."""
     settings = {key: value for key, value in state.job.settings().items() if key not in MAY_CHANGE}
     model, processes = state.trainer.model, state.trainer.accelerator.num_processes
@@ -228,7 +203,7 @@ def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{key} was {then.get(key)}, is {now.get(key)}" for key in {**then, **now} if then.get(key) != now.get(key)]
 
 
-def _train(state: _Run) -> None:
+def _train(state: TrainingRun) -> None:
     """Step, log, checkpoint. The first Ctrl-C finishes the step and writes a checkpoint, the second stops at once."""
     trainer, job = state.trainer, state.job
     remaining = job.max_steps - trainer.step
@@ -241,11 +216,22 @@ def _train(state: _Run) -> None:
             if state.is_main and (last or step.step % job.checkpoint_every == 0):
                 tensors, facts = trainer.state()
                 write_checkpoint(state.folder, step.step, tensors, {**facts, "identity": _identity(state)})
+                state.track.note(_told(step))
             if state.is_main and job.sample_every and step.step % job.sample_every == 0:
-                _write_walks(state, step.step)
+                write_walks(state, step.step)
             if stopping:
                 state.track.note(f"stopped after step {step.step}; go on with --resume -o {state.folder}")
                 break
+
+
+def _told(step: TrainStep) -> str:
+    """One line at every checkpoint."""
+    figures = {"loss": step.base_loss, "regulariser": step.regulariser, "running mean": step.running_mean}
+    known = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
+    memory = _peak_memory_mb()
+    return f"step {step.step}: {known}, {step.samples / step.seconds:.3g} samples/s" + (
+        f", {memory:.0f} MB at most" if memory else ""
+    )
 
 
 def _any_process(trainer: Trainer, stop: bool) -> bool:
@@ -280,89 +266,9 @@ def _stopped_by_signals() -> Iterator[list[int]]:
 
 
 def _record(step: TrainStep) -> dict[str, Any]:
-    memory = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
-    rate = step.samples / step.seconds
-    return {**asdict(step), "samples_per_s": round(rate, 3), "peak_memory_mb": memory}
+    rate = round(step.samples / step.seconds, 3)
+    return {**asdict(step), "samples_per_s": rate, "peak_memory_mb": _peak_memory_mb()}
 
 
-def _write_results(state: _Run) -> None:
-    """The LoRA at the top of the folder (or the whole model), the plot of the losses, figures and report."""
-    trainer, folder, report = state.trainer, state.folder, state.report
-    with trainer.averaged():
-        report.files = _save_full(trainer.model, folder) if state.job.full else _save_lora(state)
-    rows = read_records(folder, LOG)
-    if rows:
-        line_plot(_lines(rows), "training", "step", "(means over about a hundredth of the steps)").save(
-            folder / "training.png"
-        )
-        report.files |= {"log": LOG, "plot": "training.png"}
-        report.figures |= _figures(rows, state.examples)
-    write_report(report, folder)
-
-
-def _save_lora(state: _Run) -> dict[str, Any]:
-    unet, stem = state.trainer.model.unet, "smooth-lora" if state.job.variation_weight else "lora"
-    about = {"smoothtool": state.report.versions["smoothtool"], "base_model": state.trainer.model.name,
-             "steps": str(state.trainer.step), "lambda": str(state.job.variation_weight)}  # fmt: skip
-    save_lora(unet, "trained", state.folder / f"{stem}.safetensors", about)
-    save_kohya(unet, "trained", state.folder / f"{stem}-kohya.safetensors", about)
-    return {"lora": f"{stem}.safetensors", "kohya": f"{stem}-kohya.safetensors"}
-
-
-def _save_full(model: DiffusionModel, folder: Path) -> dict[str, Any]:
-    """The whole model as a diffusers folder: `--model OUTPUT/model`."""
-    with new_folder(folder / "model", force=False) as temporary:
-        save_model(model, temporary)
-    return {"model": "model"}
-
-
-def _figures(rows: Sequence[dict[str, Any]], examples: Examples) -> dict[str, Any]:
-    last = rows[-max(1, len(rows) // 10) :]
-    names = [name for name in ("base_loss", "regulariser", "running_mean") if last[-1][name] is not None]
-    return {
-        "steps": rows[-1]["step"], "samples": sum(row["samples"] for row in rows),
-        "pictures": sum(len(bucket) for bucket in examples.buckets),
-        "last_tenth": {name: sum(row[name] for row in last) / len(last) for name in names},
-        "samples_per_s": sum(row["samples"] for row in last) / sum(row["seconds"] for row in last),
-        "bands": _bands(rows),
-    }  # fmt: skip
-
-
-def _bands(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """n, L_reg and base loss per timestep band, over the last half of the training."""
-    found: dict[str, dict[str, float]] = {}
-    for row in rows[len(rows) // 2 :]:
-        for band, figures in row["bands"].items():
-            sums = found.setdefault(band, dict.fromkeys(figures, 0.0))
-            for name, value in figures.items():
-                sums[name] += value if name == "samples" else value * figures["samples"]
-    return {band: {name: value if name == "samples" else value / sums["samples"] for name, value in sums.items()}
-            for band, sums in sorted(found.items())}  # fmt: skip
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> list[Line]:
-    width = max(1, len(rows) // PLOT_POINTS)
-    groups = [rows[at : at + width] for at in range(0, len(rows), width)]
-    lines = []
-    for name in ("base_loss", "regulariser", "running_mean"):
-        if rows[-1][name] is not None:
-            values = [sorted(row[name] for row in group) for group in groups]
-            steps = [group[-1]["step"] for group in groups]
-            means = [sum(part) / len(part) for part in values]
-            lines.append(Line(name, steps, means, [part[0] for part in values], [part[-1] for part in values]))
-    return lines
-
-
-def _write_walks(state: _Run, step: int) -> None:
-    """Walks between two noises under the first captions: what smoothness looks like so far."""
-    mean, _ = state.examples.posterior(state.examples.buckets[0][0])
-    channels, height, width = mean.shape
-    settings = WalkSettings(state.trainer.settings.seed, (channels, height, width), SHOWN_FRAMES, state.job.steps,
-                            state.job.guidance)  # fmt: skip
-    with state.trainer.averaged():
-        walks = list(prompt_walks(state.trainer.model, state.prompts, settings))
-    sheet = contact_sheet(
-        [[to_image(frame) for frame in walk.pixel_values] for walk in walks], row_labels=state.prompts
-    )
-    (state.folder / "samples").mkdir(exist_ok=True)
-    sheet.save(state.folder / "samples" / f"step-{step:08d}.png")
+def _peak_memory_mb() -> float | None:
+    return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None

@@ -125,6 +125,7 @@ train.run(TrainJob.model_validate(json.loads({job!r})), Killing())
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(job, tmp_path):
     whole = train.run(job(output=tmp_path / "whole"), silent)
     killed = job(output=tmp_path / "killed")
@@ -156,8 +157,9 @@ def test_both_outputs_give_the_noise_of_the_trained_model(job, tmp_path, monkeyp
         torch.testing.assert_close(predict(loaded), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_first_order_training_follows_the_double_backward(job, tmp_path):
-    settings = {"max_steps": 12, "learning_rate": 2e-3}
+    settings = {"max_steps": 50, "learning_rate": 1e-3}
     runs = {gradient: train.run(job(gradient=gradient, output=tmp_path / gradient, **settings), silent)
             for gradient in ("central", "double-backward")}  # fmt: skip
     for name in ("base_loss", "regulariser", "running_mean"):
@@ -165,6 +167,7 @@ def test_first_order_training_follows_the_double_backward(job, tmp_path):
         assert curves["central"] == pytest.approx(curves["double-backward"], rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_regulariser_lowers_the_variation(job, tmp_path):
     settings = {"max_steps": 30, "learning_rate": 5e-3, "running_mean_start": "zero"}
     plain = train.run(job(**{"lambda": 0.0}, output=tmp_path / "plain", **settings), silent)

@@ -121,6 +121,7 @@ def test_the_variation_of_gaussian_data_has_its_closed_form(model, gradient, tim
     torch.testing.assert_close(norms, expected * batch.direction.flatten(1).norm(dim=1), rtol=2e-4, atol=0)
 
 
+@pytest.mark.slow
 def test_forward_variation_points_the_same_way_as_the_definition_on_average(model, trained):
     predict, total = predictor(model, 500), {"forward-variation": 0.0, "double-backward": 0.0}
     for seed in range(24):

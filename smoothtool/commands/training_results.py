@@ -1,0 +1,131 @@
+"""What a training leaves in its folder: the LoRA and its twin or the whole model, plot, figures, sheets of walks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smoothtool.diffusion.lora import save_kohya, save_lora
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.saving import save_model
+from smoothtool.files.images import to_image
+from smoothtool.files.output import new_folder
+from smoothtool.files.plots import Line, line_plot
+from smoothtool.files.records import read_records
+from smoothtool.files.reports import write_report
+from smoothtool.files.sheets import contact_sheet
+from smoothtool.methods.smoothness.istd import WalkSettings, prompt_walks
+from smoothtool.training.examples import Examples
+from smoothtool.training.trainer import Trainer
+from smoothtool.types import Report, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import TrainJob
+
+SHOWN_FRAMES = 9
+PLOT_POINTS = 100
+LOG = "training.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What the stations of `train` share; `prompts` are those of the sample walks."""
+
+    job: TrainJob
+    trainer: Trainer
+    examples: Examples
+    prompts: tuple[str, ...]
+    folder: Path
+    report: Report
+    track: Track
+
+    @property
+    def is_main(self) -> bool:
+        return bool(self.trainer.accelerator.is_main_process)
+
+
+def write_results(state: TrainingRun) -> None:
+    """The LoRA at the top of the folder (or the whole model), the plot of the losses, figures and report."""
+    trainer, folder, report = state.trainer, state.folder, state.report
+    with trainer.averaged():
+        report.files = _save_full(trainer.model, folder) if state.job.full else _save_lora(state)
+    rows = read_records(folder, LOG)
+    if rows:
+        line_plot(_lines(rows), "training", "step", "(means over about a hundredth of the steps)").save(
+            folder / "training.png"
+        )
+        report.files |= {"log": LOG, "plot": "training.png"}
+        report.figures |= _figures(rows, state.examples)
+    write_report(report, folder)
+
+
+def _save_lora(state: TrainingRun) -> dict[str, Any]:
+    unet, stem = state.trainer.model.unet, "smooth-lora" if state.job.variation_weight else "lora"
+    about = {"smoothtool": state.report.versions["smoothtool"], "base_model": state.trainer.model.name,
+             "steps": str(state.trainer.step), "lambda": str(state.job.variation_weight)}  # fmt: skip
+    save_lora(unet, "trained", state.folder / f"{stem}.safetensors", about)
+    save_kohya(unet, "trained", state.folder / f"{stem}-kohya.safetensors", about)
+    return {"lora": f"{stem}.safetensors", "kohya": f"{stem}-kohya.safetensors"}
+
+
+def _save_full(model: DiffusionModel, folder: Path) -> dict[str, Any]:
+    """The whole model as a diffusers folder: `--model OUTPUT/model`."""
+    shutil.rmtree(folder / "model", ignore_errors=True)  # of an earlier, shorter run; the checkpoint holds its weights
+    with new_folder(folder / "model", force=False) as temporary:
+        save_model(model, temporary)
+    return {"model": "model"}
+
+
+def _figures(rows: Sequence[dict[str, Any]], examples: Examples) -> dict[str, Any]:
+    last = rows[-max(1, len(rows) // 10) :]
+    names = [name for name in ("base_loss", "regulariser", "running_mean") if last[-1][name] is not None]
+    return {
+        "steps": rows[-1]["step"], "samples": sum(row["samples"] for row in rows),
+        "pictures": sum(len(bucket) for bucket in examples.buckets),
+        "last_tenth": {name: sum(row[name] for row in last) / len(last) for name in names},
+        "samples_per_s": sum(row["samples"] for row in last) / sum(row["seconds"] for row in last),
+        "bands": _bands(rows),
+    }  # fmt: skip
+
+
+def _bands(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """n, L_reg and base loss per timestep band, over the last half of the training."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows[len(rows) // 2 :]:
+        for band, figures in row["bands"].items():
+            sums = found.setdefault(band, dict.fromkeys(figures, 0.0))
+            for name, value in figures.items():
+                sums[name] += value if name == "samples" else value * figures["samples"]
+    return {band: {name: value if name == "samples" else value / sums["samples"] for name, value in sums.items()}
+            for band, sums in sorted(found.items())}  # fmt: skip
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> list[Line]:
+    width = max(1, len(rows) // PLOT_POINTS)
+    groups = [rows[at : at + width] for at in range(0, len(rows), width)]
+    lines = []
+    for name in ("base_loss", "regulariser", "running_mean"):
+        if rows[-1][name] is not None:
+            values = [sorted(row[name] for row in group) for group in groups]
+            steps = [group[-1]["step"] for group in groups]
+            means = [sum(part) / len(part) for part in values]
+            lines.append(Line(name, steps, means, [part[0] for part in values], [part[-1] for part in values]))
+    return lines
+
+
+def write_walks(state: TrainingRun, step: int) -> None:
+    """Walks between two noises under the first captions: what smoothness looks like so far."""
+    mean, _ = state.examples.posterior(state.examples.buckets[0][0])
+    channels, height, width = mean.shape
+    settings = WalkSettings(state.trainer.settings.seed, (channels, height, width), SHOWN_FRAMES, state.job.steps,
+                            state.job.guidance)  # fmt: skip
+    with state.trainer.averaged():
+        walks = list(prompt_walks(state.trainer.model, state.prompts, settings))
+    sheet = contact_sheet(
+        [[to_image(frame) for frame in walk.pixel_values] for walk in walks], row_labels=state.prompts
+    )
+    (state.folder / "samples").mkdir(exist_ok=True)
+    sheet.save(state.folder / "samples" / f"step-{step:08d}.png")
