@@ -6,6 +6,7 @@ Each class carries the exit code that the command line gives it. Raised where th
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -55,3 +56,17 @@ class MemoryExhaustedError(SmoothtoolError):
 def closest(word: str, known: Iterable[str]) -> str:
     """The known name that a mistyped one was probably meant to be, or an empty string."""
     return "".join(difflib.get_close_matches(word, list(known), n=1))
+
+
+def explain(fault: BaseException) -> SmoothtoolError:
+    """Any exception in the user's terms. torch's are recognised by name, since it may not be loaded."""
+    if isinstance(fault, SmoothtoolError):
+        return fault
+    first_line = str(fault).strip().partition("\n")[0]
+    if isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError" or "allocate memory" in first_line:
+        return MemoryExhaustedError("out of memory", "a smaller --size, fewer pictures, or --dtype float16")
+    if isinstance(fault, OSError) and fault.errno is not None:
+        name = f"{os.fsdecode(fault.filename)}: " if fault.filename else ""
+        return SmoothtoolError(f"{name}{os.strerror(fault.errno)}", "another folder with -o")
+    what = f"{type(fault).__name__}: {first_line}" if first_line else type(fault).__name__
+    return SmoothtoolError(f"internal error: {what}", "run again with --debug, and report what it shows")

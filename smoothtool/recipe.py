@@ -1,10 +1,14 @@
 """YAML <-> jobs. A recipe is `defaults:` and a list of `jobs:`, each a `command:` with that command's options.
 
+    output: restyled                       # folder for everything; `output=OUT` on the command line is stronger
     defaults: {steps: 30}
     jobs:
-      - command: interpolate
-        images: [a.png, b.png]
-        matrix: {frames: [5, 9], loop: [true, false]}   # every combination: four jobs
+      - command: edit
+        image: photos                      # a file, a folder, a glob, samples:*, or a list of them: one item each
+        captions: sidecars                 # src from fox.txt beside fox.png; or a .csv or .jsonl with any options
+        trg: a watercolour
+        matrix: {ratio: [0.6, 0.8]}        # every combination
+        output: "{dir}/{stem}-r{r}"        # where each result goes, below the folder for everything
 
 Every mistake is reported at once as `file:line:col jobs[0].key: what`.
 """
@@ -14,42 +18,51 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from smoothtool.captions import Captions, Located
 from smoothtool.errors import UsageError, closest
+from smoothtool.inputs import Found, Picture, find_pictures
 from smoothtool.jobs import JOBS, Job, keys_of, try_job, unknown_option
+from smoothtool.plan import Draft, Plan, default_template, draft_of, picture_key, plan_alone, plan_batch
 from smoothtool.yaml12 import Document, Dumper, Trail, load_yaml, read_yaml
 
 MAX_JOBS = 10_000
+TOP = ("defaults", "jobs", "output")
+NOT_AXES = {"image", "images", "captions", "output"}
+"""Keys whose values need not be in an item's name: the picture is in it anyway."""
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> list[Job]:
-    """The jobs of a recipe file; each `key=value` override replaces that key in every job that has it.
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Plan:
+    """What a recipe file asks for; each `key=value` override replaces that key in every job that has it.
 
     Raises: UsageError with every mistake, one a line.
     """
-    return expand(load_yaml(path), overrides)
+    return plan_recipe(load_yaml(path), overrides)
 
 
-def dump_recipe(jobs: Sequence[Job]) -> str:
-    """YAML that `load_recipe` reads back to the same jobs."""
-    document = {"jobs": [row for job in jobs for row in job.recipe()["jobs"]]}
-    return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+def dump_plan(plan: Plan) -> str:
+    """YAML that `load_recipe` reads back to the same plan."""
+    rows = [{**row, **({"output": item.name} if plan.folder else {})}
+            for item in plan.items for row in item.job.recipe()["jobs"]]  # fmt: skip
+    document = {**({"output": str(plan.folder)} if plan.folder else {}), "jobs": rows}
+    return str(yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 def recipe_schema() -> dict[str, Any]:
     """JSON Schema of a recipe, for editors."""
     schemas = [_job_schema(command, model) for command, model in JOBS.items()]
-    options: dict[str, Any] = {key: {} for model in JOBS.values() for key in keys_of(model)}
+    options: dict[str, Any] = {key: {} for model in JOBS.values() for key in _recipe_keys(model)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "smoothtool recipe",
         "type": "object",
         "properties": {
+            "output": {"type": "string"},
             "defaults": {"type": "object", "properties": options, "additionalProperties": False},
             "jobs": {"type": "array", "minItems": 1, "items": {"oneOf": schemas}},
         },
@@ -58,37 +71,55 @@ def recipe_schema() -> dict[str, Any]:
     }
 
 
-def expand(document: Document, overrides: Sequence[str] = ()) -> list[Job]:
-    """Apply defaults, matrix and overrides, and check every job.
+def plan_recipe(document: Document, overrides: Sequence[str] = ()) -> Plan:
+    """Apply defaults, matrix and overrides, find pictures and captions, and check and name every job.
 
     Raises: UsageError with every mistake, one a line.
     """
     problems: list[str] = []
     given = _Given(document, problems)
     changes = given.overrides(overrides)
-    jobs: list[Job] = []
-    for trail, model, settings in given.jobs():
-        known = keys_of(model)
-        settings |= {key: change for key, change in changes.items() if key in known}
-        job, found = try_job(model, {key: value for key, (value, _) in settings.items()})
-        places = {key: place for key, (_, place) in settings.items()}
-        problems += [f"{places.get(p.key, f'{document.at(trail)}.{p.key}')}: {p.what}" for p in found]
-        jobs += [job] if job else []
+    chosen, _ = changes.pop("output", (None, ""))
+    drafts = [draft for spoken in given.jobs() for draft in given.drafts(spoken, changes)]
+    if len(drafts) > MAX_JOBS:
+        problems.append(f"{document.source}: makes over {MAX_JOBS} items")
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)), "smoothtool recipe schema")
-    return jobs
+    folder = chosen or document.value.get("output")
+    if not given.several:
+        own = folder or drafts[0].name
+        return plan_alone(drafts[0].job.model_copy(update={"output": Path(str(own))}) if own else drafts[0].job)
+    words = [document.value, {key: value for key, (value, _) in changes.items()}]
+    return plan_batch(drafts, Path(str(folder)) if folder else None, Path(document.source).stem, words)
 
 
-Settings = dict[str, tuple[Any, str]]
-"""Per key its value, and where it was written."""
+def _recipe_keys(model: type[Job]) -> list[str]:
+    """A command's own options, and `captions` where there are pictures to describe."""
+    return [*keys_of(model), *(["captions"] if picture_key(model) else [])]
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """One job of one combination, before its pictures are looked for; `axes` are the keys that its matrix varies."""
+
+    trail: Trail
+    model: type[Job]
+    settings: Located
+    axes: tuple[str, ...]
 
 
 @dataclass
 class _Given:
-    """What a recipe says, part by part; what cannot be meant is added to `problems` and left out."""
+    """What a recipe says, part by part; what cannot be meant is added to `problems` and left out.
+
+    several  it turns out to be a batch: more than one job, a list of pictures, or a folder for everything
+    """
 
     document: Document
     problems: list[str]
+    several: bool = False
+    found: dict[tuple[str, ...], Found] = field(default_factory=dict)
+    sources: dict[str, Captions] = field(default_factory=dict)
 
     def wrong(self, trail: Trail, what: str) -> None:
         self.problems.append(f"{self.document.at(trail)}: {what}")
@@ -99,9 +130,9 @@ class _Given:
         self.wrong(trail, "is not a mapping of keys to values")
         return {}
 
-    def overrides(self, texts: Sequence[str]) -> Settings:
-        known = {key for _, model, _ in _Given(self.document, []).jobs() for key in keys_of(model)}
-        changes: Settings = {}
+    def overrides(self, texts: Sequence[str]) -> Located:
+        known = {key for spoken in _Given(self.document, []).jobs() for key in _recipe_keys(spoken.model)}
+        changes: Located = {}
         for text in texts:
             key, equals, value = text.partition("=")
             name = key.replace("-", "_")
@@ -113,31 +144,32 @@ class _Given:
                 changes[name] = read_yaml(value, text).value, text
         return changes
 
-    def jobs(self) -> Iterator[tuple[Trail, type[Job], Settings]]:
+    def jobs(self) -> Iterator[_Spoken]:
         """Each job of each combination, with its defaults."""
         top = self.mapping(self.document.value, ())
-        for key in top.keys() - {"defaults", "jobs"}:
-            self.wrong((key,), unknown_option(key, ["defaults", "jobs"]))
+        for key in top.keys() - set(TOP):
+            self.wrong((key,), unknown_option(key, TOP))
+        if "output" in top and not (isinstance(top["output"], str) and top["output"]):
+            self.wrong(("output",), "is not a folder")
         defaults = self.defaults(top["defaults"]) if "defaults" in top else {}
         rows = top.get("jobs")
         if not isinstance(rows, list) or not rows:
             self.wrong(("jobs",), "is missing, or not a list with at least one job")
             return
+        self.several = len(rows) > 1 or "output" in top
         for index, row in enumerate(rows):
             if settings := self.mapping(row, ("jobs", index)):
                 yield from self.combinations(settings, ("jobs", index), defaults)
 
-    def defaults(self, value: Any) -> Settings:
-        every = sorted({key for model in JOBS.values() for key in keys_of(model)})
+    def defaults(self, value: Any) -> Located:
+        every = sorted({key for model in JOBS.values() for key in _recipe_keys(model)})
         settings = self.located(self.mapping(value, ("defaults",)), ("defaults",))
         for key, (_, place) in settings.items():
             if key not in every:
                 self.problems.append(f"{place}: {unknown_option(key, every)}")
         return settings
 
-    def combinations(
-        self, row: dict[str, Any], trail: Trail, defaults: Settings
-    ) -> Iterator[tuple[Trail, type[Job], Settings]]:
+    def combinations(self, row: dict[str, Any], trail: Trail, defaults: Located) -> Iterator[_Spoken]:
         command, matrix = row.pop("command", None), row.pop("matrix", None)
         if not isinstance(command, str) or command not in JOBS:
             near = closest(str(command), JOBS)
@@ -145,12 +177,15 @@ class _Given:
             what = "is missing" if command is None else f"is {command}, not a command"
             self.wrong((*trail, "command"), f"{what} ({hint})")
             return
-        own = {key: found for key, found in defaults.items() if key in keys_of(JOBS[command])}
+        own = {key: found for key, found in defaults.items() if key in _recipe_keys(JOBS[command])}
         own |= self.located(row, trail)
-        for chosen in [{}] if matrix is None else self.products(matrix, (*trail, "matrix")):
-            yield trail, JOBS[command], own | chosen
+        combinations = [{}] if matrix is None else list(self.products(matrix, (*trail, "matrix")))
+        self.several |= len(combinations) > 1
+        varied = {key for key in next(iter(combinations), {}) if len({str(one[key][0]) for one in combinations}) > 1}
+        for chosen in combinations:
+            yield _Spoken(trail, JOBS[command], own | chosen, tuple(key for key in chosen if key in varied - NOT_AXES))
 
-    def products(self, matrix: Any, trail: Trail) -> Iterator[Settings]:
+    def products(self, matrix: Any, trail: Trail) -> Iterator[Located]:
         axes: list[list[tuple[str, Any, str]]] = []
         for key, values in self.mapping(matrix, trail).items():
             if not isinstance(values, list) or not values:
@@ -164,9 +199,76 @@ class _Given:
         for combination in itertools.product(*axes):
             yield {name: (value, place) for name, value, place in combination}
 
-    def located(self, mapping: dict[str, Any], trail: Trail) -> Settings:
+    def located(self, mapping: dict[str, Any], trail: Trail) -> Located:
         """Keys as options spell them (`inner-steps` is `inner_steps`), each with its place."""
         return {key.replace("-", "_"): (value, self.document.at((*trail, key))) for key, value in mapping.items()}
+
+    def drafts(self, spoken: _Spoken, changes: Located) -> Iterator[Draft]:
+        """The jobs of one combination, one for each of its pictures, with their names."""
+        known = _recipe_keys(spoken.model)
+        settings = spoken.settings | {key: change for key, change in changes.items() if key in known}
+        template = settings.pop("output", None)
+        for picture, own in self.pictures(spoken.model, settings):
+            job, found = try_job(spoken.model, {key: value for key, (value, _) in own.items()})
+            for problem in found:
+                place = own[problem.key][1] if problem.key in own else self.document.at((*spoken.trail, problem.key))
+                self.problems.append(f"{place}: {problem.what}")
+            if job is not None:
+                yield self.named(spoken, job, picture, template)
+
+    def named(self, spoken: _Spoken, job: Job, picture: Picture | None, template: tuple[Any, str] | None) -> Draft:
+        """With the name that its output template gives; alone and without a template it needs none."""
+        if template is None and not self.several:
+            return Draft(job, "")
+        number = int(spoken.trail[1]) + 1 if len(self.document.value["jobs"]) > 1 else None
+        text, place = template or (default_template(number, picture is not None, spoken.axes), "")
+        try:
+            return draft_of(job, picture, str(text))
+        except ValueError as error:
+            self.problems.append(f"{place}: {error}")
+            return Draft(job, "")
+
+    def pictures(self, model: type[Job], settings: Located) -> Iterator[tuple[Picture | None, Located]]:
+        """The settings of each item: with its picture, and with what captions say about it."""
+        key, captions = picture_key(model), self.captions(settings.pop("captions", None))
+        listed = captions.listed() if captions and key == "image" else []
+        value, place = settings.get(key) or (listed or None, captions.place if captions else "")
+        found = self.find(value if isinstance(value, list) else [value], place) if value else None
+        if found is None:
+            yield None, settings
+        elif key == "images":
+            told = [captions.about(picture)[0].get("src", ("",))[0] if captions else "" for picture in found.pictures]
+            src: Located = {"src": (told, place)} if any(told) else {}
+            yield None, settings | {key: ([picture.text for picture in found.pictures], place)} | src
+        else:
+            pictures = dict.fromkeys(found.pictures)
+            said = [
+                (picture, about) for picture in pictures for about in (captions.about(picture) if captions else [{}])
+            ]
+            self.several |= found.several or len(said) > 1
+            for picture, about in said:
+                yield picture, settings | {key: (picture.text, place)} | about
+
+    def captions(self, source: tuple[Any, str] | None) -> Captions | None:
+        if source is None or source[0] is None:
+            return None
+        name, place = str(source[0]), source[1]
+        try:
+            self.sources[name] = self.sources.get(name) or Captions(name, place)
+        except ValueError as error:
+            self.problems.append(f"{place}: {error}")
+        return self.sources.get(name)
+
+    def find(self, names: list[Any], place: str) -> Found | None:
+        """None also where the names are no texts, which the job tells better."""
+        if not all(isinstance(name, (str, int)) and not isinstance(name, bool) for name in names):
+            return None
+        texts = tuple(str(name) for name in names)
+        try:
+            self.found[texts] = self.found.get(texts) or find_pictures(texts)
+        except ValueError as error:
+            self.problems.append(f"{place}: {error}")
+        return self.found.get(texts)
 
 
 def _job_schema(command: str, model: type[Job]) -> dict[str, Any]:
@@ -180,6 +282,7 @@ def _job_schema(command: str, model: type[Job]) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "command": {"const": command},
+            **({"captions": {"type": "string"}} if picture_key(model) else {}),
             "matrix": {"type": "object", "properties": axes, "additionalProperties": False},
             **options,
         },

@@ -157,3 +157,17 @@ class Report:
     notes: list[str] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one item of a batch.
+
+    status  made, skipped (made by an earlier run), failed, or waiting (for another run or another machine)
+    record  its line in the batch's journal: `name` of the folder that holds the result, `seconds`, `error`; or empty
+    """
+
+    name: str
+    command: str
+    status: str
+    record: dict[str, Any]

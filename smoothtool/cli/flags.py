@@ -12,30 +12,45 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from smoothtool.cli import console
-from smoothtool.jobs import Job, fields_of, make_job
+from smoothtool.cli.launch import Wish
+from smoothtool.jobs import Job, fields_of
 from smoothtool.options import OUTPUT, choices_of, flag_of, key_of, kind_of, label_of, range_of
+from smoothtool.plan import Plan, picture_key, plan_flags
 
 METAVARS = {int: "INT", float: "FLOAT", Path: "PATH"}
+PICTURES = "; several, folders, globs or - for a list on stdin make a batch"
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", help="Of a batch, do a share: 1/4 to 4/4, all with the same -o", rich_help_panel=OUTPUT),
+]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="Of a batch, try again what failed before", rich_help_panel=OUTPUT)
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan as a recipe and stop", rich_help_panel=OUTPUT)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only", rich_help_panel=OUTPUT)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and library logs", rich_help_panel=OUTPUT)]
 
 
-def job_command(model: type[Job], go: Callable[[list[Job], bool], None]) -> Callable[..., None]:
-    """A function with the signature Typer needs; it makes the job and hands it to `go(jobs, dry_run)`.
+def job_command(model: type[Job], go: Callable[[Plan, Wish], None]) -> Callable[..., None]:
+    """A function with the signature Typer needs; it makes the plan and hands it to `go`.
 
     Values arrive as text and are checked by the job model alone, so that every mistake is told at once.
     """
+    own: list[tuple[str, Any]] = [("dry_run", DryRun), ("quiet", Quiet), ("debug", Debug)]
+    if picture_key(model) == "image":
+        own += [("retry_failed", Retry), ("batch_shard", Shard)]
 
     def command(dry_run: bool, quiet: bool, debug: bool, **raw: Any) -> None:
         console.show.also(quiet, debug)
+        wish = Wish(dry_run, raw.pop("batch_shard", None), raw.pop("retry_failed", False))
         keys = {name: key_of(name, field) for name, field in fields_of(model)}
         given = {keys[name]: value for name, value in raw.items() if value not in (None, False, [])}
-        go([make_job(model.command, given)], dry_run)
+        go(plan_flags(model.command, given), wish)
 
     parameters = [_parameter(name, field) for name, field in fields_of(model)]
-    for name, kind in (("dry_run", DryRun), ("quiet", Quiet), ("debug", Debug)):
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind))
+    for name, kind in own:
+        default = None if kind is Shard else False
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__name__, command.__doc__ = model.command, model.__doc__
@@ -46,6 +61,9 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     kind, flag = kind_of(field), flag_of(field)
     annotation: Any = {bool: bool, list: list[str] | None}.get(kind, str | None)
     options: dict[str, Any] = {"help": _help(field), "show_default": False}
+    if name == "image":
+        annotation = list[str] | None
+        options["help"] += PICTURES
     if kind is not bool:
         options |= {"metavar": _metavar(name, field), "autocompletion": _completion(choices_of(field))}
     if flag.positional:

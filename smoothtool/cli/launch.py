@@ -1,4 +1,4 @@
-"""Run jobs: the moment when the torch half of the house is entered."""
+"""Run a plan: the moment when the torch half of the house is entered."""
 
 from __future__ import annotations
 
@@ -7,23 +7,102 @@ import json
 import logging
 import os
 import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from smoothtool.cli import console
-from smoothtool.jobs import Job
-from smoothtool.recipe import dump_recipe
+from smoothtool.cli.shards import shard_from_environment
+from smoothtool.errors import BatchError, UsageError
+from smoothtool.estimate import estimate_unet_calls
+from smoothtool.jobs import Job, parse_shard
+from smoothtool.plan import Plan
+from smoothtool.recipe import dump_plan
+
+if TYPE_CHECKING:
+    from smoothtool.types import Outcome
 
 LIBRARIES = ("diffusers", "transformers", "peft", "huggingface_hub", "torch", "PIL")
 
 
-def launch(jobs: list[Job], dry_run: bool) -> None:
-    """Print the plan, or run the jobs one after another."""
-    if dry_run:
-        console.data(dump_recipe(jobs))
+SHOWN_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Flags of every run: show the plan only; of a batch take a share; try again what failed before."""
+
+    dry_run: bool = False
+    shard: str | None = None
+    retry_failed: bool = False
+
+
+def launch(plan: Plan, wish: Wish) -> None:
+    """Print the plan, run its one job, or work through it as a batch."""
+    if wish.dry_run:
+        console.data(dump_plan(plan))
+        console.notice(_summary(plan))
         return
     if not console.show.debug:
         silence_libraries()
-    for job in jobs:
-        _run(job)
+    if plan.folder is None:
+        _run(plan.items[0].job)
+    else:
+        _run_batch(plan, wish)
+
+
+def _summary(plan: Plan) -> str:
+    commands = Counter(item.job.command for item in plan.items)
+    jobs = ", ".join(f"{count} {command}" for command, count in commands.items())
+    calls = estimate_unet_calls(item.job for item in plan.items)
+    return f"{jobs}: about {calls:,} UNet calls" + (f", into {plan.folder}" if plan.folder else "")
+
+
+def _run_batch(plan: Plan, wish: Wish) -> None:
+    """stdout is the folder of every result, one a line, or batch.json; stderr a table, and what failed."""
+    with console.Progress() as progress:
+        batch = importlib.import_module("smoothtool.commands.batch")
+        force = any(getattr(item.job, "force", False) for item in plan.items)
+        how = batch.How(_shard(plan, wish), wish.retry_failed, force)
+        outcomes = batch.run_batch(plan, how, progress)
+    assert plan.folder is not None
+    if any(getattr(item.job, "json_output", False) for item in plan.items):
+        console.data((plan.folder / "batch.json").read_text("utf-8"))
+    else:
+        for outcome in outcomes:
+            if outcome.status in ("made", "skipped"):
+                console.data(str(plan.folder / outcome.record["name"]))
+    _tell(outcomes, plan)
+
+
+def _shard(plan: Plan, wish: Wish) -> tuple[int, int]:
+    """As asked, else as the launcher says; a training is one job for all processes of a launcher."""
+    if wish.shard is not None:
+        try:
+            return parse_shard(wish.shard)
+        except ValueError as error:
+            raise UsageError(f"--shard {error}", "--shard 1/2 on one machine, 2/2 on the other") from error
+    trains = any(item.job.command == "train" for item in plan.items)
+    return (1, 1) if trains else shard_from_environment(os.environ)
+
+
+def _tell(outcomes: Sequence[Outcome], plan: Plan) -> None:
+    rows: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        rows.setdefault(outcome.command, Counter())[outcome.status] += 1
+    for command, counts in rows.items():
+        states = "  ".join(f"{counts[status]:>5} {status}" for status in ("made", "skipped", "failed", "waiting"))
+        console.notice(f"{command:<12}{states}")
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed[:SHOWN_FAILURES]:
+        console.error(f"{outcome.name}: {outcome.record['error']}")
+    if failed:
+        raise BatchError(
+            f"{len(failed)} of {len(outcomes)} items failed, all told in {plan.folder}/index.html",
+            "the same command with --retry-failed",
+        )
+    console.notice(f"see {plan.folder}/index.html")
 
 
 def silence_libraries() -> None:

@@ -9,40 +9,67 @@ from typing import Annotated, Any
 import typer
 
 from smoothtool.cli import console
-from smoothtool.cli.flags import Debug, DryRun, Quiet
-from smoothtool.cli.launch import launch
-from smoothtool.errors import InputError
-from smoothtool.jobs import Job
-from smoothtool.recipe import dump_recipe, expand, load_recipe, recipe_schema
+from smoothtool.cli.flags import Debug, DryRun, Quiet, Retry, Shard
+from smoothtool.cli.launch import Wish, launch
+from smoothtool.errors import InputError, UsageError, closest
+from smoothtool.plan import Plan
+from smoothtool.recipe import dump_plan, load_recipe, plan_recipe, recipe_schema
 from smoothtool.yaml12 import Document
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 app = typer.Typer(help="Check and show recipes.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="A recipe, a job.yaml, or a picture made by smoothtool", show_default=False)]
+Name = Annotated[str, typer.Argument(help="A name from smoothtool recipe ls", show_default=False)]
+Target = Annotated[Path | None, typer.Argument(help="Where to; here by default", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Replace a key in every job that has it")
 ]
 
 
 def run(
-    file: File, overrides: Overrides = None, dry_run: DryRun = False, quiet: Quiet = False, debug: Debug = False
+    file: File,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    shard: Shard = None,
+    retry_failed: Retry = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Run the jobs of a recipe, or make a result again from its job.yaml or picture."""
     console.show.also(quiet, debug)
-    launch(_jobs(file, overrides), dry_run)
+    launch(_plan(file, overrides), Wish(dry_run, shard, retry_failed))
+
+
+@app.command("ls")
+def list_recipes() -> None:
+    """List the recipes that come with smoothtool."""
+    console.table([(path.stem, _about(path)) for path in _shipped().values()])
+
+
+@app.command("cp")
+def copy_recipe(name: Name, target: Target = None) -> None:
+    """Copy a recipe that comes with smoothtool, to be changed; prints its place."""
+    source = _shipped().get(name.removesuffix(".yaml"))
+    if source is None:
+        raise UsageError(f"{name}: no such recipe", closest(name, _shipped()) or "smoothtool recipe ls")
+    place = (target / source.name if target and target.is_dir() else target) or Path(source.name)
+    if place.exists():
+        raise UsageError(f"{place}: is there already", "another name")
+    place.write_bytes(source.read_bytes())
+    console.data(str(place))
 
 
 @app.command()
 def validate(file: File, overrides: Overrides = None) -> None:
     """Report every mistake in a recipe."""
-    jobs = _jobs(file, overrides)
-    console.data(f"{file}: {len(jobs)} job{'s' if len(jobs) > 1 else ''}, no mistakes")
+    count = len(_plan(file, overrides).items)
+    console.data(f"{file}: {count} job{'s' if count > 1 else ''}, no mistakes")
 
 
 @app.command("show")
 def show_recipe(file: File, overrides: Overrides = None) -> None:
     """Print every job of a recipe, with defaults and combinations written out."""
-    console.data(dump_recipe(_jobs(file, overrides)))
+    console.data(dump_plan(_plan(file, overrides)))
 
 
 @app.command()
@@ -51,10 +78,23 @@ def schema() -> None:
     console.data(json.dumps(recipe_schema(), indent=2))
 
 
-def _jobs(file: Path, overrides: list[str] | None) -> list[Job]:
-    if file.suffix.lower() not in PICTURES:
-        return load_recipe(file, overrides or [])
-    return expand(Document(_settings_in(file), str(file)), overrides or [])
+def _plan(file: Path, overrides: list[str] | None) -> Plan:
+    if file.suffix.lower() in PICTURES:
+        return plan_recipe(Document(_settings_in(file), str(file)), overrides or [])
+    known = None if file.exists() else _shipped().get(str(file).removesuffix(".yaml"))
+    return load_recipe(known or file, overrides or [])
+
+
+def _shipped() -> dict[str, Path]:
+    """Recipes by name: inside an installed package, or beside the package in a checkout."""
+    package = Path(__file__).parents[1]
+    folder = next((place for place in (package / "recipes", package.parent / "recipes") if place.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _about(recipe: Path) -> str:
+    """The first comment line of a recipe says what it is for."""
+    return recipe.read_text("utf-8").partition("\n")[0].lstrip("# ")
 
 
 def _settings_in(picture: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import smoothtool
+from smoothtool.commands.sharing import Shared
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel, load_model
 from smoothtool.diffusion.single_file import load_single_file
@@ -27,6 +28,10 @@ Job = TypeVar("Job", bound="ModelJob")
 
 def open_session(job: ModelJob, track: Track) -> DiffusionModel:
     """The model of the job with its LoRAs: the model's default one first, unless `lora: none`."""
+    return _open(job, track) if Shared.active is None else Shared.active.open(job, lambda: _open(job, track))
+
+
+def _open(job: ModelJob, track: Track) -> DiffusionModel:
     place = resolve_model(job.model)
     if place.notice:
         track.note(place.notice)

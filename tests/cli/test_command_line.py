@@ -144,9 +144,19 @@ def test_a_dry_run_is_a_recipe_that_runs_the_same_job(call, tmp_path: Path) -> N
 def test_run_takes_jobs_one_after_another_with_overrides(call, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("jobs: [{command: interpolate, images: [a, b]}, {command: invert, image: c}]")
-    code, out, _ = call("run", str(recipe), "steps=3", "json=true")
-    assert code == 0
-    assert [json.loads(part)["job"]["steps"] for part in out.replace("}\n{", "}\0{").split("\0")] == [3, 3]
+    seen = []
+
+    def run(job, track: Track) -> Report:
+        seen.append(job)
+        return finished(job, track)
+
+    output = tmp_path / "out"
+    (tmp_path / "model_index.json").write_text("{}")
+    more = ["steps=3", "json=true", f"model={tmp_path}", f"output={output}"]
+    code, out, _ = call("run", str(recipe), *more, run=run)
+    assert (code, [job.steps for job in seen]) == (0, [3, 3])
+    assert [job.output for job in seen] == [output / "1-interpolate", output / "2-invert/c"]
+    assert json.loads(out)["items"][0]["name"] == "1-interpolate"
 
 
 def test_run_repeats_the_settings_inside_a_picture(call, tmp_path: Path) -> None:

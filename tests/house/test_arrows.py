@@ -17,18 +17,25 @@ DOORS = {
     "options": set(),
     "yaml12": {"errors"},
     "jobs": {"errors", "options"},
-    "recipe": {"errors", "jobs", "yaml12"},
+    "inputs": {"places"},
+    "captions": {"errors", "inputs", "places"},
+    "plan": {"errors", "inputs", "jobs", "options"},
+    "estimate": {"jobs"},
+    "recipe": {"errors", "jobs", "yaml12", "inputs", "captions", "plan"},
     "places": {"errors", "yaml12"},
     "diffusion": CARRIED,
     "methods": {"diffusion", *CARRIED},
     "files": {"yaml12", *CARRIED},
     "metrics": {"diffusion", *CARRIED},
     "training": {"diffusion", "methods", "files", "making", *CARRIED},
-    "commands": {"methods", "diffusion", "training", "metrics", "files", "places", "jobs", *CARRIED},
-    "cli": {"commands", "files", "places", "recipe", "jobs", "options", "yaml12", *CARRIED},
+    "commands": {"methods", "diffusion", "training", "metrics", "files", "places", "jobs", "plan", *CARRIED},
+    "cli": {"commands", "files", "places", "recipe", "plan", "estimate", "jobs", "options", "yaml12", *CARRIED},
 }
 """Which rooms a room may import. What is not listed (`__init__`, `__main__`, the making of weights) may see all."""
-TORCH_FREE = {"errors", "types", "options", "yaml12", "jobs", "recipe", "places", "cli", "__init__", "__main__"}
+TORCH_FREE = {
+    "errors", "types", "options", "yaml12", "jobs", "inputs", "captions", "plan", "estimate", "recipe", "places", "cli",
+    "__init__", "__main__",
+}  # fmt: skip
 
 
 def room_of(module: str) -> str:

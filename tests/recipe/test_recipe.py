@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from smoothtool.errors import UsageError
-from smoothtool.recipe import dump_recipe, expand, load_recipe, recipe_schema
+from smoothtool.recipe import dump_plan, load_recipe, plan_recipe, recipe_schema
 from smoothtool.yaml12 import read_yaml
 
 
 def jobs_of(text: str, *overrides: str) -> list[dict]:
-    return [job.settings() for job in expand(read_yaml(text, "f.yaml"), overrides)]
+    return [item.job.settings() for item in plan_recipe(read_yaml(text, "f.yaml"), overrides).items]
 
 
 def told(text: str, *overrides: str) -> list[str]:
@@ -98,10 +98,11 @@ def test_overrides_read_lists_and_numbers_as_yaml_does() -> None:
 
 def test_a_dumped_recipe_reads_back_to_the_same_jobs(tmp_path: Path) -> None:
     text = "jobs: [{command: interpolate, images: ['1e-4', 'no'], src: ['010', 'a: b']}, {command: invert, image: x}]"
-    jobs = expand(read_yaml(text, "f"))
+    plan = plan_recipe(read_yaml(text, "f"))
     path = tmp_path / "job.yaml"
-    path.write_text(dump_recipe(jobs), "utf-8")
-    assert load_recipe(path) == jobs
+    path.write_text(dump_plan(plan), "utf-8")
+    again = load_recipe(path)
+    assert (again.items, again.folder) == (plan.items, plan.folder)
 
 
 def test_the_schema_knows_every_command_and_option() -> None:

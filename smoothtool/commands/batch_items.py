@@ -1,0 +1,155 @@
+"""What a batch item is made of: its identity by content, the seed that follows from it, and its place in the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smoothtool import __version__
+from smoothtool.errors import SmoothtoolError, UsageError
+from smoothtool.files.journal import Journal
+from smoothtool.files.reports import NAMES_OR_PLACES, PLACES
+from smoothtool.jobs import parse_lora
+from smoothtool.weights.places import resolve_model, resolve_picture
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import Job
+    from smoothtool.plan import Item
+
+INPUTS = (PLACES | {"data"}) - {"output"}
+WHOLE_BYTES = 256_000_000
+"""Larger files (weights) are told apart by size and time, smaller ones by every byte."""
+CONTINUED = ("istd", "train")
+"""Commands that keep what they have done in their folder, and go on from it."""
+
+
+@dataclass
+class Digests:
+    """SHA-256 of files and folders, each read once."""
+
+    known: dict[Path, str] = field(default_factory=dict)
+    models: dict[str, list[str]] = field(default_factory=dict)
+
+    def of(self, path: Path) -> str:
+        path = path.absolute()
+        if path not in self.known:
+            self.known[path] = _digest(path)
+        return self.known[path]
+
+    def of_model(self, name: str) -> list[str]:
+        """Raises: ModelError when it is not there."""
+        if name not in self.models:
+            place = resolve_model(name)
+            self.models[name] = [
+                self.of(path) for path in (place.folder, place.single_file, place.default_lora) if path
+            ]
+        return self.models[name]
+
+
+def _digest(path: Path) -> str:
+    try:
+        if path.is_dir():
+            return hashlib.sha256("\n".join(sorted(_listing(path))).encode("utf-8", "replace")).hexdigest()
+        if path.stat().st_size > WHOLE_BYTES:
+            return _stamp(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _listing(folder: Path) -> Iterator[str]:
+    for here, _, files in os.walk(folder):
+        for name in files:
+            path = Path(here) / name
+            yield f"{path.relative_to(folder)} {_stamp(path)}"
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """An item with what it depends on: `inputs` and `settings` are digests, of contents and of everything else."""
+
+    item: Item
+    inputs: str
+    settings: str
+
+    @property
+    def name(self) -> str:
+        return self.item.name
+
+    @cached_property
+    def key(self) -> str:
+        return f"{self.inputs}-{self.settings}"
+
+    def job_in(self, folder: Path, known: bool) -> Job:
+        """The job with its folder, and a seed that follows from its inputs: the same on any machine, in any order.
+
+        known  there is a result in its place that has to be replaced
+        """
+        job, place = self.item.job, folder / self.name
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"{place}: a link leads out of the output folder", "delete the link")
+        changes: dict[str, Any] = {"output": place, "force": known and job.command not in CONTINUED}
+        if job.settings().get("seed", 0) is None:
+            changes["seed"] = int(self.inputs[:8], 16)
+        return job.model_copy(update=changes | ({"resume": True} if job.command == "train" else {}))
+
+
+def work_of(item: Item, digests: Digests) -> Work:
+    """Raises: ModelError when the model is not there."""
+    settings = item.job.settings()
+    inputs = {key: _contents(settings.pop(key), digests) for key in sorted(INPUTS & settings.keys())}
+    for key in sorted(NAMES_OR_PLACES & settings.keys()):
+        settings[key] = _identity(key, settings[key], digests)
+    return Work(item, _sha(inputs), _sha([item.job.command, settings, __version__]))
+
+
+def _contents(value: Any, digests: Digests) -> Any:
+    if isinstance(value, list):
+        return [_contents(part, digests) for part in value]
+    if value is None:
+        return None
+    try:
+        path = resolve_picture(str(value))
+    except SmoothtoolError:
+        path = Path(str(value)).expanduser()
+    return digests.of(path) if path.exists() else str(value)
+
+
+def _identity(key: str, value: Any, digests: Digests) -> Any:
+    """What a name of a model or LoRA stands for on this machine."""
+    if isinstance(value, list):
+        return [_identity(key, part, digests) for part in value]
+    if key == "model":
+        return digests.of_model(value)
+    text, scale = parse_lora(value)
+    return [digests.of(Path(text)), scale] if Path(text).exists() else value
+
+
+def _sha(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def finished(work: Work, journal: Journal, names: set[str]) -> dict[str, Any] | None:
+    """The record of this very work, wherever in the folder its result lies; `names` are those of the whole batch."""
+    own = journal.latest.get(work.name)
+    if own is not None and own["key"] == work.key:
+        return own if own["status"] == "failed" or _is_there(journal, work.name) else None
+    moved = journal.made.get(work.key, work.name)
+    known = journal.latest.get(moved)
+    there = known is not None and known["key"] == work.key and moved not in names and _is_there(journal, moved)
+    return known if there else None
+
+
+def _is_there(journal: Journal, name: str) -> bool:
+    return (journal.folder / name / "report.json").is_file()

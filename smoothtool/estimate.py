@@ -1,0 +1,66 @@
+"""About how much work jobs are, before any of it is done: calls of the UNet, which take nearly all the time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from smoothtool.jobs import Job
+
+SHARED = ("image", "images", "src", "model", "lora", "size", "steps", "guidance", "inversion", "solver", "inner_steps")
+"""What an inversion depends on: jobs that agree in all of it share one through the cache."""
+
+Settings = Mapping[str, Any]
+
+
+def estimate_unet_calls(jobs: Iterable[Job]) -> int:
+    """About how many calls of the UNet, if nothing is in the cache yet."""
+    inversions: dict[tuple[str, ...], float] = {}
+    calls = 0.0
+    for job in jobs:
+        settings = job.settings()
+        calls += _CALLS.get(job.command, _none)(settings)
+        if "inversion" in settings and (settings.get("image") or settings.get("images")):
+            inversions[tuple(str(settings.get(key)) for key in SHARED)] = _inversion(settings)
+    return round(calls + sum(inversions.values()))
+
+
+def _none(job: Settings) -> float:
+    return 0.0
+
+
+def _inversion(job: Settings) -> float:
+    """Per denoising step: one call to invert, and what the method does to find its way back."""
+    method = job["inversion"]
+    if method == "auto":
+        method = {"sdedit": "none", "cycle": "none", "pnp": "ddim"}.get(job["method"], "nti")
+    null_text = 6 if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]
+    per_step = {"nti": null_text, "none": 0, "direct": 1, "edict": 4, "fixed-point": 5}.get(method, 2)
+    return float(job["steps"] * per_step)
+
+
+def _edit(job: Settings) -> float:
+    ratios = [float(text) for text in job["ratio"]] or [0.8]
+    parts = {"switch": sum(ratios), "sdedit": job["strength"], "cycle": 2 * job["strength"], "pix2pix-zero": 3.0,
+             "disentangle": 11.0}  # fmt: skip
+    return float(len(job["trg"]) * math.ceil(parts.get(job["method"], 1.0) * job["steps"]))
+
+
+def _drag(job: Settings) -> float:
+    iterations = 0 if job["method"] == "fastdrag" else job["iterations"] or 80
+    return float(job["lora_steps"] + 2 * job["strength"] * job["steps"] + 2 * iterations)
+
+
+def _istd(job: Settings) -> float:
+    """Walks fill batches of the default size."""
+    return float((1 + bool(job["compare_lora"])) * math.ceil(job["n"] * job["frames"] / 32) * job["steps"])
+
+
+_CALLS: dict[str, Callable[[Settings], float]] = {
+    "interpolate": lambda job: float(job["steps"]),
+    "edit": _edit,
+    "drag": _drag,
+    "istd": _istd,
+    "train": lambda job: float(3 * job["max_steps"] * job["accumulate"]),
+}

@@ -1,0 +1,89 @@
+"""What has been done in a folder that several processes write to: one record a line, and one lock per item."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from smoothtool.files.records import append_record
+
+PATTERN = "items*.jsonl"
+LOCKS = ".locks"
+
+
+class Journal:
+    """The records of a batch: `latest` by the name of the item, and in `made` the name by the key of a finished one.
+
+    folder  the batch's
+    own     the file that this process adds to; all files that match PATTERN are read
+    """
+
+    def __init__(self, folder: Path, own: str = "items.jsonl") -> None:
+        self.folder, self.own = folder, folder / own
+        self.latest: dict[str, dict[str, Any]] = {}
+        self.made: dict[str, str] = {}
+        self._read_to: dict[Path, int] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in the whole lines that were added since, by this process or another."""
+        for path in sorted(self.folder.glob(PATTERN)):
+            with path.open("rb") as file:
+                file.seek(self._read_to.get(path, 0))
+                whole, newline, _ = file.read().rpartition(b"\n")
+            self._read_to[path] = self._read_to.get(path, 0) + len(whole) + len(newline)
+            for line in whole.splitlines():
+                self._take(line)
+
+    def append(self, record: dict[str, Any]) -> None:
+        append_record(self.own, record)
+        self.refresh()
+
+    def _take(self, line: bytes) -> None:
+        """A line that was cut short by a crash counts as none."""
+        with suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("name"), str):
+                self.latest[record["name"]] = record
+                if record["status"] == "made":
+                    self.made[record["key"]] = record["name"]
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """True for as long as no other process works on the item; the operating system frees it after a crash.
+
+        The lock's file is left behind only when the work was broken off.
+        """
+        path = self.folder / LOCKS / hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:24]
+        path.parent.mkdir(exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+            path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+    def sweep(self) -> None:
+        """Delete what killed processes left half-written, unless another process is at work."""
+        now = time.time()
+        try:
+            (self.folder / LOCKS).rmdir()
+        except OSError:
+            return
+        for leftover in self.folder.rglob(".*.part"):
+            with suppress(OSError):
+                if leftover.stat().st_mtime < now:
+                    shutil.rmtree(leftover, ignore_errors=True)

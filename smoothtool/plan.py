@@ -1,0 +1,184 @@
+"""What is to be done: jobs, and in a batch a name for each, that no two share and that never leads elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from smoothtool.errors import UsageError, closest
+from smoothtool.inputs import Picture, find_pictures
+from smoothtool.jobs import JOBS, Job, fields_of, keys_of, make_job
+from smoothtool.options import flag_of, key_of
+
+RESERVED = {"batch.json", "index.html"}
+"""What a batch itself writes into its folder; what begins with a dot is never an item's name."""
+PER_PICTURE = "{dir}/{stem}"
+MAX_PART_BYTES = 120
+"""Of one part of a name: file systems end at 255, and numbers or the kind of file may be added."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One job of a batch; its results go to the folder `name` (with forward slashes) below the batch's."""
+
+    job: Job
+    name: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One job on its own (`folder` is None), or a batch with a folder for all its items."""
+
+    items: tuple[Item, ...]
+    folder: Path | None
+    title: str
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A job, the name its results should have, and the kind of file it starts from, which tells x.png from x.jpg."""
+
+    job: Job
+    name: str
+    kind: str = ""
+
+
+def plan_alone(job: Job) -> Plan:
+    return Plan((Item(job, ""),), None, job.command)
+
+
+def plan_batch(drafts: Sequence[Draft], folder: Path | None, title: str, spoken: object) -> Plan:
+    """A batch of these jobs.
+
+    folder  None for one whose name follows from what was said: the same words go on, other words begin elsewhere
+    spoken  what was said, as plain data, without the names of pictures
+    """
+    names = unique_names([(draft.name, draft.kind) for draft in drafts])
+    items = tuple(Item(draft.job, name) for draft, name in zip(drafts, names, strict=True))
+    digest = hashlib.sha256(json.dumps(spoken, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    return Plan(items, folder or Path("smoothtool-out") / f"{_safe(title)}-{digest}", title)
+
+
+def plan_flags(command: str, given: Mapping[str, Any]) -> Plan:
+    """What a command line asks for; `image` and `images` are lists of files, folders, globs, or `-` for stdin.
+
+    Raises: UsageError that names every wrong setting, one a line, as flags.
+    """
+    key = picture_key(JOBS[command])
+    texts = list(given.get(key) or [])
+    if not texts:
+        return plan_alone(make_job(command, given))
+    try:
+        found = find_pictures(texts)
+    except ValueError as error:
+        raise UsageError(f"{key.upper()} {error}", "a picture, a folder, a glob, or samples:NAME") from error
+    if key == "images":
+        return plan_alone(make_job(command, {**given, key: [picture.text for picture in found.pictures]}))
+    pictures = dict.fromkeys(found.pictures)
+    jobs = [make_job(command, {**given, key: picture.text}) for picture in pictures]
+    if not found.several:
+        return plan_alone(jobs[0])
+    drafts = [draft_of(job, picture, PER_PICTURE) for job, picture in zip(jobs, pictures, strict=True)]
+    spoken = {name: value for name, value in jobs[0].settings().items() if name != key}
+    return plan_batch(drafts, Path(given["output"]) if "output" in given else None, f"{command}-{found.title}", spoken)
+
+
+def picture_key(model: type[Job]) -> str:
+    """`image` of commands that run once per picture, `images` of those that take all at once, else nothing."""
+    return next((key for key in ("image", "images") if key in keys_of(model)), "")
+
+
+def draft_of(job: Job, picture: Picture | None, template: str) -> Draft:
+    """Raises: ValueError as `render` does."""
+    kind = picture.place.suffix.lstrip(".").lower() if picture else ""
+    return Draft(job, render(template, facts_of(job, picture)), kind)
+
+
+def default_template(job_number: int | None, has_picture: bool, axes: Sequence[str]) -> str:
+    """The name that items get when a recipe gives none: sub-folder and stem, and what a matrix varies.
+
+    job_number  from 1, in a recipe of several jobs
+    """
+    subject = PER_PICTURE if has_picture else "{command}" if job_number is None or axes else ""
+    varied = "".join(f"-{key}-{{{key}}}" for key in axes)
+    return ("" if job_number is None else f"{job_number}-{{command}}/") + subject + varied
+
+
+def facts_of(job: Job, picture: Picture | None) -> dict[str, str]:
+    """What an output template may hold in braces: parts of the picture's name, and options by key or short flag."""
+    settings = job.settings()
+    facts = {"command": job.command}
+    if picture is not None:
+        place = picture.place
+        folder = "/".join(_safe(part) for part in place.parent.parts)
+        facts |= {"dir": folder, "stem": _safe(place.stem), "ext": place.suffix.lstrip("."), "name": _safe(place.name)}
+    for name, field in fields_of(type(job)):
+        key, short = key_of(name, field), flag_of(field).short.lstrip("-")
+        if key in settings:
+            facts[key] = _shown(settings[key])
+            if short:
+                facts[short] = facts[key]
+    return facts
+
+
+def render(template: str, facts: Mapping[str, str]) -> str:
+    """The name of an item, below the batch's folder.
+
+    Raises: ValueError when the template leads out of it, or holds what it cannot.
+    """
+    wrong = [word for word in re.findall(r"\{([^{}]*)\}", template) if word not in facts]
+    if wrong:
+        near = closest(wrong[0], facts)
+        hint = f"did you mean {{{near}}}" if near else "one of " + ", ".join(f"{{{key}}}" for key in list(facts)[:5])
+        raise ValueError(f"has {{{wrong[0]}}}, which means nothing here ({hint})")
+    path = PurePosixPath(template.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or re.match(r"~|[A-Za-z]:", template):
+        raise ValueError(f"is {template}, which leaves the output folder")
+    filled = re.sub(r"\{([^{}]*)\}", lambda match: facts[match[1]], path.as_posix())
+    parts = [_safe(part) for part in filled.split("/") if part not in ("", ".")]
+    return "/".join(parts) or facts["command"]
+
+
+def unique_names(wanted: Sequence[tuple[str, str]]) -> list[str]:
+    """Names as wanted, except where two would be one folder, or one would lie inside another: x.png and x.jpg become
+    x-png and x-jpg, and what still collides is numbered. Letter case makes no difference, as on many disks.
+
+    wanted  (name, kind of file without its dot)
+    """
+    folded = [name.casefold() for name, _ in wanted]
+    counts = Counter(folded)
+    barred = {str(parent) for name in folded for parent in PurePosixPath(name).parents} | RESERVED
+    clash = [counts[name] > 1 or name in barred for name in folded]
+    taken = {name for name, clashes in zip(folded, clash, strict=True) if not clashes} | barred
+    names = []
+    for (name, kind), clashes in zip(wanted, clash, strict=True):
+        names.append(_free(f"{name}-{kind}" if kind else f"{name}-1", taken) if clashes else name)
+        taken.add(names[-1].casefold())
+    return names
+
+
+def _free(name: str, taken: set[str]) -> str:
+    number, candidate = 1, name
+    while candidate.casefold() in taken:
+        number += 1
+        candidate = f"{name}-{number}"
+    return candidate
+
+
+def _safe(text: str) -> str:
+    """One part of a path on any system: no control characters, no slashes, nothing hidden, not too long."""
+    plain = text.encode("utf-8", errors="replace").decode()
+    plain = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]+', "-", plain).strip(" .")
+    return plain.encode()[:MAX_PART_BYTES].decode(errors="ignore").strip(" .") or "-"
+
+
+def _shown(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    words = ["-".join(re.findall(r"[\w.+=,-]+", str("none" if part is None else part))) for part in values]
+    return "+".join(words)[:MAX_PART_BYTES] or "none"
