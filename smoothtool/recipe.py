@@ -253,6 +253,9 @@ class _Given:
         if source is None or source[0] is None:
             return None
         name, place = str(source[0]), source[1]
+        beside = Path(self.document.source).parent / name
+        if not Path(name).exists() and beside.is_file():
+            name = str(beside)
         try:
             self.sources[name] = self.sources.get(name) or Captions(name, place)
         except ValueError as error:

@@ -48,7 +48,7 @@ def list_recipes() -> None:
 
 @app.command("cp")
 def copy_recipe(name: Name, target: Target = None) -> None:
-    """Copy a recipe that comes with smoothtool, to be changed; prints its place."""
+    """Copy a recipe that comes with smoothtool, and the table it reads, to be changed; prints their places."""
     source = _shipped().get(name.removesuffix(".yaml"))
     if source is None:
         raise UsageError(f"{name}: no such recipe", closest(name, _shipped()) or "smoothtool recipe ls")
@@ -57,6 +57,10 @@ def copy_recipe(name: Name, target: Target = None) -> None:
         raise UsageError(f"{place}: is there already", "another name")
     place.write_bytes(source.read_bytes())
     console.data(str(place))
+    for table in source.parent.glob("*.[cj]s*"):
+        if table.name in source.read_text("utf-8") and not place.with_name(table.name).exists():
+            place.with_name(table.name).write_bytes(table.read_bytes())
+            console.data(str(place.with_name(table.name)))
 
 
 @app.command()

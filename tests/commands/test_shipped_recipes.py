@@ -1,0 +1,93 @@
+"""Every shipped recipe opens with its command, needs and results, and runs: here at reduced size on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from batch_toys import saved_tiny_model
+
+from smoothtool.cli.launch import Wish, launch
+from smoothtool.recipe import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+SMALL = ["steps=2", "size=16", "inner_steps=1", "frames=3", "n=2", "lora_steps=1", "iterations=1", "guidance=2"]
+"""Overrides; each recipe takes those that its commands have."""
+OWN = {
+    "morph-folder": ["images=[samples:fox, samples:cat]"],
+    "restyle-folder": ["image=[samples:fox, samples:cat]"],
+    "sweep-ratio": [],
+    "compare-inversions": ["image=samples:fox"],
+    "compare-editors": ["method=switch"],
+    "drag-list": ["size=64"],
+    "smoothness": ["compare_lora=[]", "frames=3"],
+    "noise-walks": [],
+}
+"""Recipes that this test runs, and what it changes for speed; trainings and the paper's tables have tests of their own."""
+LEAVES = {
+    "morph-folder": ["walk.webm", "frames/000.png"],
+    "restyle-folder": ["fox/edited.png", "cat/edited.png", "index.html"],
+    "sweep-ratio": ["fox-r0.3/edited.png", "fox-r0.9/edited.png", "index.html"],
+    "compare-inversions": ["compare.md"],
+    "compare-editors": ["fox/compare.md", "rose/compare.png"],
+    "drag-list": ["fox/dragged.png", "pear/trajectory.webp"],
+    "smoothness": ["distances.png", "report.json"],
+    "noise-walks": ["a-3d-fox-on-a-green-background/walk.webp"],
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_opens_with_what_it_is_for_its_command_its_needs_and_results(name: str) -> None:
+    head = re.match(r"(#.*\n)+", (RECIPES / f"{name}.yaml").read_text("utf-8"))[0]
+    lines = [line[1:].strip() for line in head.splitlines()]
+    assert lines[0].endswith((".", "?")) or ":" in lines[0]
+    assert any(f"smoothtool run recipes/{name}.yaml" in line for line in lines)
+    assert any(line.startswith("Needs: ") for line in lines)
+    assert any(line.startswith("Gives: ") for line in lines)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_recipe_gives_what_it_promises(name: str, tiny: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(RECIPES.parent)
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("smoothtool.commands.istd.DEFAULT_PROMPTS", prompts(tmp_path), raising=False)
+    plan = load_recipe(RECIPES / f"{name}.yaml", overrides(name, tiny, tmp_path))
+    launch(plan, Wish())
+    assert capsys.readouterr().out
+    assert [path for path in LEAVES[name] if not (tmp_path / "out" / path).is_file()] == []
+    if plan.folder is not None:
+        assert json.loads((tmp_path / "out" / "batch.json").read_text())["counts"] == {"made": len(plan.items)}
+
+
+def prompts(folder: Path) -> Path:
+    (folder / "prompts.txt").write_text("a cat\na dog\n")
+    return folder / "prompts.txt"
+
+
+def overrides(name: str, tiny: Path, tmp_path: Path) -> list[str]:
+    """The reductions that the recipe's commands know."""
+    text = (RECIPES / f"{name}.yaml").read_text("utf-8")
+    command = re.search(r"command: (\w+)", text)[1]
+    from smoothtool.jobs import JOBS, keys_of
+
+    small = [change for change in SMALL if change.partition("=")[0] in keys_of(JOBS[command])]
+    more = [f"prompts={prompts(tmp_path)}"] if command == "istd" else []
+    return [*small, *OWN[name], *more, f"model={tiny}", f"output={tmp_path / 'out'}"]
+
+
+def test_the_commands_in_the_heads_can_be_typed() -> None:
+    for name in NAMES:
+        line = next(
+            line for line in (RECIPES / f"{name}.yaml").read_text("utf-8").splitlines() if "smoothtool run" in line
+        )
+        words = shlex.split(line.lstrip("# "))
+        assert all("=" in word for word in words[words.index("run") + 2 :])
