@@ -556,6 +556,49 @@ class TrainJob(ModelJob):
         return mixed_precision
 
 
+class TablesJob(ModelJob):
+    """Measure the tables of the paper, and its baselines, on a model of your own, beside the paper's figures."""
+
+    command: ClassVar[str] = "tables"
+    data: Annotated[str, Flag(positional=True)] = Field(
+        "stickers", min_length=1, description="Captioned pictures to measure against; stickers draws held-out scenes"
+    )
+    prompts: Annotated[str | None, Flag("-p")] = Field(
+        None, description="Prompts of ISTD, one a line, or COCO's captions .json; stickers has its own list"
+    )
+    n: Annotated[int, Flag("-n")] = Field(500, ge=1, description="How many prompts ISTD walks under")
+    pictures: Annotated[int, Flag()] = Field(
+        500, ge=2, description="Pictures made per model, and real ones they are compared with"
+    )
+    inverted: Annotated[int, Flag()] = Field(20, ge=1, description="Pictures that are inverted and given back")
+    pairs: Annotated[int, Flag()] = Field(4, ge=1, description="Pairs of pictures that are walked between")
+    smooth: Annotated[str, Flag()] = Field(
+        "default",
+        min_length=1,
+        description="Smooth LoRA as PATH[:SCALE]; default is the model's own, else the one trained here at lambda 1",
+    )
+    train_data: Annotated[str, Flag()] = Field("stickers:train", min_length=1, description="Data to train on, as train")
+    train_steps: Annotated[int, Flag()] = Field(
+        2000, ge=0, description="Steps of every training; 0 leaves what needs one empty"
+    )
+    train_batch_size: Annotated[int, Flag()] = Field(16, ge=1, le=4096, description="Pictures per training step")
+    learning_rate: Annotated[float, Flag()] = Field(
+        1e-4, gt=0, le=1, allow_inf_nan=False, description="Learning rate of every training"
+    )
+    clip: Annotated[str, Flag()] = Field(
+        "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
+    )
+    seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
+        0, ge=0, lt=SEED_END, description="Seed of all noise: models are compared on the same noise"
+    )
+
+    @field_validator("smooth")
+    @classmethod
+    def _smooth_scale_is_a_number(cls, smooth: str) -> str:
+        parse_lora(smooth)
+        return smooth
+
+
 JOBS: dict[str, type[Job]] = {
     "interpolate": InterpolateJob,
     "invert": InvertJob,
@@ -564,6 +607,7 @@ JOBS: dict[str, type[Job]] = {
     "istd": IstdJob,
     "eval": EvalJob,
     "train": TrainJob,
+    "tables": TablesJob,
 }
 
 

@@ -15,7 +15,7 @@ from smoothtool.types import Report
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 PLACES = {"image", "images", "mask", "points", "bench", "output", "prompts", "folders"}
 """Job keys that always hold paths."""
-NAMES_OR_PLACES = {"model", "lora", "compare_lora", "clip", "data"}
+NAMES_OR_PLACES = {"model", "lora", "compare_lora", "smooth", "clip", "data", "train_data"}
 """Job keys that hold a name or a path, possibly with `:SCALE` behind it: a path where there is such a file."""
 
 

@@ -16,7 +16,7 @@ from smoothtool.errors import InputError
 from smoothtool.files.images import load_image
 from smoothtool.weights.making.icons import fetch_icons
 from smoothtool.weights.making.pool import pool_caption, pool_scene
-from smoothtool.weights.making.scenes import render
+from smoothtool.weights.making.scenes import caption, render
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 CAPTIONS = (".txt", ".caption")
@@ -62,14 +62,23 @@ def read_captioned_folder(folder: Path) -> tuple[list[CaptionedPicture], list[st
     return found, complaints
 
 
-def sticker_scenes(count: int, icons: Path) -> list[CaptionedPicture]:
-    """Scenes of the sticker world, the training pool's first `count`; the icons are fetched when they are missing."""
+def sticker_scenes(count: int, icons: Path, *, held_out: bool = False) -> list[CaptionedPicture]:
+    """Scenes of the sticker world, the first `count` of the training pool; the icons are fetched when they are missing.
+
+    held_out  of the pool with combinations that no training has seen, each with its plain caption
+    """
     try:
         fetch_icons(icons)
     except Exception as error:  # npm missing, offline, a full disk: whatever it is, there are no icons
         raise InputError(
-            f"stickers:train: the icons cannot be fetched to {icons} ({error})", "npm and a network"
+            f"stickers: the icons of the scenes cannot be fetched to {icons} ({error})", "npm and a network"
         ) from error
+    if held_out:
+        scenes = [pool_scene(index, held_out=True) for index in range(count)]
+        return [
+            CaptionedPicture(f"held-out-{index:06d}", (caption(scene),), partial(render, scene, icons))
+            for index, scene in enumerate(scenes)
+        ]
     return [
         CaptionedPicture(
             f"scene-{index:06d}",

@@ -63,8 +63,8 @@ def prompt_walks(
         rows = [(prompt, ratio) for prompt in group for ratio in ratios]
         chunks = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
         pictures = torch.cat([_decode(model, _sample(model, chunk, settings)) for chunk in chunks])
-        for prompt, walk in zip(group, pictures.split(settings.frames), strict=True):
-            yield PromptWalk(prompt, walk)
+        for at, prompt in enumerate(group):
+            yield PromptWalk(prompt, pictures[at * settings.frames : (at + 1) * settings.frames])
 
 
 def prompt_groups(prompts: Sequence[str], frames: int, batch_size: int) -> list[Sequence[str]]:

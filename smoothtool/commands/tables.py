@@ -1,0 +1,263 @@
+"""`smoothtool tables`: the four tables of Smooth Diffusion and its baselines, measured beside the paper's."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smoothtool.commands.istd import DEFAULT_PROMPTS
+from smoothtool.commands.session import describe_model, open_session, start_report
+from smoothtool.commands.table_figures import (
+    PAPER_GENERATION,
+    PAPER_LAMBDA,
+    PAPER_RANK,
+    PAPER_RECONSTRUCTION,
+    PAPER_TITLE,
+    Figure,
+    below,
+    generation_orderings,
+    reconstruction_orderings,
+    training_orderings,
+)
+from smoothtool.commands.table_pictures import real_pictures, vae_copies
+from smoothtool.commands.table_runs import (
+    RUNS,
+    SEQUENCE_FRAMES,
+    Bench,
+    Variant,
+    frechet_name,
+    inversion_figures,
+    istd_figure,
+    picture_figures,
+    reconstruction_figures,
+    sequence_figures,
+    trained,
+)
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import ModelError, UsageError
+from smoothtool.files.images import load_image
+from smoothtool.files.output import output_folder, write_text_atomic
+from smoothtool.files.paper_tables import Ordering, Table, tables_html, tables_markdown
+from smoothtool.files.reports import write_report
+from smoothtool.files.sheets import contact_sheet
+from smoothtool.jobs import parse_lora
+from smoothtool.metrics.reconstruction import lpips_missing
+from smoothtool.types import Report, Track
+from smoothtool.weights.places import resolve_model
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import TablesJob
+
+TITLE = "Smooth Diffusion's tables, measured again"
+Rows = dict[str, list[Figure]]
+
+
+@dataclass
+class _Document:
+    """What has been measured so far."""
+
+    tables: list[Table] = field(default_factory=list)
+    orderings: list[Ordering] = field(default_factory=list)
+
+
+def run(job: TablesJob, track: Track) -> Report:
+    """Measure; leaves tables.md, tables.html, walks.png, report.json, job.yaml, and every run in runs/.
+
+    A second run with the same folder goes on where the first one stopped.
+    """
+    report, document = start_report(job, ["paper"]), _Document()
+    # 1. models, pictures, folder
+    base, own_lora, job = _base(job, track)
+    _open_folder(job, report)
+    with _timed(report, "load"):
+        model = open_session(job.model_copy(update={"model": base.model, "lora": list(base.lora)}), track)
+        report.model = describe_model(model)
+        real = real_pictures(model, job, report.folder / RUNS / "pictures", track)
+    bench = Bench(job, report.folder, real, report, track)
+    # 2. train, because the smooth model may come from here
+    with _timed(report, "train"):
+        by_lambda = {text: trained(bench, base, f"lambda-{text}", {"lambda": text, "rank": 8}) for text in PAPER_LAMBDA}
+        by_rank = {text: _of_rank(bench, base, by_lambda, text) for text in PAPER_RANK}
+        smooth = _smooth(job, base, own_lora, by_lambda["1"])
+    # 3. the tables
+    with _timed(report, "generation"):
+        _generation(bench, base, smooth, document)
+    with _timed(report, "reconstruction"):
+        _reconstruction(bench, model, base, smooth, document)
+    with _timed(report, "training settings"):
+        _training(bench, by_lambda, by_rank, document)
+    with _timed(report, "sequences"):
+        _sequences(bench, base, smooth, document)
+    # 4. write
+    _write(bench, document)
+    return report
+
+
+def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob]:
+    """The model without the LoRA it comes with, that LoRA, and the job with its prompts named."""
+    place = resolve_model(job.model)
+    if place.notice:
+        track.note(place.notice)
+    if job.prompts is None and place.name != "stickers":
+        raise UsageError("--prompts is missing: only stickers has a list of its own", "--prompts captions_val2017.json")
+    if job.smooth != "default" and not Path(parse_lora(job.smooth)[0]).expanduser().exists():
+        raise ModelError(f"--smooth {job.smooth}: there is no such file", "a LoRA made by smoothtool train")
+    prompts = str(Path(job.prompts or DEFAULT_PROMPTS).absolute())
+    lora = tuple(text for text in job.lora if text != "none")
+    base = Variant("base", str(place.folder or place.single_file), lora)
+    return base, place.default_lora, job.model_copy(update={"prompts": prompts})
+
+
+def _smooth(job: TablesJob, base: Variant, own_lora: Path | None, lambda_1: Variant) -> Variant:
+    """The LoRA that was asked for, else the model's own, else the one trained here at lambda = 1."""
+    if job.smooth == "default" and own_lora is None:
+        return Variant(
+            "smooth", lambda_1.model, lambda_1.lora, lambda_1.reason and f"no smooth LoRA: {lambda_1.reason}"
+        )
+    return Variant("smooth", base.model, (*base.lora, str(own_lora) if job.smooth == "default" else job.smooth))
+
+
+def _of_rank(bench: Bench, base: Variant, by_lambda: dict[str, Variant], rank: str) -> Variant:
+    """At lambda = 1; rank 8 is in Table 3 already."""
+    if rank == "8":
+        return by_lambda["1"]
+    settings = {"lambda": 1, **({"full": True} if rank == "full" else {"rank": rank})}
+    return trained(bench, base, f"rank-{rank}", settings)
+
+
+def _open_folder(job: TablesJob, report: Report) -> None:
+    """A new folder, or one with runs to go on with; --force begins again."""
+    folder = report.folder.expanduser().resolve()
+    if not (folder / RUNS).is_dir():
+        folder = output_folder(report.folder, force=job.force)
+    elif job.force:
+        shutil.rmtree(folder / RUNS)
+    (folder / RUNS).mkdir(parents=True, exist_ok=True)
+    report.folder = folder
+
+
+@contextmanager
+def _timed(report: Report, stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    report.seconds[stage] = time.perf_counter() - started
+
+
+def _table(title: str, note: str, columns: Sequence[str], rows: Rows, paper: dict[str, Any]) -> Table:
+    """`paper` has a figure per column for some of the rows."""
+    lines = []
+    for label, figures in rows.items():
+        theirs = paper.get(label, [None] * len(columns))
+        lines.append((label, tuple(f.cell(known) for f, known in zip(figures, theirs, strict=True))))
+    return Table(title, note, tuple(columns), tuple(lines))
+
+
+def _generation(bench: Bench, base: Variant, smooth: Variant, document: _Document) -> None:
+    columns = ["ISTD", frechet_name(bench), "CLIP score"]
+    rows = {
+        label: [istd_figure(bench, variant), *picture_figures(bench, variant)]
+        for label, variant in (("base", base), ("smooth", smooth))
+    }
+    count, pictures = bench.job.n, len(bench.real.captions)
+    note = (
+        f"ISTD over {count} prompts: population standard deviation of L2 distances over [0, 1] pixels (the paper does "
+        f"not say which scale it took, so compare ratios). The other two over {pictures} pictures; the CLIP is "
+        f"{bench.job.clip}, the paper's another one."
+    )
+    document.tables.append(_table("Table 1: generation", note, columns, rows, PAPER_GENERATION))
+    document.orderings += generation_orderings(rows["base"], rows["smooth"], columns)
+
+
+def _reconstruction(bench: Bench, model: DiffusionModel, base: Variant, smooth: Variant, document: _Document) -> None:
+    perceptual = f"CLIP patch distance ({bench.job.clip}), not LPIPS" if lpips_missing() else "LPIPS"
+    columns = ["MSE", perceptual, "SSIM", "PSNR, dB"]
+    rows: Rows = {}
+    for inversion in ("ddim", "nti"):
+        for name, variant in (("base", base), ("smooth", smooth)):
+            rows |= inversion_figures(bench, variant, f"{name}, {inversion.upper()}", inversion)
+    copies = vae_copies(model, bench.real.paths(bench.job.inverted), bench.folder / RUNS / "pictures")
+    rows["VAE alone"] = reconstruction_figures(bench, copies, "vae")
+    note = (
+        f"{len(bench.real.paths(bench.job.inverted))} pictures, inverted at guidance 1 and sampled at "
+        f"{bench.job.guidance:g}, measured as saved in 8 bits. MSE on [-1, 1] pixels."
+    )
+    document.tables.append(_table("Table 2: reconstruction", note, columns, rows, PAPER_RECONSTRUCTION))
+    document.orderings += reconstruction_orderings(rows, columns)
+
+
+def _training(bench: Bench, by_lambda: dict[str, Variant], by_rank: dict[str, Variant], document: _Document) -> None:
+    columns = ["ISTD", frechet_name(bench)]
+    known: dict[str, list[Figure]] = {}
+    for variant in (*by_lambda.values(), *by_rank.values()):
+        if variant.name not in known:
+            known[variant.name] = [istd_figure(bench, variant), picture_figures(bench, variant)[0]]
+    lambdas = {text: known[variant.name] for text, variant in by_lambda.items()}
+    ranks = {text: known[variant.name] for text, variant in by_rank.items()}
+    steps, batch = bench.job.train_steps, bench.job.train_batch_size
+    note = f"Trained here, {steps} steps of {batch} pictures (the paper: 30,000 of 96)."
+    document.tables += [
+        _table("Table 3: weight of the regulariser, rank 8", note, columns, lambdas, PAPER_LAMBDA),
+        _table("Table 4: rank of the LoRA, lambda 1", note, columns, ranks, PAPER_RANK),
+    ]
+    document.orderings += training_orderings(lambdas, ranks, columns)
+
+
+def _sequences(bench: Bench, base: Variant, smooth: Variant, document: _Document) -> None:
+    """The interpolation baselines, as figures and as a picture."""
+    few, many = bench.job.steps, 4 * bench.job.steps
+    kinds: list[tuple[str, str, Variant, dict[str, Any]]] = [
+        ("slerp walk, base", "slerp-base", base, {}),
+        ("slerp walk, smooth", "slerp-smooth", smooth, {}),
+        ("VAE interpolation", "vae", base, {"method": "vae"}),
+        (f"ANID, {few} steps", f"anid-{few}", base, {"method": "anid"}),
+        (f"ANID, {many} steps", f"anid-{many}", base, {"method": "anid", "steps": many}),
+    ]
+    rows: Rows = {}
+    frames: dict[str, list[Path]] = {}
+    for label, name, variant, settings in kinds:
+        rows[label], frames[label] = sequence_figures(bench, variant, name, settings)
+    perceptual = f"CLIP patch distance ({bench.job.clip})" if lpips_missing() else "LPIPS"
+    columns = ["deviation of adjacent L2", f"PPL in {perceptual}", f"PDV in {perceptual}"]
+    pairs = len(frames["VAE interpolation"])
+    note = f"Between {pairs} pairs of pictures, {SEQUENCE_FRAMES} frames each; the paper gives no figures of these."
+    document.tables.append(_table("Interpolation", note, columns, rows, {}))
+    walk = rows["slerp walk, smooth"][0]
+    document.orderings += [
+        below(f"Interpolation: {columns[0]} of the smooth slerp walk below {label}", walk, figures[0])
+        for label, figures in rows.items()
+        if label not in ("slerp walk, smooth", "VAE interpolation")
+    ]
+    _write_sheet(bench, frames)
+
+
+def _write_sheet(bench: Bench, frames: dict[str, list[Path]]) -> None:
+    """The first pair by every method."""
+    shown = {label: folders[0] for label, folders in frames.items() if folders}
+    if not shown:
+        return
+    rows = [[load_image(path) for path in sorted(folder.iterdir())] for folder in shown.values()]
+    contact_sheet(rows, row_labels=list(shown)).save(bench.folder / "walks.png")
+    bench.report.files["walks"] = "walks.png"
+
+
+def _write(bench: Bench, document: _Document) -> None:
+    report, model = bench.report, bench.report.model["name"]
+    about = (
+        f"Model {model} at {bench.job.steps} steps and guidance {bench.job.guidance:g}, beside the figures of "
+        f"{PAPER_TITLE}. Intervals are 95 % bootstrap intervals; every figure leads to the report it comes from."
+    )
+    given = (TITLE, about, document.tables, document.orderings)
+    write_text_atomic(bench.folder / "tables.md", tables_markdown(*given))
+    write_text_atomic(bench.folder / "tables.html", tables_html(*given))
+    report.files |= {"markdown": "tables.md", "page": "tables.html", "runs": RUNS}
+    report.figures = {
+        "tables": [asdict(table) for table in document.tables],
+        "orderings": [asdict(ordering) for ordering in document.orderings],
+    }
+    report.notes += [line for table in document.tables for line in table.missing]
+    write_report(report, bench.folder)

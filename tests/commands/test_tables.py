@@ -1,0 +1,196 @@
+"""`tables` as a whole on the tiny model, as small as it can be: what is written, what is resumed, what stays empty."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toys import tiny_model, tiny_tokenizer
+from transformers import CLIPConfig, CLIPModel
+
+from smoothtool.commands import tables
+from smoothtool.commands.table_figures import Figure, below, mean_figure
+from smoothtool.diffusion.lora import add_trainable_lora, save_lora
+from smoothtool.diffusion.saving import save_model
+from smoothtool.errors import ModelError, UsageError
+from smoothtool.files.paper_tables import Cell, Ordering, Table, tables_html, tables_markdown
+from smoothtool.jobs import TablesJob
+from smoothtool.recipe import load_recipe
+from smoothtool.types import Report, silent
+
+pytestmark = pytest.mark.timeout(1200)  # the first test waits for all measurements
+RECIPE = Path(__file__).parents[2] / "recipes" / "paper-tables.yaml"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a LoRA that changes it, a CLIP, two captioned pictures and a list of prompts."""
+    place = tmp_path_factory.mktemp("tables")
+    model = tiny_model(place / "tokenizer")
+    save_model(model, place / "tiny")
+    add_trainable_lora(model.unet, 2, adapter="smooth")
+    for name, weight in model.unet.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(1))
+    save_lora(model.unet, "smooth", place / "smooth.safetensors")
+    tokenizer = tiny_tokenizer(place / "clip")
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**shared, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_dim": 8,
+            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
+    vision = {**shared, "image_size": 32, "patch_size": 8, "projection_dim": 8}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(place / "clip")
+    (place / "data").mkdir()
+    for index, caption in enumerate(("a cat", "a <b>dog</b>")):
+        levels = np.random.default_rng(index).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(place / "data" / f"{index}.png")
+        (place / "data" / f"{index}.txt").write_text(caption)
+    (place / "prompts.txt").write_text("a cat\na dog\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def small(place: Path):
+    def run(**settings) -> Report:
+        data = str(place / "data")
+        base = {"model": str(place / "tiny"), "prompts": str(place / "prompts.txt"), "data": data, "train_data": data,
+                "clip": str(place / "clip"), "steps": 8, "n": 2, "pictures": 2, "inverted": 1, "pairs": 1,
+                "train_steps": 0, "train_batch_size": 1, "smooth": str(place / "smooth.safetensors"),
+                "output": place / "out"}  # fmt: skip
+        return tables.run(TablesJob(**{**base, **settings}), silent)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def monkey():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def measured(small, place: Path, monkey: pytest.MonkeyPatch) -> Report:
+    monkey.setenv("SMOOTHTOOL_CACHE", str(place / "cache"))
+    return small()
+
+
+def cells(report: Report) -> list[dict]:
+    return [cell for table in report.figures["tables"] for _, row in table["rows"] for cell in row]
+
+
+def test_every_table_is_measured_and_every_cell_leads_to_its_report(measured: Report):
+    names = {path.name for path in measured.folder.iterdir()}
+    assert names == {"tables.md", "tables.html", "walks.png", "report.json", "job.yaml", "runs"}
+    titles = [table["title"].split(":")[0] for table in measured.figures["tables"]]
+    assert titles == ["Table 1", "Table 2", "Table 3", "Table 4", "Interpolation"]
+    for cell in cells(measured):
+        assert (cell["value"] is None) == bool(cell["reason"])
+        assert cell["value"] is None or (measured.folder / cell["report"]).exists()
+    assert len(measured.figures["orderings"]) == 3 + 16 + 7 + 3
+
+
+def test_a_cell_is_the_figure_of_its_report(measured: Report):
+    istd = measured.figures["tables"][0]["rows"][0][1][0]
+    report = json.loads((measured.folder / istd["report"]).read_text())
+    assert istd["value"] == pytest.approx(report["figures"]["istd"]["mean"])
+    assert (istd["low"], istd["high"]) == pytest.approx([report["figures"]["istd"][end] for end in ("low", "high")])
+    assert istd["paper"] == 38.63
+
+
+def test_the_page_links_every_figure_and_the_paper_stands_beside(measured: Report):
+    page, text = ((measured.folder / f"tables.{kind}").read_text() for kind in ("html", "md"))
+    filled = [cell["report"] for cell in cells(measured) if cell["value"] is not None]
+    assert re.findall(r'href="([^"]*)"', page) == filled
+    assert re.findall(r"\]\((runs[^)]*)\)", text) == filled
+    assert '<td class="paper">38.63</td>' in page
+
+
+def test_a_second_run_computes_nothing_again(measured: Report, small, monkeypatch: pytest.MonkeyPatch):
+    before = {path: path.stat().st_mtime_ns for path in (measured.folder / "runs").rglob("report.json")}
+    again = small()
+    assert again.unet_calls == 0
+    assert again.figures == measured.figures
+    assert before == {path: path.stat().st_mtime_ns for path in (measured.folder / "runs").rglob("report.json")}
+
+
+def test_without_training_its_cells_are_empty_and_say_so(measured: Report):
+    for table in measured.figures["tables"][2:4]:
+        for _, row in table["rows"]:
+            assert all(cell["reason"] == "--train-steps is 0, so nothing was trained" for cell in row)
+    verdicts = {o["verdict"] for o in measured.figures["orderings"] if o["claim"].startswith(("Table 3", "Table 4"))}
+    assert verdicts == {"not measured"}
+    others = [cell for table in measured.figures["tables"][:2] for label, row in table["rows"] for cell in row
+              if "guidance 1" not in label]  # fmt: skip
+    assert all(cell["value"] is not None for cell in others)
+    assert measured.figures["tables"][0]["rows"][0] != measured.figures["tables"][0]["rows"][1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_trained_models_are_measured_and_the_smooth_one_is_that_of_lambda_1(measured: Report, small):
+    report = small(train_steps=1, smooth="default")
+    first, _, third, fourth, _ = report.figures["tables"]
+    assert all(cell["value"] is not None for table in (third, fourth) for _, row in table["rows"] for cell in row)
+    assert first["rows"][0] == measured.figures["tables"][0]["rows"][0]
+    assert [row[0]["report"] for label, row in third["rows"] if label == "1"] == [first["rows"][1][1][0]["report"]]
+    assert fourth["rows"][1][1] == third["rows"][1][1]
+    values = {row[0]["value"] for table in (third, fourth) for _, row in table["rows"]}
+    assert len(values) == 6
+
+
+def test_a_folder_with_other_files_is_left_alone(small, tmp_path: Path):
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(UsageError, match="not empty"):
+        small(output=tmp_path)
+
+
+def test_a_smooth_lora_that_is_not_there_is_named_before_anything_is_measured(small, tmp_path: Path):
+    with pytest.raises(ModelError, match=r"--smooth none\.safetensors:0\.5: there is no such file"):
+        small(output=tmp_path / "out", smooth="none.safetensors:0.5")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("lower", "higher", "verdict"),
+    [
+        ([1.0, 2.0, 3.0], [1.5, 2.6, 3.7], "holds"),
+        ([1.5, 2.6, 3.7], [1.0, 2.0, 3.0], "does not hold"),
+        ([1.0, 2.0, 3.0], [1.5, 1.0, 3.1], "undecided"),
+    ],
+)
+def test_an_ordering_is_decided_by_the_paired_interval(lower: list[float], higher: list[float], verdict: str):
+    figures = [mean_figure({str(at): value for at, value in enumerate(row)}, "x") for row in (lower, higher)]
+    assert below("a", *figures).verdict == verdict
+
+
+def test_an_ordering_without_interval_or_figure_says_so():
+    assert below("a", Figure(1.0), Figure(2.0)).verdict == "holds, without interval"
+    assert below("a", Figure(2.0), Figure(1.0)).verdict == "does not hold, without interval"
+    assert below("a", Figure(reason="no CLIP"), Figure(1.0)) == Ordering("a", "not measured", "no CLIP")
+
+
+def test_a_mean_that_lacks_an_item_is_no_figure():
+    assert mean_figure({"a.png": 1.0, "b.png": None}, "x").reason == "b.png has none"
+
+
+def test_markup_is_escaped_in_the_page_and_empty_cells_give_their_reason():
+    table = Table("<T>", "n", ("A|B",), (("<row>", (Cell(reason="<why>"),)), ("two", (Cell(0.5, 0.25, 0.75, "r"),))))
+    page, text = (make("x", "y", [table], [Ordering("c", "holds", "e")]) for make in (tables_html, tables_markdown))
+    assert "<T>" not in page
+    assert "&lt;row&gt;, A|B: not measured: &lt;why&gt;" in page
+    assert '<a href="r">0.5</a><small>0.25 to 0.75</small>' in page
+    assert "- <row>, A|B: not measured: <why>" in text
+    assert "[0.5](r) (0.25 to 0.75)" in text
+
+
+def test_the_recipe_is_one_job_of_this_command():
+    plan = load_recipe(RECIPE, ["output=x", "steps=3"])
+    (item,) = plan.items
+    assert plan.folder is None
+    assert isinstance(item.job, TablesJob)
+    assert (item.job.model, item.job.steps) == ("stickers", 3)
