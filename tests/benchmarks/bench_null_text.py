@@ -62,7 +62,9 @@ def main() -> None:
             model, lambda s=solver: list(null_text_steps(model, trajectory, text, null, GUIDANCE, s))
         )
         error = float((steps[-1].latents - latents).square().mean())
-        line = f"{name:24} {seconds:8.2f} s  {calls:5} calls  latent error {error:.2e}  {reference / seconds:.2f} x faster"
+        line = (
+            f"{name:24} {seconds:8.2f} s  {calls:5} calls  latent error {error:.2e}  {reference / seconds:.2f} x faster"
+        )
         if name == "Adam":
             pairs = [(a, b) for ours, (_, losses) in zip(steps, theirs, strict=True)
                      for a, b in zip(ours.losses, losses, strict=False)]  # fmt: skip
@@ -70,14 +72,18 @@ def main() -> None:
         print(line)
 
 
-def timed(model: DiffusionModel, work):  # noqa: ANN001, ANN201 (a closure and whatever it returns)
+def timed(model: DiffusionModel, work):
     before, started = model.counter.calls, time.perf_counter()
     result = work()
     return time.perf_counter() - started, model.counter.calls - before, result
 
 
 def path_error(
-    model: DiffusionModel, trajectory: LatentTrajectory, text: Conditioning, null: Conditioning, embeds: list[torch.Tensor]
+    model: DiffusionModel,
+    trajectory: LatentTrajectory,
+    text: Conditioning,
+    null: Conditioning,
+    embeds: list[torch.Tensor],
 ) -> float:
     at = per_step(null, torch.stack(embeds))
     *_, last = denoise(model, trajectory.noise, constant(text), at, len(embeds), GUIDANCE)

@@ -32,7 +32,9 @@ def exact(tmp_path: Path) -> DiffusionModel:
     return model
 
 
-def pivots(model: DiffusionModel, pictures: int, dtype: torch.dtype) -> tuple[LatentTrajectory, Conditioning, Conditioning]:
+def pivots(
+    model: DiffusionModel, pictures: int, dtype: torch.dtype
+) -> tuple[LatentTrajectory, Conditioning, Conditioning]:
     noise = torch.randn(pictures, 4, 16, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
     text, null = model.encode_prompts(["a cat", "a dog"][:pictures]), model.encode_prompts([""])
     text, null = text.map(lambda part: part.to(dtype)), null.map(lambda part: part.to(dtype))

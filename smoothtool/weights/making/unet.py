@@ -93,7 +93,7 @@ def train_unet(work: Path, steps: int, *, rate: float = 6e-4, start: Path | None
     torch.set_flush_denormal(True)
     latents = pool_latents(work).contiguous(memory_format=torch.channels_last)
     alphas_cumprod = torch.tensor(Schedule.from_config(SCHEDULER).alphas_cumprod, dtype=torch.float32)
-    run = Run("unet", model, work, rate=rate, steps=steps)
+    run = Run("unet", model, work, rate=rate, steps=steps, average=0.995)
 
     def batch(indices: torch.Tensor, texts: list[str], generator: torch.Generator) -> torch.Tensor:
         count = len(indices)
