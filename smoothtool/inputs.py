@@ -110,9 +110,9 @@ def _in_folder(folder: Path) -> Iterator[str]:
 
 
 def _in_glob(pattern: str) -> Iterator[str]:
-    """Pictures and inversion files; one that a loop of links leads to again is named once."""
+    """Pictures and inversion files; one that a loop of links leads to again is named once, the shortest way."""
     seen: set[str] = set()
-    for name in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)):
+    for name in sorted(glob.glob(os.path.expanduser(pattern), recursive=True), key=lambda name: (len(name), name)):
         real = os.path.realpath(name)
         if Path(name).suffix.lower() in PICTURES | INVERSIONS and os.path.isfile(real) and real not in seen:
             seen.add(real)

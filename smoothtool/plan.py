@@ -180,5 +180,5 @@ def _safe(text: str) -> str:
 
 def _shown(value: Any) -> str:
     values = value if isinstance(value, list) else [value]
-    words = ["-".join(re.findall(r"[\w.+=,-]+", str("none" if part is None else part))) for part in values]
+    words = ["-".join(re.findall(r"[\w+=,-][\w.+=,-]*", str("none" if part is None else part))) for part in values]
     return "+".join(words)[:MAX_PART_BYTES] or "none"

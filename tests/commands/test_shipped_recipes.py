@@ -27,7 +27,7 @@ OWN = {
     "smoothness": ["compare_lora=[]", "frames=3"],
     "noise-walks": [],
 }
-"""Recipes that this test runs, and what it changes for speed; trainings and the paper's tables have tests of their own."""
+"""Recipes that this test runs, and what it changes; trainings and the paper's tables have tests of their own."""
 LEAVES = {
     "morph-folder": ["walk.webm", "frames/000.png"],
     "restyle-folder": ["fox/edited.png", "cat/edited.png", "index.html"],
@@ -84,10 +84,8 @@ def overrides(name: str, tiny: Path, tmp_path: Path) -> list[str]:
     return [*small, *OWN[name], *more, f"model={tiny}", f"output={tmp_path / 'out'}"]
 
 
-def test_the_commands_in_the_heads_can_be_typed() -> None:
-    for name in NAMES:
-        line = next(
-            line for line in (RECIPES / f"{name}.yaml").read_text("utf-8").splitlines() if "smoothtool run" in line
-        )
-        words = shlex.split(line.lstrip("# "))
-        assert all("=" in word for word in words[words.index("run") + 2 :])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_in_the_head_can_be_typed(name: str) -> None:
+    lines = (RECIPES / f"{name}.yaml").read_text("utf-8").splitlines()
+    words = shlex.split(next(line for line in lines if "smoothtool run" in line).lstrip("# "))
+    assert all("=" in word for word in words[words.index("run") + 2 :])

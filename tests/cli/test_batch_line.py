@@ -1,0 +1,86 @@
+"""Batches from the command line: what is printed where, the exit code, and the recipes that come along."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from batch_toys import fake_invert, pictures, toy_model
+
+from smoothtool.cli import console
+from smoothtool.cli.app import main
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path):
+    """Run the command line in tmp_path with `invert` replaced; returns (exit code, stdout, stderr)."""
+    monkeypatch.setattr(console, "show", console.Show())
+    monkeypatch.setitem(sys.modules, "smoothtool.commands.invert", fake_invert(tmp_path / "log"))
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "in", 3)
+    toy_model(tmp_path / "model")
+
+    def go(*arguments: str) -> tuple[int, str, str]:
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        signal.signal(signal.SIGTERM, before)
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return go
+
+
+def test_stdout_is_one_folder_per_result_and_the_table_goes_to_stderr(call) -> None:
+    code, out, err = call("invert", "in", "-m", "model", "-o", "out")
+    assert (code, out) == (0, "out/p0\nout/p1\nout/p2\n")
+    assert "3 made" in err
+    assert "index.html" in err
+
+
+def test_a_failed_item_is_named_and_the_exit_code_is_3(call, tmp_path: Path) -> None:
+    (tmp_path / "in" / "p1.png").write_bytes(b"")
+    code, out, err = call("invert", "in/p0.png", "in/p1.png", "-m", "model", "-o", "out")
+    assert (code, out) == (3, "out/p0\n")
+    assert "p1: in/p1.png: the file is empty" in err
+    assert "--retry-failed" in err
+
+
+def test_json_is_the_whole_batch(call) -> None:
+    code, out, _ = call("invert", "in", "-m", "model", "-o", "out", "--json")
+    assert (code, json.loads(out)["counts"]) == (0, {"made": 3})
+
+
+def test_a_share_is_asked_for_by_flag_or_by_the_launcher(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("invert", "in", "-m", "model", "-o", "out", "--shard", "1/3")[1] == "out/p0\n"
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "3")
+    assert call("invert", "in", "-m", "model", "-o", "out")[1] == "out/p0\nout/p2\n"
+    assert call("invert", "in", "-m", "model", "-o", "out", "--shard", "4/3")[0] == 2
+
+
+def test_an_empty_folder_is_a_usage_error(call, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = call("invert", "empty")
+    assert code == 2
+    assert "IMAGE empty: there is no picture" in err
+
+
+def test_a_dry_run_tells_counts_and_calls_and_makes_nothing(call, tmp_path: Path) -> None:
+    code, out, err = call("invert", "in", "--inversion", "ddim", "--steps", "10", "-o", "out", "--dry-run")
+    assert (code, err) == (0, "3 invert: about 60 UNet calls, into out\n")
+    assert out.count("command: invert") == 3
+    assert not (tmp_path / "out").exists()
+
+
+def test_shipped_recipes_are_listed_run_by_name_and_copied_with_their_table(call, tmp_path: Path) -> None:
+    assert "drag-list" in call("recipe", "ls")[1]
+    assert call("recipe", "validate", "drag-list")[0] == 0
+    assert call("recipe", "cp", "drag-list")[1] == "drag-list.yaml\ndrags.jsonl\n"
+    assert (tmp_path / "drags.jsonl").is_file()
+    assert call("recipe", "cp", "drag-list")[0] == 2  # it is there already
+    code, _, err = call("recipe", "cp", "drag-lst")
+    assert code == 2
+    assert "drag-list" in err

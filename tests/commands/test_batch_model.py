@@ -1,0 +1,75 @@
+"""Batches with a model, the tiny random one: loaded once, inversions shared, and the same pictures however divided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from batch_toys import saved_tiny_model
+from PIL import Image
+
+from smoothtool.commands import session
+from smoothtool.commands.batch import How, run_batch
+from smoothtool.recipe import plan_recipe
+from smoothtool.types import Outcome, silent
+from smoothtool.yaml12 import read_yaml
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Grows by one with every model that is loaded."""
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
+    seen: list[str] = []
+    load = session.load_model
+
+    def counted(*arguments, **options):
+        seen.append("loaded")
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(session, "load_model", counted)
+    return seen
+
+
+def batch(text: str, tiny: Path, output: Path, how: How | None = None) -> list[Outcome]:
+    defaults = f"defaults: {{model: '{tiny}', steps: 2, size: 16, inner_steps: 1, guidance: 2}}\n"
+    return run_batch(plan_recipe(read_yaml(defaults + text, "r.yaml"), [f"output={output}"]), how or How(), silent)
+
+
+def edited(output: Path) -> dict[str, np.ndarray]:
+    return {path.parent.name: np.asarray(Image.open(path)) for path in sorted(output.glob("*/edited.png"))}
+
+
+def test_the_model_is_loaded_once_and_an_inversion_made_once(tiny: Path, tmp_path: Path, loads: list[str]) -> None:
+    outcomes = batch("jobs: [{command: edit, image: 'samples:[fc]*', src: x, trg: a cat, matrix: {ratio: [0.5, 1]}}]",
+                     tiny, tmp_path / "out")  # fmt: skip
+    assert loads == ["loaded"]
+    assert {outcome.status for outcome in outcomes} == {"made"}
+    reports = [json.loads((tmp_path / "out" / o.record["name"] / "report.json").read_text()) for o in outcomes]
+    cached = [report["figures"]["inversion"]["cached"] for report in reports]
+    assert cached == [False] * 3 + [True] * 3
+    assert [report["unet_calls"] for report in reports[3:]] == [2, 2, 2]
+
+
+def test_one_process_and_two_shards_make_the_same_pictures(tiny: Path, tmp_path: Path, loads: list[str]) -> None:
+    text = "jobs: [{command: edit, method: sdedit, image: 'samples:[fcp]*', trg: a cat}]"
+    batch(text, tiny, tmp_path / "whole")
+    for index in (2, 1):
+        batch(text, tiny, tmp_path / "shared", How(shard=(index, 2)))
+    whole, shared = edited(tmp_path / "whole"), edited(tmp_path / "shared")
+    assert whole.keys() == shared.keys() == {"fox", "cat", "cake", "panda", "pear"}
+    assert all(np.array_equal(whole[name], shared[name]) for name in whole)
+
+
+def test_a_finished_item_repeats_from_its_own_job_file(tiny: Path, tmp_path: Path, loads: list[str]) -> None:
+    batch("jobs: [{command: edit, method: sdedit, image: 'samples:f*', trg: a cat}]", tiny, tmp_path / "out")
+    job = (tmp_path / "out" / "fox" / "job.yaml").read_text()
+    plan = plan_recipe(read_yaml("output: x\n" + job, "job.yaml"), [f"output={tmp_path / 'again'}"])
+    run_batch(plan, How(), silent)
+    assert np.array_equal(edited(tmp_path / "out")["fox"], edited(tmp_path / "again")["fox"])

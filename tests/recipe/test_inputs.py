@@ -1,0 +1,108 @@
+"""Which pictures are meant, what they are called, and what is said about them."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from smoothtool.captions import Captions, read_table
+from smoothtool.inputs import Picture, find_pictures
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("a/x.png", "b/x.png", "b/x.jpg", "b/deep/f10.png", "b/deep/f2.png", "b/.hidden.png", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def places(*texts: str) -> list[str]:
+    return [str(picture.place) for picture in find_pictures(texts).pictures]
+
+
+def test_a_folder_means_its_pictures_at_any_depth_in_natural_order(tree: Path) -> None:
+    assert places("b") == ["deep/f2.png", "deep/f10.png", "x.jpg", "x.png"]
+
+
+def test_several_inputs_keep_their_sub_folders(tree: Path) -> None:
+    assert places("a/x.png", "b/x.png") == ["a/x.png", "b/x.png"]
+    assert places("a", "b/deep") == ["a/x.png", "b/deep/f2.png", "b/deep/f10.png"]
+
+
+def test_a_glob_starts_at_its_fixed_part_and_takes_no_other_files(tree: Path) -> None:
+    assert places("b/*") == ["x.jpg", "x.png"]
+    assert places("**/x.png") == ["a/x.png", "b/x.png"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tree: Path) -> None:
+    (tree / "x[1].png").touch()
+    found = find_pictures(["x[1].png"])
+    assert ([picture.text for picture in found.pictures], found.several) == (["x[1].png"], False)
+
+
+def test_results_and_looping_links_are_not_walked_into(tree: Path) -> None:
+    (tree / "a" / "loop").symlink_to(tree / "a")
+    (tree / "a" / "out").mkdir()
+    (tree / "a" / "out" / "batch.json").touch()
+    (tree / "a" / "out" / "made.png").touch()
+    assert places("a") == ["x.png"]
+    assert places("a/**/*.png") == ["out/made.png", "x.png"]  # a glob that names the results means them
+
+
+def test_a_dash_reads_names_from_stdin(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in (b"a/x.png\nb/x.png\n", b"a/x.png\0b/x.png\0"):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+        assert places("-") == ["a/x.png", "b/x.png"]
+
+
+def test_samples_are_found_by_pattern() -> None:
+    assert places("samples:*") == places("samples:?*")
+    assert places("samples:p*") == ["panda.png", "pear.png"]
+
+
+@pytest.mark.parametrize("text", ["empty", "nothing/*.png", "samples:zzz*"])
+def test_a_folder_or_glob_without_pictures_is_a_mistake(tree: Path, text: str) -> None:
+    (tree / "empty").mkdir()
+    with pytest.raises(ValueError, match="there is no picture"):
+        find_pictures([text])
+
+
+def test_sidecars_and_metadata_say_what_pictures_show(tree: Path) -> None:
+    (tree / "a" / "x.txt").write_text("a fox\n")
+    (tree / "b" / "metadata.csv").write_text("file_name,text\nx.png,a cat\n")
+    source = Captions("sidecars", "r.yaml:1:1")
+    told = [source.about(Picture(name, Path(name))) for name in ("a/x.png", "b/x.png", "b/x.jpg")]
+    assert [[options.get("src", ("",))[0] for options in rows] for rows in told] == [["a fox"], ["a cat"], [""]]
+
+
+def test_a_table_gives_options_one_item_per_row(tree: Path) -> None:
+    (tree / "t.jsonl").write_text('{"file_name": "a/x.png", "trg": "1"}\n{"file_name": "a/x.png", "trg": "2"}\n')
+    source = Captions("t.jsonl", "here")
+    assert source.listed() == ["a/x.png"]
+    assert [row["trg"] for row in source.about(Picture("a/x.png", Path("x.png")))] == [
+        ("1", "t.jsonl:1 trg"),
+        ("2", "t.jsonl:2 trg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("t.csv", "name,text\nx.png,a\n", "file_name is missing (is it name)"),
+        ("t.csv", "file_name,text\n", "has no rows"),
+        ("t.jsonl", "[1]\n", "t.jsonl:1: is not a JSON object"),
+        ("t.jsonl", "[" * 100_000, "t.jsonl:1: is not a JSON object"),
+        ("t.txt", "x", "neither sidecars nor a table"),
+    ],
+)
+def test_tables_that_cannot_be_meant_are_told(tmp_path: Path, name: str, text: str, what: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=re.escape(what)):
+        read_table(tmp_path / name)
