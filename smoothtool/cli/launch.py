@@ -19,13 +19,12 @@ from smoothtool.estimate import estimate_unet_calls
 from smoothtool.jobs import Job, parse_shard
 from smoothtool.plan import Plan
 from smoothtool.recipe import dump_plan
+from smoothtool.weights.places import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.types import Outcome
 
 LIBRARIES = ("diffusers", "transformers", "peft", "huggingface_hub", "torch", "PIL")
-
-
 SHOWN_FAILURES = 20
 
 
@@ -117,6 +116,9 @@ def silence_libraries() -> None:
 
 
 def _run(job: Job) -> None:
+    for name in (*getattr(job, "images", ()), getattr(job, "image", None)):
+        if name:
+            resolve_picture(name)  # a missing file is told at once; importing torch takes seconds
     with console.Progress() as progress:
         command = importlib.import_module(f"smoothtool.commands.{job.command}")
         report = command.run(job, progress)
