@@ -23,6 +23,8 @@ from rich.text import Text
 T = TypeVar("T")
 NARROW = 60
 """Columns under which bars and times would push the description out."""
+KEPT_BARS = 6
+"""Bars of finished stages that stay on the screen: a batch would fill it."""
 
 
 @dataclass
@@ -102,6 +104,8 @@ class Progress:
                 yield item
         finally:
             bars.stop_task(task)
+            for done in [other.id for other in bars.tasks if other.stop_time is not None][:-KEPT_BARS]:
+                bars.remove_task(done)
 
     def note(self, text: str) -> None:
         """Said once, however often it is noted."""

@@ -84,3 +84,18 @@ def test_shipped_recipes_are_listed_run_by_name_and_copied_with_their_table(call
     code, _, err = call("recipe", "cp", "drag-lst")
     assert code == 2
     assert "drag-list" in err
+
+
+def test_a_long_batch_does_not_fill_the_screen_with_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    screen = Console(file=StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(console, "show", console.Show())
+    monkeypatch.setattr(console, "stderr", screen)
+    with console.Progress() as progress:
+        for _ in progress(range(30), "items", 30):
+            list(progress(range(2), "inverting", 2))
+        assert progress.bars is not None
+        assert len(progress.bars.tasks) <= console.KEPT_BARS + 2
