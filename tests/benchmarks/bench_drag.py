@@ -17,7 +17,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "methods" / "drag"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tempfile
 

@@ -68,20 +68,20 @@ def failing(fault: BaseException):
 
 
 def test_stdout_is_the_folder_alone_and_notes_go_to_stderr(call) -> None:
-    code, out, err = call("interpolate", "a", "b")
+    code, out, err = call("interpolate", "samples:fox", "samples:cat")
     assert (code, out) == (0, "out/it\n")
     assert err == "model: [bold]toy[/bold]\n[red]late[/red] note\n"
 
 
 def test_with_json_stdout_is_the_report_alone(call) -> None:
-    code, out, _ = call("interpolate", "a", "b", "--json", "-n", "3")
+    code, out, _ = call("interpolate", "samples:fox", "samples:cat", "--json", "-n", "3")
     report = json.loads(out)
     assert (code, report["command"], report["job"]["frames"]) == (0, "interpolate", 3)
 
 
 def test_quiet_leaves_stderr_empty_wherever_it_stands(call) -> None:
-    assert call("interpolate", "a", "b", "--quiet") == (0, "out/it\n", "")
-    assert call("--quiet", "interpolate", "a", "b") == (0, "out/it\n", "")
+    assert call("interpolate", "samples:fox", "samples:cat", "--quiet") == (0, "out/it\n", "")
+    assert call("--quiet", "interpolate", "samples:fox", "samples:cat") == (0, "out/it\n", "")
 
 
 @pytest.mark.parametrize(
@@ -100,20 +100,20 @@ def test_quiet_leaves_stderr_empty_wherever_it_stands(call) -> None:
     ],
 )
 def test_a_fault_is_one_line_with_its_exit_code(call, fault: BaseException, code: int, line: str) -> None:
-    found, out, err = call("interpolate", "a", "b", run=failing(fault))
+    found, out, err = call("interpolate", "samples:fox", "samples:cat", run=failing(fault))
     assert (found, out) == (code, "")
     assert line in err
     assert "Traceback" not in err
 
 
 def test_debug_shows_the_traceback(call) -> None:
-    code, _, err = call("interpolate", "a", "b", "--debug", run=failing(RuntimeError("boom")))
+    code, _, err = call("interpolate", "samples:fox", "samples:cat", "--debug", run=failing(RuntimeError("boom")))
     assert code == 1
     assert "Traceback" in err
 
 
 def test_every_mistake_is_told_at_once_before_anything_runs(call) -> None:
-    code, out, err = call("interpolate", "a", "b", "-n", "0", "--steps", "x", run=failing(AssertionError("ran")))
+    code, out, err = call("interpolate", "samples:fox", "samples:cat", "-n", "0", "--steps", "x", run=failing(AssertionError("ran")))
     assert (code, out) == (2, "")
     assert "--steps is x" in err
     assert "--frames is 0" in err
@@ -133,7 +133,7 @@ def test_a_dry_run_is_a_recipe_that_runs_the_same_job(call, tmp_path: Path) -> N
         seen.append(job)
         return finished(job, track)
 
-    arguments = ["interpolate", "a", "b", "--src", "x", "--src", "y", "--loop", "-g", "2", "-n", "3"]
+    arguments = ["interpolate", "samples:fox", "samples:cat", "--src", "x", "--src", "y", "--loop", "-g", "2", "-n", "3"]
     _, plan, _ = call(*arguments, "--dry-run", run=failing(AssertionError("ran")))
     (tmp_path / "plan.yaml").write_text(plan)
     call(*arguments, run=run)
@@ -165,7 +165,7 @@ def test_run_repeats_the_settings_inside_a_picture(call, tmp_path: Path) -> None
     from smoothtool.files.images import save_image
     from smoothtool.jobs import make_job
 
-    job = make_job("interpolate", {"images": ["a", "b"], "frames": 4, "seed": 1})
+    job = make_job("interpolate", {"images": ["samples:fox", "samples:cat"], "frames": 4, "seed": 1})
     save_image(Image.new("RGB", (8, 8)), tmp_path / "x.png", settings=job.recipe(), parameters=None)
     _, plan, _ = call("run", str(tmp_path / "x.png"), "--dry-run")
     assert "frames: 4" in plan
@@ -247,7 +247,7 @@ def run(job, track):
         print("cleaned", file=sys.stderr)
 sys.modules["smoothtool.commands.invert"] = SimpleNamespace(run=run)
 from smoothtool.cli.app import main
-main(["invert", "a"])
+main(["invert", "samples:fox"])
 """
     found = python(script)
     assert (found.returncode, found.stdout) == (143, "")

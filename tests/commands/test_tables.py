@@ -17,7 +17,7 @@ from smoothtool.commands import tables
 from smoothtool.commands.table_figures import Figure, below, mean_figure
 from smoothtool.diffusion.lora import add_trainable_lora, save_lora
 from smoothtool.diffusion.saving import save_model
-from smoothtool.errors import ModelError, UsageError
+from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.files.paper_tables import Cell, Ordering, Table, tables_html, tables_markdown
 from smoothtool.jobs import TablesJob
 from smoothtool.recipe import load_recipe
@@ -155,6 +155,12 @@ def test_a_smooth_lora_that_is_not_there_is_named_before_anything_is_measured(sm
     assert not (tmp_path / "out").exists()
 
 
+def test_a_prompt_list_that_is_not_there_is_named_before_anything_is_measured(small, tmp_path: Path):
+    with pytest.raises(InputError, match=r"prompts\.json: there is no such file"):
+        small(output=tmp_path / "out", prompts=str(tmp_path / "prompts.json"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("lower", "higher", "verdict"),
     [
@@ -168,6 +174,19 @@ def test_an_ordering_is_decided_by_the_paired_interval(lower: list[float], highe
     assert below("a", *figures).verdict == verdict
 
 
+def test_one_item_has_no_interval_and_decides_nothing_for_sure():
+    one, two = mean_figure({"a": 1.0}, "x"), mean_figure({"a": 2.0}, "x")
+    assert one.cell().interval == ""
+    assert below("a", one, two).verdict == "holds, without interval"
+
+
+def test_the_papers_column_keeps_its_own_name_beside_a_stand_in(measured: Report):
+    for table in measured.figures["tables"]:
+        if "FID" in table["paper_columns"] and "FID" not in table["columns"]:
+            assert any(column.startswith("Frechet distance in the CLIP") for column in table["columns"])
+    assert "FID, paper" in (measured.folder / "tables.md").read_text()
+
+
 def test_an_ordering_without_interval_or_figure_says_so():
     assert below("a", Figure(1.0), Figure(2.0)).verdict == "holds, without interval"
     assert below("a", Figure(2.0), Figure(1.0)).verdict == "does not hold, without interval"
@@ -179,12 +198,13 @@ def test_a_mean_that_lacks_an_item_is_no_figure():
 
 
 def test_markup_is_escaped_in_the_page_and_empty_cells_give_their_reason():
-    table = Table("<T>", "n", ("A|B",), (("<row>", (Cell(reason="<why>"),)), ("two", (Cell(0.5, 0.25, 0.75, "r"),))))
+    rows = (("<row>", (Cell(reason="<why>"),)), ("two", (Cell(0.5, 0.25, 0.75, "r"),)))
+    table = Table("<T>", "n", ("A|B",), ("A",), rows)
     page, text = (make("x", "y", [table], [Ordering("c", "holds", "e")]) for make in (tables_html, tables_markdown))
     assert "<T>" not in page
-    assert "&lt;row&gt;, A|B: not measured: &lt;why&gt;" in page
+    assert "not measured, because &lt;why&gt;: A|B of &lt;row&gt;" in page
     assert '<a href="r">0.5</a><small>0.25 to 0.75</small>' in page
-    assert "- <row>, A|B: not measured: <why>" in text
+    assert "- not measured, because <why>: A|B of <row>" in text
     assert "[0.5](r) (0.25 to 0.75)" in text
 
 
