@@ -41,7 +41,7 @@ class Figure:
     reason: str = ""
 
     def cell(self, paper: float | None = None) -> Cell:
-        if not self.per_item:
+        if len(self.per_item) < 2:
             return Cell(self.value, report=self.report, paper=paper, reason=self.reason)
         interval = bootstrap_mean(list(self.per_item.values()))
         return Cell(self.value, interval.low, interval.high, self.report, paper, self.reason)
@@ -66,10 +66,10 @@ def below(claim: str, lower: Figure, higher: Figure) -> Ordering:
             return Ordering(claim, "not measured", figure.reason)
     assert lower.value is not None
     assert higher.value is not None
-    values = f"{lower.value:.4g} against {higher.value:.4g}"
-    if not lower.per_item or lower.per_item.keys() != higher.per_item.keys():
+    values = f"{lower.value:.4g} should be below {higher.value:.4g}"
+    if len(lower.per_item) < 2 or lower.per_item.keys() != higher.per_item.keys():
         verdict = "holds" if lower.value < higher.value else "does not hold"
-        return Ordering(claim, f"{verdict}, without interval", f"{values}: one figure a set of pictures")
+        return Ordering(claim, f"{verdict}, without interval", f"{values}; one figure each")
     pairs = [(lower.per_item[item], higher.per_item[item]) for item in lower.per_item]
     difference = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
     verdict = "holds" if difference.low > 0 else "does not hold" if difference.high < 0 else "undecided"

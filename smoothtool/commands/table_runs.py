@@ -19,6 +19,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError, SmoothtoolError
 from smoothtool.jobs import make_job
 from smoothtool.metrics.fid import inception_missing
+from smoothtool.metrics.reconstruction import lpips_missing
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:
@@ -128,8 +129,16 @@ def istd_figure(bench: Bench, variant: Variant) -> Figure:
     return attempt(measure, missing)
 
 
+def clip_name(bench: Bench) -> str:
+    return f"the CLIP {Path(bench.job.clip).name}"
+
+
 def frechet_name(bench: Bench) -> str:
-    return f"Frechet distance in CLIP ({bench.job.clip})" if inception_missing() else "FID"
+    return f"Frechet distance in {clip_name(bench)}" if inception_missing() else "FID"
+
+
+def perceptual_name(bench: Bench) -> str:
+    return f"patch distance in {clip_name(bench)}" if lpips_missing() else "LPIPS"
 
 
 def picture_figures(bench: Bench, variant: Variant) -> Figures:

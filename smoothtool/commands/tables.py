@@ -30,9 +30,11 @@ from smoothtool.commands.table_runs import (
     SEQUENCE_FRAMES,
     Bench,
     Variant,
+    clip_name,
     frechet_name,
     inversion_figures,
     istd_figure,
+    perceptual_name,
     picture_figures,
     reconstruction_figures,
     sequence_figures,
@@ -43,10 +45,10 @@ from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.images import load_image
 from smoothtool.files.output import output_folder, write_text_atomic
 from smoothtool.files.paper_tables import Ordering, Table, tables_html, tables_markdown
+from smoothtool.files.prompts import read_prompts
 from smoothtool.files.reports import write_report
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.jobs import parse_lora
-from smoothtool.metrics.reconstruction import lpips_missing
 from smoothtool.types import Report, Track
 from smoothtool.weights.places import resolve_model
 
@@ -99,7 +101,10 @@ def run(job: TablesJob, track: Track) -> Report:
 
 
 def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob]:
-    """The model without the LoRA it comes with, that LoRA, and the job with its prompts named."""
+    """The model without the LoRA it comes with, that LoRA, and the job with its prompts named.
+
+    Raises: UsageError, InputError or ModelError when prompts or smooth LoRA are not there.
+    """
     place = resolve_model(job.model)
     if place.notice:
         track.note(place.notice)
@@ -108,6 +113,7 @@ def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob
     if job.smooth != "default" and not Path(parse_lora(job.smooth)[0]).expanduser().exists():
         raise ModelError(f"--smooth {job.smooth}: there is no such file", "a LoRA made by smoothtool train")
     prompts = str(Path(job.prompts or DEFAULT_PROMPTS).absolute())
+    read_prompts(Path(prompts))  # a list that cannot be read is told now, not after the trainings
     lora = tuple(text for text in job.lora if text != "none")
     base = Variant("base", str(place.folder or place.single_file), lora)
     return base, place.default_lora, job.model_copy(update={"prompts": prompts})
@@ -116,9 +122,7 @@ def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob
 def _smooth(job: TablesJob, base: Variant, own_lora: Path | None, lambda_1: Variant) -> Variant:
     """The LoRA that was asked for, else the model's own, else the one trained here at lambda = 1."""
     if job.smooth == "default" and own_lora is None:
-        return Variant(
-            "smooth", lambda_1.model, lambda_1.lora, lambda_1.reason and f"no smooth LoRA: {lambda_1.reason}"
-        )
+        return lambda_1
     return Variant("smooth", base.model, (*base.lora, str(own_lora) if job.smooth == "default" else job.smooth))
 
 
@@ -148,13 +152,15 @@ def _timed(report: Report, stage: str) -> Iterator[None]:
     report.seconds[stage] = time.perf_counter() - started
 
 
-def _table(title: str, note: str, columns: Sequence[str], rows: Rows, paper: dict[str, Any]) -> Table:
+def _table(
+    title: str, note: str, columns: Sequence[str], rows: Rows, paper_columns: Sequence[str], paper: dict[str, Any]
+) -> Table:
     """`paper` has a figure per column for some of the rows."""
     lines = []
     for label, figures in rows.items():
         theirs = paper.get(label, [None] * len(columns))
         lines.append((label, tuple(f.cell(known) for f, known in zip(figures, theirs, strict=True))))
-    return Table(title, note, tuple(columns), tuple(lines))
+    return Table(title, note, tuple(columns), tuple(paper_columns), tuple(lines))
 
 
 def _generation(bench: Bench, base: Variant, smooth: Variant, document: _Document) -> None:
@@ -166,16 +172,22 @@ def _generation(bench: Bench, base: Variant, smooth: Variant, document: _Documen
     count, pictures = bench.job.n, len(bench.real.captions)
     note = (
         f"ISTD over {count} prompts: population standard deviation of L2 distances over [0, 1] pixels (the paper does "
-        f"not say which scale it took, so compare ratios). The other two over {pictures} pictures; the CLIP is "
-        f"{bench.job.clip}, the paper's another one."
+        f"not say which scale it took, so compare ratios{_ratio(rows)}). The other two over {pictures} pictures; the "
+        f"score is by {clip_name(bench)}, the paper's by another one."
     )
-    document.tables.append(_table("Table 1: generation", note, columns, rows, PAPER_GENERATION))
+    document.tables.append(
+        _table("Table 1: generation", note, columns, rows, ["ISTD", "FID", "CLIP score"], PAPER_GENERATION)
+    )
     document.orderings += generation_orderings(rows["base"], rows["smooth"], columns)
 
 
+def _ratio(rows: Rows) -> str:
+    base, smooth = (rows[name][0].value for name in ("base", "smooth"))
+    return f": smooth / base is {smooth / base:.2f} here and 0.43 there" if base and smooth else ""
+
+
 def _reconstruction(bench: Bench, model: DiffusionModel, base: Variant, smooth: Variant, document: _Document) -> None:
-    perceptual = f"CLIP patch distance ({bench.job.clip}), not LPIPS" if lpips_missing() else "LPIPS"
-    columns = ["MSE", perceptual, "SSIM", "PSNR, dB"]
+    columns = ["MSE", perceptual_name(bench), "SSIM", "PSNR"]
     rows: Rows = {}
     for inversion in ("ddim", "nti"):
         for name, variant in (("base", base), ("smooth", smooth)):
@@ -184,9 +196,11 @@ def _reconstruction(bench: Bench, model: DiffusionModel, base: Variant, smooth: 
     rows["VAE alone"] = reconstruction_figures(bench, copies, "vae")
     note = (
         f"{len(bench.real.paths(bench.job.inverted))} pictures, inverted at guidance 1 and sampled at "
-        f"{bench.job.guidance:g}, measured as saved in 8 bits. MSE on [-1, 1] pixels."
+        f"{bench.job.guidance:g}, measured as saved in 8 bits. MSE on [-1, 1] pixels, PSNR in dB."
     )
-    document.tables.append(_table("Table 2: reconstruction", note, columns, rows, PAPER_RECONSTRUCTION))
+    document.tables.append(
+        _table("Table 2: reconstruction", note, columns, rows, ["MSE", "LPIPS", "SSIM", "PSNR"], PAPER_RECONSTRUCTION)
+    )
     document.orderings += reconstruction_orderings(rows, columns)
 
 
@@ -201,8 +215,8 @@ def _training(bench: Bench, by_lambda: dict[str, Variant], by_rank: dict[str, Va
     steps, batch = bench.job.train_steps, bench.job.train_batch_size
     note = f"Trained here, {steps} steps of {batch} pictures (the paper: 30,000 of 96)."
     document.tables += [
-        _table("Table 3: weight of the regulariser, rank 8", note, columns, lambdas, PAPER_LAMBDA),
-        _table("Table 4: rank of the LoRA, lambda 1", note, columns, ranks, PAPER_RANK),
+        _table("Table 3: weight of the regulariser, rank 8", note, columns, lambdas, ["ISTD", "FID"], PAPER_LAMBDA),
+        _table("Table 4: rank of the LoRA, lambda 1", note, columns, ranks, ["ISTD", "FID"], PAPER_RANK),
     ]
     document.orderings += training_orderings(lambdas, ranks, columns)
 
@@ -221,11 +235,10 @@ def _sequences(bench: Bench, base: Variant, smooth: Variant, document: _Document
     frames: dict[str, list[Path]] = {}
     for label, name, variant, settings in kinds:
         rows[label], frames[label] = sequence_figures(bench, variant, name, settings)
-    perceptual = f"CLIP patch distance ({bench.job.clip})" if lpips_missing() else "LPIPS"
-    columns = ["deviation of adjacent L2", f"PPL in {perceptual}", f"PDV in {perceptual}"]
+    columns = ["deviation of adjacent L2", *(f"{name} in {perceptual_name(bench)}" for name in ("PPL", "PDV"))]
     pairs = len(frames["VAE interpolation"])
     note = f"Between {pairs} pairs of pictures, {SEQUENCE_FRAMES} frames each; the paper gives no figures of these."
-    document.tables.append(_table("Interpolation", note, columns, rows, {}))
+    document.tables.append(_table("Interpolation", note, columns, rows, columns, {}))
     walk = rows["slerp walk, smooth"][0]
     document.orderings += [
         below(f"Interpolation: {columns[0]} of the smooth slerp walk below {label}", walk, figures[0])

@@ -36,11 +36,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` are a label and one cell per column each; `note` says what to know before reading."""
+    """`rows` are a label and one cell per column each; `note` says what to know before reading.
+
+    paper_columns  what the paper measured in each column, which need not be what was measured here
+    """
 
     title: str
     note: str
     columns: tuple[str, ...]
+    paper_columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
 
     @property
@@ -50,10 +54,13 @@ class Table:
 
     @property
     def missing(self) -> list[str]:
-        """A line for every empty cell."""
-        found = [(label, column, cell.reason) for label, cells in self.rows
-                 for column, cell in zip(self.columns, cells, strict=True) if cell.value is None]  # fmt: skip
-        return [f"{label}, {column}: not measured: {reason}" for label, column, reason in found]
+        """A line for every reason, with the cells that are empty for it."""
+        found: dict[str, list[str]] = {}
+        for label, cells in self.rows:
+            for column, cell in zip(self.columns, cells, strict=True):
+                if cell.value is None:
+                    found.setdefault(cell.reason, []).append(f"{column} of {label}")
+        return [f"not measured, because {reason}: {'; '.join(cells)}" for reason, cells in found.items()]
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,12 @@ def _markdown_lines(title: str, about: str, tables: Sequence[Table], orderings: 
 
 def _markdown_row(table: Table, label: str, cells: Sequence[Cell]) -> dict[str, str | None]:
     row: dict[str, str | None] = {"": label}
-    for column, cell, has_paper in zip(table.columns, cells, table.has_paper, strict=True):
+    columns = zip(table.columns, table.paper_columns, cells, table.has_paper, strict=True)
+    for column, paper_column, cell, has_paper in columns:
         interval = f" ({cell.interval})" if cell.interval else ""
         row[column] = f"[{cell.text}]({cell.report}){interval}" if cell.text else None
         if has_paper:
-            row[f"{column}, paper"] = None if cell.paper is None else f"{cell.paper:g}"
+            row[f"{paper_column}, paper"] = None if cell.paper is None else f"{cell.paper:g}"
     return row
 
 
@@ -121,8 +129,10 @@ small { display: block; color: #6a6a70; }
 <table>
 <tr><th></th>
 {% for column in table.columns %}
-<th>{{ column }}</th>{% if table.has_paper[loop.index0] %}<th class="paper">paper</th>{% endif %}
-
+<th>{{ column }}</th>
+{% if table.has_paper[loop.index0] %}
+<th class="paper">{{ table.paper_columns[loop.index0] }}, paper</th>
+{% endif %}
 {% endfor %}
 </tr>
 {% for label, cells in table.rows %}

@@ -25,7 +25,7 @@ from smoothtool.weights.making.pool import HELD_OUT_SEED, to_pixel_values
 from smoothtool.weights.making.scenes import COLOURS, Scene, caption, render, sample_scene
 
 STEPS, GUIDANCE = 50, 7.5
-SAMPLES, INVERSIONS, VAE_SCENES = 96, 8, 200
+SAMPLES, INVERSIONS, VAE_SCENES = 96, 4, 200
 
 
 def measure(work: Path, folder: Path = FOLDER) -> None:
