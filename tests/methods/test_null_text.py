@@ -13,6 +13,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise, per_step
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import (
+    InnerProblem,
     NullTextStep,
     Solver,
     adam_solver,
@@ -66,18 +67,16 @@ def test_gauss_newton_ends_lower_than_three_steps_of_adam(model: DiffusionModel)
     assert ours < adam
 
 
-def test_more_conjugate_gradients_leave_less_of_a_linear_problem(model: DiffusionModel) -> None:
-    """A UNet that is linear in the null embedding makes the inner problem exactly least squares."""
-    matrix = torch.randn(4 * 16 * 16, 16 * 2, generator=torch.Generator().manual_seed(0))
-
-    def linear(latents: torch.Tensor, timestep: int, conditioning: Conditioning) -> torch.Tensor:
-        return (conditioning.prompt_embeds[:, :2].flatten(1) @ matrix.T).reshape(latents.shape) / 30
-
-    trajectory, text, null = pivots(model, 1, torch.float32)
-    model.predict_noise = linear  # type: ignore[method-assign]
-    *_, refined = null_text_steps(model, trajectory, text, null, GUIDANCE, gauss_newton_solver(40, trust_rms=1e9))
-    *_, once = null_text_steps(model, trajectory, text, null, GUIDANCE, gauss_newton_solver(1, trust_rms=1e9))
-    assert refined.losses[-1] < 0.9 * once.losses[-1]
+def test_gauss_newton_solves_a_linear_problem_in_as_many_iterations_as_it_has_dimensions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(64, 6, dtype=torch.float64, generator=generator)
+    offset = torch.randn(1, 4, 4, 4, dtype=torch.float64, generator=generator)
+    problem = InnerProblem(lambda null: (matrix @ null.flatten()).reshape(1, 4, 4, 4), offset, slope=0.5, threshold=0.0)
+    solver = gauss_newton_solver(iterations=6, trust_rms=1e9)
+    null, _, losses = solver(problem, torch.ones(1, 2, 3, dtype=torch.float64), 0, 50)
+    best = torch.linalg.lstsq(0.5 * matrix, -offset.flatten()[:, None]).solution
+    torch.testing.assert_close(null.flatten(), best.flatten(), rtol=1e-6, atol=1e-6)
+    assert losses[-1] < losses[0]
 
 
 def test_the_stored_embeddings_give_the_same_path_again(model: DiffusionModel) -> None:

@@ -99,8 +99,12 @@ def test_ctrl_c_writes_a_checkpoint_and_leaves(job, tmp_path):
             pass
 
     whole = train.run(job(output=tmp_path / "whole"), silent)
-    with pytest.raises(KeyboardInterrupt):
-        train.run(job(checkpoint_every=1000), Interrupting())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us with it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train.run(job(checkpoint_every=1000), Interrupting())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["step-00000001.safetensors"]
     assert same(weights(train.run(job(resume=True), silent)), weights(whole))
 

@@ -40,7 +40,7 @@ class NullTextStep:
 
 
 @dataclass(frozen=True)
-class _Problem:
+class InnerProblem:
     """One step's least-squares problem in the null embedding, everything else held fixed.
 
     `noise_of(null)` is the UNet; the residual is `offset + slope * noise_of(null)`, [B, C, h, w].
@@ -59,7 +59,7 @@ class _Problem:
         return self.residual(noise_null).square().mean(dim=(1, 2, 3)).sum()
 
 
-Solver = Callable[[_Problem, torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor, list[float]]]
+Solver = Callable[[InnerProblem, torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor, list[float]]]
 """(problem, null, step_index, N) -> (null, its noise prediction, losses)."""
 
 
@@ -87,7 +87,7 @@ def null_text_steps(
         def noise_of(candidate: torch.Tensor, z: torch.Tensor = latents, t: int = t) -> torch.Tensor:
             return model.predict_noise(z, t, null.with_embeds(candidate).expand(batch))
 
-        problem = _Problem(noise_of, offset, slope, 1e-5 + 2e-5 * index)
+        problem = InnerProblem(noise_of, offset, slope, 1e-5 + 2e-5 * index)
         with constant_latents(model.unet):
             embeds, noise_null, losses = solver(problem, embeds, index, num_inference_steps)
         noise = guide(noise_null, noise_text, guidance_scale)
@@ -101,7 +101,7 @@ def adam_solver(inner_steps: int = 10) -> Solver:
 
 
 def _adam(
-    problem: _Problem, null: torch.Tensor, step_index: int, num_inference_steps: int, *, inner_steps: int
+    problem: InnerProblem, null: torch.Tensor, step_index: int, num_inference_steps: int, *, inner_steps: int
 ) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
     null = null.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([null], lr=1e-2 * (1 - step_index / (2 * num_inference_steps)))
@@ -133,7 +133,7 @@ def gauss_newton_solver(iterations: int = 2, trust_rms: float = 0.15) -> Solver:
 
 
 def _gauss_newton(
-    problem: _Problem,
+    problem: InnerProblem,
     null: torch.Tensor,
     step_index: int,
     num_inference_steps: int,
@@ -159,7 +159,7 @@ def _gauss_newton(
     return candidate, noise_candidate, [loss_start, loss_candidate]
 
 
-def _cgls(problem: _Problem, start: torch.Tensor, noise_start: torch.Tensor, iterations: int) -> torch.Tensor:
+def _cgls(problem: InnerProblem, start: torch.Tensor, noise_start: torch.Tensor, iterations: int) -> torch.Tensor:
     """The update of the linearised problem min ||r + J u||^2 after a few conjugate gradient steps from u = 0."""
     base = noise_start.detach()
     remaining = -problem.residual(base)
