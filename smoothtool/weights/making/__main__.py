@@ -1,4 +1,9 @@
-"""Make the embedded model: `python -m smoothtool.weights.making STAGE --work DIR`. Every stage resumes."""
+"""Make the embedded model: `python -m smoothtool.weights.making STAGE --work DIR`. Every stage resumes.
+
+From nothing: vae, unet, decoder (any time after vae), clip (when the text encoder is frozen), judge, pack, measure.
+To go on from the shipped weights: unpack, unet --start smoothtool/weights/stickers, decoder, clip, judge, pack,
+measure.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ STEPS = {"vae": 2_000, "unet": 4_000, "decoder": 4_000, "clip": 3_000, "judge": 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m smoothtool.weights.making", description=__doc__)
-    parser.add_argument("stage", choices=["icons", *STEPS, "pack", "samples", "measure"])
+    parser.add_argument("stage", choices=["icons", "unpack", *STEPS, "pack", "samples", "measure"])
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
@@ -33,6 +38,10 @@ def main() -> None:
         from smoothtool.weights.making.judge import train_judge
 
         train_judge(arguments.work, steps, **rate)
+    elif arguments.stage == "unpack":
+        from smoothtool.weights.making.pack import unpack
+
+        unpack(arguments.work)
     elif arguments.stage == "pack":
         from smoothtool.weights.making.pack import pack
 

@@ -45,12 +45,12 @@ def pack(work: Path, folder: Path = FOLDER) -> None:
     denoiser.unet.half().save_pretrained(folder / "unet", max_shard_size=MAX_SHARD)
     denoiser.text_encoder.half().save_pretrained(folder / "text_encoder")
     trained_vae(work).half().save_pretrained(folder / "vae")
-    tokenizer.save_pretrained(folder / "tokenizer")
+    shutil.copytree(work / "tokenizer", folder / "tokenizer")
     if (work / "clip.pt").exists():
         clip = build_clip(denoiser.text_encoder.float())
         clip.load_state_dict(torch.load(work / "clip.pt", weights_only=True)["averaged"])
         clip.half().save_pretrained(folder / "clip")
-        tokenizer.save_pretrained(folder / "clip")
+        shutil.copytree(work / "tokenizer", folder / "clip", dirs_exist_ok=True)
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
     index = {
@@ -66,3 +66,14 @@ def pack(work: Path, folder: Path = FOLDER) -> None:
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def unpack(work: Path, folder: Path = FOLDER) -> None:
+    """Prepare an empty working folder from a model folder: its VAE and tokenizer fix what latents and words mean.
+
+    `unet --start FOLDER` then goes on from its UNet, and `decoder` from its decoder.
+    """
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    work.mkdir(parents=True, exist_ok=True)
+    torch.save(vae.state_dict(), work / "vae-normalised.pt")
+    shutil.copytree(folder / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
