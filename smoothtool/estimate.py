@@ -40,6 +40,13 @@ def _inversion(job: Settings) -> float:
     return float(job["steps"] * per_step)
 
 
+def _interpolate(job: Settings) -> float:
+    """A batch of frames per pair; the ends of a noise walk are sampled too; ANID enters its levels on the way."""
+    pairs = max(1, len(job["images"]) - 1) + bool(job["loop"])
+    passes = {"vae": 0.0, "anid": 0.5}.get(job["method"], 1.0) * pairs * (1 + bool(job["reschedule"]))
+    return float(job["steps"]) * (passes + (not job["images"]))
+
+
 def _edit(job: Settings) -> float:
     ratios = [float(text) for text in job["ratio"]] or [0.8]
     parts = {"switch": sum(ratios), "sdedit": job["strength"], "cycle": 2 * job["strength"], "pix2pix-zero": 3.0,
@@ -54,11 +61,11 @@ def _drag(job: Settings) -> float:
 
 def _istd(job: Settings) -> float:
     """Walks fill batches of the default size."""
-    return float((1 + bool(job["compare_lora"])) * math.ceil(job["n"] * job["frames"] / 32) * job["steps"])
+    return float((1 + bool(job["compare_lora"])) * math.ceil(job["n"] * job["frames"] / 33) * job["steps"])
 
 
 _CALLS: dict[str, Callable[[Settings], float]] = {
-    "interpolate": lambda job: float(job["steps"]),
+    "interpolate": _interpolate,
     "edit": _edit,
     "drag": _drag,
     "istd": _istd,
