@@ -155,7 +155,8 @@ def test_flags_plan_like_recipes() -> None:
         ("invert", {"image": "x", "inversion": "edict", "steps": 10}, 40),
         ("edit", {"image": "x", "trg": "t", "inversion": "ddim", "steps": 10, "ratio": "0.4,1"}, 20 + 14),
         ("edit", {"image": "x", "trg": "t", "method": "sdedit", "steps": 10, "strength": 0.5}, 5),
-        ("interpolate", {"prompt": "x", "steps": 10}, 10),
+        ("interpolate", {"prompt": "x", "steps": 10}, 10 + 10),
+        ("interpolate", {"images": ["x", "y", "z"], "inversion": "ddim", "steps": 10, "loop": True}, 20 + 3 * 10),
         ("eval", {"metric": "clip", "folders": ["x"]}, 0),
     ],
 )
