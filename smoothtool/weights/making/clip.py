@@ -70,18 +70,20 @@ def train_clip(work: Path, steps: int, *, rate: float = 1e-3) -> None:
 
     def measure() -> dict[str, float]:
         model.eval()
-        figures = {name: _accuracy(model, tokenizer, unseen, scenes, name) for name in WORDS}
+        figures = clip_accuracy(model, tokenizer, unseen, scenes)
         model.train()
         return figures
 
     run.train(loss_of, measure=measure)
 
 
-def _accuracy(
-    model: CLIPModel, tokenizer: CLIPTokenizer, pixel_values: torch.Tensor, scenes: list[Scene], name: str
-) -> float:
-    """How often the right word of one kind is CLIP's first choice, on scenes of one item."""
-    words = WORDS[name]
-    choices = first_choices(model, tokenizer, pixel_values, [TEMPLATES[name].format(word) for word in words])
-    truth = [scene.items[0].concept if name == "concept" else getattr(scene, name) for scene in scenes]
-    return sum(words[choice] == right for choice, right in zip(choices, truth, strict=True)) / len(truth)
+def clip_accuracy(
+    model: CLIPModel, tokenizer: CLIPTokenizer, pixel_values: torch.Tensor, scenes: list[Scene]
+) -> dict[str, float]:
+    """How often the right concept, style and colour are CLIP's first choice, on scenes of one item."""
+    figures = {}
+    for name, words in WORDS.items():
+        choices = first_choices(model, tokenizer, pixel_values, [TEMPLATES[name].format(word) for word in words])
+        truth = [scene.items[0].concept if name == "concept" else getattr(scene, name) for scene in scenes]
+        figures[name] = sum(words[at] == right for at, right in zip(choices, truth, strict=True)) / len(truth)
+    return figures

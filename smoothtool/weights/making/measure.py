@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import CLIPModel, CLIPTokenizer
 
 from smoothtool.diffusion.model import DiffusionModel, load_model
 from smoothtool.diffusion.sampling import constant, denoise
@@ -18,6 +19,7 @@ from smoothtool.files.sheets import contact_sheet
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import adam_solver, gauss_newton_solver, null_text_steps
 from smoothtool.metrics.reconstruction import psnr_db
+from smoothtool.weights.making.clip import clip_accuracy
 from smoothtool.weights.making.icons import CONCEPTS
 from smoothtool.weights.making.judge import accuracy, load_judge
 from smoothtool.weights.making.pack import FOLDER
@@ -40,6 +42,7 @@ def measure(work: Path, folder: Path = FOLDER) -> None:
         "vae_psnr_db": float(psnr_db(unseen, model.decode_latents(model.encode_images(unseen))).mean()),
         "samples": {"count": SAMPLES, **accuracy(judge, samples, singles)},
         "judge_on_drawings": accuracy(judge, unseen, scenes),
+        "clip_on_drawings": _clip_accuracy(folder, singles, work),
         "inversion_psnr_db": _inversions(model, unseen[:INVERSIONS], [caption(s) for s in scenes[:INVERSIONS]]),
         "fingerprint": model.fingerprint,
     }
@@ -68,6 +71,13 @@ def _samples(model: DiffusionModel, prompts: list[str], batch: int = 16) -> torc
     return torch.cat(pictures)
 
 
+def _clip_accuracy(folder: Path, scenes: list[Scene], work: Path) -> dict[str, float]:
+    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
+    pictures = to_pixel_values(np.stack([np.asarray(render(scene, work / "icons")) for scene in scenes]))
+    return clip_accuracy(clip, tokenizer, pictures, scenes)
+
+
 def _inversions(model: DiffusionModel, pixel_values: torch.Tensor, prompts: list[str]) -> dict[str, float]:
     """Mean PSNR of reconstructions at guidance 7.5, each picture inverted alone, beside the VAE's."""
     latents, null = model.encode_images(pixel_values), model.encode_prompts([""])
@@ -86,6 +96,7 @@ def _inversions(model: DiffusionModel, pixel_values: torch.Tensor, prompts: list
 
 def _card(figures: dict[str, Any], unet_parameters: int) -> str:
     samples, judge, inversion = figures["samples"], figures["judge_on_drawings"], figures["inversion_psnr_db"]
+    clip = figures["clip_on_drawings"]
     rows = [
         ("VAE, unseen scenes, PSNR", f"{figures['vae_psnr_db']:.2f} dB", ">= 30 dB"),
         ("samples: right concept first among 50", f"{samples['concept']:.0%}", ">= 70 %"),
@@ -99,6 +110,8 @@ def _card(figures: dict[str, Any], unet_parameters: int) -> str:
         ),
         ("reconstruction: null-text, Adam", f"{inversion['nti_adam']:.2f} dB", "within 0.5 dB of the VAE"),
         ("reconstruction: DDIM", f"{inversion['ddim']:.2f} dB", "clearly worse"),
+        ("tiny CLIP on drawings: right concept first among 50", f"{clip['concept']:.0%}", ""),
+        ("tiny CLIP on drawings: right style, colour", f"{clip['style']:.0%}, {clip['colour']:.0%}", ""),
     ]
     table = "\n".join(f"| {name} | {figure} | {aim} |" for name, figure, aim in rows)
     return CARD.format(
