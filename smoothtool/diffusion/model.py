@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -174,6 +176,8 @@ def load_model(
 
     Raises: ModelError when a part is missing, broken, a pickle, or of another architecture.
     """
+    diffusers.utils.logging.disable_progress_bar()  # bars belong to the caller
+    transformers.utils.logging.disable_progress_bar()
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     _check_folder(folder, name)
