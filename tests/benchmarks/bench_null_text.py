@@ -36,13 +36,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--model", default="stickers")
     parser.add_argument("--pictures", nargs=2, default=["samples:fox", "samples:cat"])
+    captions = ["a 3d fox on a sky blue background", "a 3d cat on a green background"]
+    parser.add_argument("--src", nargs=2, default=captions)
     arguments = parser.parse_args()
     place = resolve_model(arguments.model)
     model = load_model(place.folder, place.name, device="cpu")
     pictures = [fit_image(load_image(resolve_picture(name)), multiple=model.size_multiple, size=None,
                           native_px=model.native_size_px) for name in arguments.pictures]  # fmt: skip
     latents = model.encode_images(torch.cat([picture.pixel_values for picture in pictures]))
-    text, null = model.encode_prompts(["", ""]), model.encode_prompts([""])
+    text, null = model.encode_prompts(arguments.src), model.encode_prompts([""])
     trajectory = trajectory_of(latents, list(ddim_inversion_steps(model, latents, text, arguments.steps)))
     print(f"{arguments.model}, {arguments.steps} steps, two pictures, {torch.get_num_threads()} threads")
 
