@@ -48,11 +48,11 @@ def run(job: TrainJob, track: Track) -> Report:
     # 1. model and data
     started = time.perf_counter()
     with accelerator.main_process_first():
+        pictures, complaints = _pictures(job)  # first of all: without data no folder is made, and none is cleared
         _open_folder(job, report)
     model = open_session(_session_job(job, accelerator), track)
     _check_device(job, model)
     with accelerator.main_process_first():
-        pictures, complaints = _pictures(job)
         examples = prepare_examples(model, pictures, _sizes_px(job, model), cache_folder(), track)
     _complain([*complaints, *examples.complaints], report, track)
     # 2. trainer, from the newest checkpoint if there is one

@@ -325,3 +325,9 @@ def test_gradient_checkpointing_changes_no_number(job, tmp_path, gradient):
         assert row["regulariser"] == pytest.approx(other["regulariser"], rel=1e-4)
     for key, value in weights(plain).items():
         torch.testing.assert_close(weights(saving)[key], value, atol=1e-4, rtol=1e-3)
+
+
+def test_without_data_no_folder_is_made(job, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        train.run(job(data=str(tmp_path / "nowhere"), output=tmp_path / "made"), silent)
+    assert not (tmp_path / "made").exists()
