@@ -1,7 +1,9 @@
 """Train the UNet of `stickers`, with its text encoder, on the latents of the scene pool.
 
-Epsilon prediction on SD's schedule, min-SNR weighting (Hang et al. 2023, arXiv:2303.09556, gamma 5), and prompt
-dropout of 10 %.
+Epsilon prediction on SD's schedule and prompt dropout of 10 %. The squared error of the noise is weighted by
+1 / sqrt(SNR): at SNR 0.006 it is twenty times smaller than at SNR 5, and what the caption decides (the background's
+colour, the concept) is decided there. With min-SNR weights (Hang et al. 2023, arXiv:2303.09556, gamma 5) 3,600 steps
+of 16 had hardly begun to read captions: without guidance 19 % of the backgrounds had the right colour.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from smoothtool.weights.making.pool import draw_pool, pool_caption, to_pixel_val
 from smoothtool.weights.making.tokenizer import MAX_TOKENS, load_tokenizer, tokenize
 from smoothtool.weights.making.vae import POOL, SCALING_FACTOR, normalised_vae
 
-BATCH, PROMPT_DROPOUT, MIN_SNR_GAMMA = 16, 0.1, 5.0
-TEXT_FRACTION = 0.4  # of the steps the text encoder learns along; then it is frozen, and the CLIP builds on it
+BATCH, PROMPT_DROPOUT = 32, 0.1
+TEXT_FRACTION = 0.8  # of the steps the text encoder learns along; then it is frozen, and the CLIP builds on it
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
@@ -93,7 +95,7 @@ def train_unet(work: Path, steps: int, *, rate: float = 6e-4, start: Path | None
     torch.set_flush_denormal(True)
     latents = pool_latents(work).contiguous(memory_format=torch.channels_last)
     alphas_cumprod = torch.tensor(Schedule.from_config(SCHEDULER).alphas_cumprod, dtype=torch.float32)
-    run = Run("unet", model, work, rate=rate, steps=steps, average=0.995)
+    run = Run("unet", model, work, rate=rate, steps=steps, average=0.998)
 
     def batch(indices: torch.Tensor, texts: list[str], generator: torch.Generator) -> torch.Tensor:
         count = len(indices)
@@ -103,7 +105,7 @@ def train_unet(work: Path, steps: int, *, rate: float = 6e-4, start: Path | None
         noisy = alpha.sqrt() * latents[indices] + (1 - alpha).sqrt() * noise
         error = (model(noisy, timesteps, tokenize(tokenizer, texts)) - noise).square().mean(dim=(1, 2, 3))
         snr = alphas_cumprod[timesteps] / (1 - alphas_cumprod[timesteps])
-        return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean()
+        return (error / snr.sqrt()).mean()
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
         model.text_encoder.requires_grad_(step <= TEXT_FRACTION * steps)
