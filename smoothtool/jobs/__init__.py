@@ -1,0 +1,45 @@
+"""What was asked: one settings model per subcommand.
+
+One field is one flag, one recipe key, one Python keyword and one key of the report: a new option is written here and
+nowhere else. A new command is one class and one line in `JOBS`.
+"""
+
+from smoothtool.jobs.base import Job, ModelJob, ReportJob, fields_of
+from smoothtool.jobs.drag import DragJob
+from smoothtool.jobs.edit import EDIT_INVERSIONS, NEED_SOURCE, EditJob
+from smoothtool.jobs.interpolate import InterpolateJob
+from smoothtool.jobs.invert import INVERSION_NAMES, InversionJob, InvertJob
+from smoothtool.jobs.measure import EvalJob, IstdJob, TablesJob
+from smoothtool.jobs.notation import parse_lora, parse_point, parse_shard, parse_size, parse_weight
+from smoothtool.jobs.train import TrainJob
+from smoothtool.jobs.validation import JOBS, keys_of, make_job, positional_of, try_job, unknown_option
+
+__all__ = [
+    "EDIT_INVERSIONS",
+    "INVERSION_NAMES",
+    "JOBS",
+    "NEED_SOURCE",
+    "DragJob",
+    "EditJob",
+    "EvalJob",
+    "InterpolateJob",
+    "InversionJob",
+    "InvertJob",
+    "IstdJob",
+    "Job",
+    "ModelJob",
+    "ReportJob",
+    "TablesJob",
+    "TrainJob",
+    "fields_of",
+    "keys_of",
+    "make_job",
+    "parse_lora",
+    "parse_point",
+    "parse_shard",
+    "parse_size",
+    "parse_weight",
+    "positional_of",
+    "try_job",
+    "unknown_option",
+]

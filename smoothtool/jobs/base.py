@@ -1,0 +1,110 @@
+"""What several commands understand: the output, the model, the sampling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+from smoothtool.jobs.notation import parse_lora, parse_size
+from smoothtool.options import MODEL, OUTPUT, PANELS, SAMPLING, SEED_END, Flag, flag_of, key_of, kind_of
+
+
+class Job(BaseModel):
+    """A subcommand's settings. Lists may be given as one value; numbers may be given as text."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True, validate_default=True
+    )
+    command: ClassVar[str]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any, info: ValidationInfo) -> Any:
+        """`src: a fox` means `src: [a fox]`; a truth value is no number, although Python thinks so."""
+        kind = kind_of(cls.model_fields[str(info.field_name)])
+        if kind is list and isinstance(value, (str, Path)):
+            return [str(value)]
+        if kind is not bool and isinstance(value, bool):
+            raise ValueError("")
+        return str(value) if kind is str and isinstance(value, Path) else value
+
+    def settings(self) -> dict[str, Any]:
+        """Every option that has a part in the result, by its name in recipes, as plain data."""
+        kept = {name: key_of(name, field) for name, field in fields_of(type(self)) if not flag_of(field).delivery}
+        plain = self.model_dump(mode="json")
+        return {key: plain[name] for name, key in kept.items()}
+
+    def recipe(self) -> dict[str, Any]:
+        """The recipe that makes the same result again: what `job.yaml` holds."""
+        given = {key: value for key, value in self.settings().items() if value is not None}
+        return {"jobs": [{"command": self.command, **given}]}
+
+
+class ReportJob(Job):
+    """What every command that leaves a folder with a report understands."""
+
+    output: Annotated[Path | None, Flag("-o", panel=OUTPUT, delivery=True)] = Field(
+        None, description="Folder for the results; one under smoothtool-out by default"
+    )
+    force: Annotated[bool, Flag("-f", panel=OUTPUT, delivery=True)] = Field(
+        False, description="Write into an output folder that already has results"
+    )
+    json_output: Annotated[bool, Flag(panel=OUTPUT, delivery=True)] = Field(
+        False, alias="json", description="Print the report as one JSON document instead of the folder"
+    )
+
+
+class ModelJob(ReportJob):
+    """What every command that runs a model understands."""
+
+    model: Annotated[str, Flag("-m", panel=MODEL)] = Field(
+        "auto", min_length=1, description="Model: a name, a hub id, a diffusers folder or a .safetensors file"
+    )
+    lora: Annotated[list[str], Flag(panel=MODEL)] = Field(
+        [], description="LoRA as PATH[:SCALE]; repeat to stack; none switches off the model's own"
+    )
+    device: Annotated[str, Flag(panel=MODEL, wants="auto, cpu, mps, cuda or cuda:N")] = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Where to compute: auto, cpu, mps, cuda or cuda:N"
+    )
+    dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], Flag(panel=MODEL)] = Field(
+        "auto", description="Precision of the weights; auto is float32 on a CPU and float16 elsewhere"
+    )
+    seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
+        None, ge=0, lt=SEED_END, description="Seed of all noise; drawn and recorded when not given"
+    )
+    steps: Annotated[int, Flag(panel=SAMPLING)] = Field(50, ge=1, le=1000, description="Denoising steps")
+    guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(
+        7.5, ge=0, le=100, allow_inf_nan=False, description="Guidance scale: how strongly prompts steer; 1 is none"
+    )
+    size: Annotated[str | None, Flag(panel=SAMPLING)] = Field(
+        None, description="Working size in pixels: a longest side (512) or WIDTHxHEIGHT; the pictures' own by default"
+    )
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_one_or_two_sides(cls, size: str | None) -> str | None:
+        if size is not None:
+            parse_size(size)
+        return size
+
+    @field_validator("lora")
+    @classmethod
+    def _lora_scales_are_numbers(cls, lora: list[str]) -> list[str]:
+        if "none" in lora and len(lora) > 1:
+            raise ValueError("has none beside others: none stands alone and switches off the model's own LoRA")
+        for text in lora:
+            parse_lora(text)
+        return lora
+
+
+def fields_of(model: type[Job]) -> list[tuple[str, FieldInfo]]:
+    """Name and field in the order of the help: positional first, then panel by panel."""
+
+    def rank(item: tuple[str, FieldInfo]) -> tuple[bool, int]:
+        flag = flag_of(item[1])
+        return not flag.positional, PANELS.index(flag.panel)
+
+    return sorted(model.model_fields.items(), key=rank)

@@ -1,0 +1,81 @@
+"""What can be asked of `smoothtool drag`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from smoothtool.jobs.base import ModelJob
+from smoothtool.jobs.notation import parse_point
+from smoothtool.options import Flag
+
+
+class DragJob(ModelJob):
+    """Drag parts of a picture to other places: of a picture file, or of one made from a prompt."""
+
+    command: ClassVar[str] = "drag"
+    image: Annotated[str | None, Flag(positional=True)] = Field(
+        None, min_length=1, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
+    )
+    bench: Annotated[Path | None, Flag()] = Field(
+        None, description="Drag every item of a folder in DragBench's layout, and measure"
+    )
+    prompt: Annotated[str | None, Flag("-p")] = Field(None, description="Prompt of the picture to make and drag in")
+    src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
+    pick: Annotated[bool, Flag(delivery=True)] = Field(
+        False, description="Click the points and paint the mask on a page in the browser"
+    )
+    point: Annotated[list[str], Flag()] = Field(
+        [], description="From where to where, X,Y:X,Y in pixels from the picture's top left; repeat for more"
+    )
+    points: Annotated[Path | None, Flag()] = Field(
+        None, description="Points from a file: points.json, or DragBench's meta_data.pkl"
+    )
+    mask: Annotated[Path | None, Flag()] = Field(
+        None, description="Picture that is light where the picture may change; everywhere by default"
+    )
+    fit_mask: Annotated[bool, Flag()] = Field(False, description="Resize a mask of another size")
+    method: Annotated[Literal["dragdiffusion", "gooddrag", "fastdrag"], Flag()] = Field(
+        "dragdiffusion", description="gooddrag is better and slower, fastdrag rougher and done at once"
+    )
+    lora_steps: Annotated[int, Flag()] = Field(
+        80, ge=0, le=10_000, description="Steps of teaching the model the picture first; 0 for none"
+    )
+    strength: Annotated[float, Flag()] = Field(
+        0.7, gt=0, le=1, allow_inf_nan=False, description="How far towards noise the picture is opened for dragging"
+    )
+    iterations: Annotated[int | None, Flag()] = Field(
+        None, ge=1, le=10_000, description="Most drag iterations; 80 for dragdiffusion and 70 for gooddrag by default"
+    )
+
+    @field_validator("bench", "prompt")
+    @classmethod
+    def _one_source_of_pictures(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and any(info.data.get(other) for other in ("image", "bench")):
+            raise ValueError("is instead of a picture file, not beside it")
+        if (
+            value is None
+            and info.field_name == "prompt"
+            and not any(info.data.get(key, 1) for key in ("image", "bench"))
+        ):
+            raise ValueError("is missing: give a picture, or a prompt for a picture to drag in")
+        return value
+
+    @field_validator("point")
+    @classmethod
+    def _points_are_places(cls, point: list[str]) -> list[str]:
+        for text in point:
+            parse_point(text)
+        return point
+
+    @field_validator("points")
+    @classmethod
+    def _points_come_from_one_place(cls, points: Path | None, info: ValidationInfo) -> Path | None:
+        sources = [name for name in ("bench", "pick", "point") if info.data.get(name, [])]
+        if points is not None and sources:
+            raise ValueError(f"is instead of {sources[0]}, not beside it")
+        if points is None and not sources and "point" in info.data:
+            raise ValueError("is missing: give point as X,Y:X,Y, a points file, or pick to click them")
+        return points

@@ -1,0 +1,122 @@
+"""What can be asked of `smoothtool edit`, and which inversion goes with which editing method."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from smoothtool.jobs.invert import InversionJob, InversionName
+from smoothtool.jobs.notation import parse_fraction, parse_weight
+from smoothtool.options import INVERSION, Flag
+
+EditName = Literal["switch", "sdedit", "p2p", "pnp", "pix2pix-zero", "cycle", "disentangle", "masactrl"]
+_SINGLE = ("nti", "ddim", "npi", "proxnpi", "direct", "fixed-point")
+EDIT_INVERSIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "switch": ((*_SINGLE, "edict", "belm"), ""),
+    "p2p": (_SINGLE, "it samples source and target side by side, and edict and belm carry two latents of their own"),
+    "masactrl": (
+        _SINGLE,
+        "it samples source and target side by side, and edict and belm carry two latents of their own",
+    ),
+    "pnp": (("ddim", "fixed-point"), "it reads the latents of a plain inversion under the empty prompt"),
+    "pix2pix-zero": ((), "it brings its own inversion, with regularised noise"),
+    "disentangle": (("nti", "ddim", "npi", "fixed-point"), "it samples anew under mixed prompts, from the noise end"),
+    "sdedit": ((), "it starts from noise added to the picture and inverts nothing"),
+    "cycle": ((), "it starts from noise added to the picture and inverts nothing"),
+}
+"""Per editing method the inversions that make sense, its own choice first, and why the others do not."""
+NEED_SOURCE = ("p2p", "pix2pix-zero", "disentangle")
+"""Editing methods that compare two prompts."""
+
+
+class EditJob(InversionJob):
+    """Change a picture by words: what it shows, and what it should show."""
+
+    command: ClassVar[str] = "edit"
+    image: Annotated[str, Flag(positional=True)] = Field(
+        min_length=1, description="A picture, an inversion file or samples:NAME"
+    )
+    src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
+    trg: Annotated[list[str], Flag()] = Field(
+        min_length=1, description="What it should show, as a prompt; repeat for several edits"
+    )
+    compare: Annotated[bool, Flag()] = Field(False, description="Run every method: one sheet, one table")
+    method: Annotated[EditName, Flag()] = Field("switch", description="How to edit; switch is the paper's")
+    ratio: Annotated[list[str], Flag("-r")] = Field(
+        [], description="For switch: part of the steps that follow the target, 0 to 1, by default 0.8; 0.6,0.8 for both"
+    )
+    inversion: Annotated[Literal["auto", InversionName], Flag(panel=INVERSION)] = Field(  # type: ignore[assignment]
+        "auto", description="Inversion, as for invert; auto is the method's own choice"
+    )
+    strength: Annotated[float, Flag()] = Field(
+        0.8, ge=0, le=1, allow_inf_nan=False, description="For sdedit and cycle: how far towards noise the edit begins"
+    )
+    cross_steps: Annotated[float, Flag()] = Field(
+        0.4, ge=0, le=1, allow_inf_nan=False, description="For p2p: part of the steps with the source's cross-attention"
+    )
+    self_steps: Annotated[float, Flag()] = Field(
+        0.6, ge=0, le=1, allow_inf_nan=False, description="For p2p: part of the steps with the source's self-attention"
+    )
+    blend: Annotated[list[str], Flag()] = Field(
+        [], description="For p2p: words outside whose place the picture stays as it is"
+    )
+    reweight: Annotated[list[str], Flag()] = Field(
+        [], description="For p2p: WORD=FACTOR makes a word of the target prompt count more or less; repeat for more"
+    )
+    src_sentence: Annotated[list[str], Flag()] = Field(
+        [], description="For pix2pix-zero: sentences about what the picture shows, instead of the built-in ones"
+    )
+    trg_sentence: Annotated[list[str], Flag()] = Field(
+        [], description="For pix2pix-zero: sentences about what it should show, instead of the built-in ones"
+    )
+    clip: Annotated[str, Flag()] = Field(
+        "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
+    )
+
+    @field_validator("trg")
+    @classmethod
+    def _targets_say_something(cls, trg: list[str]) -> list[str]:
+        if not all(text.strip() for text in trg):
+            raise ValueError("is empty: say what the picture should show")
+        return trg
+
+    @field_validator("method")
+    @classmethod
+    def _method_has_what_it_needs(cls, method: str, info: ValidationInfo) -> str:
+        if method in NEED_SOURCE and not str(info.data.get("src", " ")).strip():
+            raise ValueError(f"is {method}, which compares two prompts: say with src what the picture shows")
+        inversion, compare = info.data.get("inversion", "auto"), info.data.get("compare", False)
+        fitting, why = EDIT_INVERSIONS[method]
+        if not compare and inversion not in ("auto", *fitting):
+            choice = f"; it takes {', '.join(fitting)}" if fitting else ""
+            raise ValueError(f"is {method}, which does not go with {inversion} inversion: {why}{choice}")
+        return method
+
+    @field_validator("ratio", mode="before")
+    @classmethod
+    def _ratio_is_one_or_several(cls, ratio: Any) -> Any:
+        values = ratio if isinstance(ratio, (list, tuple)) else [ratio]
+        return [part.strip() for value in values for part in str(value).split(",")]
+
+    @field_validator("ratio")
+    @classmethod
+    def _ratio_is_for_switch(cls, ratio: list[str], info: ValidationInfo) -> list[str]:
+        if ratio and info.data.get("method", "switch") != "switch":
+            raise ValueError(f"is for the method switch, not for {info.data['method']}")
+        for text in ratio:
+            parse_fraction(text)
+        return ratio
+
+    @field_validator("blend", "reweight")
+    @classmethod
+    def _words_are_in_the_prompts(cls, words: list[str], info: ValidationInfo) -> list[str]:
+        if words and info.data.get("method", "p2p") != "p2p":
+            raise ValueError(f"is for the method p2p, not for {info.data['method']}")
+        targets = [str(text).lower() for text in info.data.get("trg", [])]
+        prompts = [*targets, str(info.data.get("src", "")).lower()] if info.field_name == "blend" else targets
+        for text in words:
+            word = text if info.field_name == "blend" else parse_weight(text)[0]
+            if prompts and not any(word.lower() in prompt for prompt in prompts):
+                raise ValueError(f"names {word!r}, which is not in {' / '.join(prompts)}")
+        return words

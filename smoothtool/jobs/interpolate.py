@@ -1,0 +1,88 @@
+"""What can be asked of `smoothtool interpolate`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from smoothtool.jobs.invert import InversionJob
+from smoothtool.options import INVERSION, Flag
+
+
+class InterpolateJob(InversionJob):
+    """Turn pictures into each other: a smooth sequence through two or more, or through noise for a prompt."""
+
+    command: ClassVar[str] = "interpolate"
+    inversion: Annotated[Literal["nti", "ddim"], Flag(panel=INVERSION)] = Field(
+        "nti", description="Inversion: null-text (nti) gives pictures back faithfully, ddim is quick and rough"
+    )
+    images: Annotated[list[str], Flag(positional=True)] = Field(
+        [], description="Two or more pictures, inversion files or samples:NAME; none for a noise walk"
+    )
+    frames: Annotated[int, Flag("-n")] = Field(9, ge=1, le=1000, description="In-between frames per pair")
+    src: Annotated[list[str], Flag()] = Field(
+        [], description="What a picture shows, as a prompt; once for all or once per picture"
+    )
+    prompt: Annotated[str | None, Flag("-p")] = Field(None, description="Prompt of the noise walk without pictures")
+    method: Annotated[Literal["slerp", "vae", "anid", "attention"], Flag()] = Field(
+        "slerp",
+        description="Path between the ends: slerp is the paper's, vae fades, anid fills in from the middle, attention "
+        "lets frames look at both ends",
+    )
+    loop: Annotated[bool, Flag()] = Field(False, description="Return from the last picture to the first")
+    reschedule: Annotated[bool, Flag()] = Field(
+        False, description="Make the frames twice: the second time at the ratios that make all steps equally large"
+    )
+    fps: Annotated[float, Flag()] = Field(
+        8, gt=0, le=120, allow_inf_nan=False, description="Frames per second of the videos"
+    )
+
+    @field_validator("images")
+    @classmethod
+    def _one_picture_is_no_walk(cls, images: list[str]) -> list[str]:
+        if len(images) == 1:
+            raise ValueError("hold one picture: give two or more, or none and a prompt")
+        return images
+
+    @field_validator("src")
+    @classmethod
+    def _src_fits_the_pictures(cls, src: list[str], info: ValidationInfo) -> list[str]:
+        images = info.data.get("images")
+        if images is not None and src and not images:
+            raise ValueError("describes pictures, and there are none; a noise walk takes a prompt")
+        if images is not None and len(src) not in (0, 1, len(images)):
+            raise ValueError(f"is given {len(src)} times for {len(images)} pictures: give it once, or once per picture")
+        return src
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_is_for_the_noise_walk(cls, prompt: str | None, info: ValidationInfo) -> str | None:
+        if prompt is None and info.data.get("images") == []:
+            raise ValueError("is missing: give two or more pictures, or a prompt for a walk through noise")
+        if prompt is not None and info.data.get("images"):
+            raise ValueError("is for the walk without pictures; describe pictures with src")
+        return prompt
+
+    @field_validator("method")
+    @classmethod
+    def _method_has_what_it_needs(cls, method: str, info: ValidationInfo) -> str:
+        images, frames = info.data.get("images"), info.data.get("frames", 1)
+        if method in ("vae", "anid") and images == []:
+            raise ValueError(f"is {method}, which goes between pictures: give two, or take slerp or attention")
+        if method == "anid" and images is not None and len(images) != 2:
+            raise ValueError(f"is anid, which goes between two pictures, not {len(images)}")
+        if method == "anid" and frames & (frames + 1):
+            fewer = 2 ** (frames.bit_length() - 1) - 1
+            raise ValueError(
+                f"is anid, which fills in 2^k - 1 frames from the middle: {fewer} or {2 * fewer + 1}, not {frames}"
+            )
+        return method
+
+    @field_validator("loop", "reschedule")
+    @classmethod
+    def _anid_is_one_way_at_its_own_ratios(cls, wanted: bool, info: ValidationInfo) -> bool:
+        if wanted and info.data.get("method") == "anid":
+            why = "goes one way" if info.field_name == "loop" else "makes its frames from one another, at fixed ratios"
+            raise ValueError(f"does not go with the method anid, which {why}")
+        return wanted

@@ -1,0 +1,38 @@
+"""What can be asked of an inversion, and of `smoothtool invert`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import Field
+
+from smoothtool.jobs.base import ModelJob
+from smoothtool.options import INVERSION, Flag
+
+InversionName = Literal["nti", "ddim", "npi", "proxnpi", "direct", "fixed-point", "edict", "belm"]
+INVERSION_NAMES: tuple[InversionName, ...] = get_args(InversionName)
+
+
+class InversionJob(ModelJob):
+    """What every command that inverts pictures understands."""
+
+    inversion: Annotated[InversionName, Flag(panel=INVERSION)] = Field(
+        "nti",
+        description="Inversion: null-text (nti) gives pictures back faithfully, ddim is quick and rough, npi to "
+        "fixed-point optimise nothing, edict and belm are exact",
+    )
+    solver: Annotated[Literal["adam", "gauss-newton"], Flag(panel=INVERSION)] = Field(
+        "gauss-newton", description="How null-text inversion optimises; adam is the paper's"
+    )
+    inner_steps: Annotated[int, Flag(panel=INVERSION)] = Field(
+        10, ge=0, le=1000, description="Most optimisation steps of null-text inversion per denoising step"
+    )
+
+
+class InvertJob(InversionJob):
+    """Find the noise that a picture comes from, and show how well the picture comes back."""
+
+    command: ClassVar[str] = "invert"
+    image: Annotated[str, Flag(positional=True)] = Field(min_length=1, description="A picture or samples:NAME")
+    src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
+    compare: Annotated[bool, Flag()] = Field(False, description="Run every inversion: one sheet, one table")

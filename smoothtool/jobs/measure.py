@@ -1,0 +1,124 @@
+"""What can be asked of the commands that measure: `istd`, `eval` and `tables`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from smoothtool.jobs.base import ModelJob, ReportJob
+from smoothtool.jobs.notation import parse_lora, parse_shard
+from smoothtool.options import SAMPLING, SEED_END, Flag
+
+
+class IstdJob(ModelJob):
+    """Measure how smooth a model is: ISTD over many prompts, and what a LoRA changes about it."""
+
+    command: ClassVar[str] = "istd"
+    prompts: Annotated[str | None, Flag("-p")] = Field(
+        None, description="Prompts, one a line, or COCO's captions .json; stickers has its own list"
+    )
+    n: Annotated[int, Flag("-n")] = Field(500, ge=1, description="How many prompts to walk under")
+    frames: Annotated[int, Flag()] = Field(11, ge=3, le=1000, description="Pictures per walk, both ends included")
+    compare_lora: Annotated[list[str], Flag()] = Field(
+        [], description="Measure again with this LoRA (PATH[:SCALE]) on top, in pairs; default is the model's own"
+    )
+    std: Annotated[Literal["population", "sample"], Flag()] = Field(
+        "population", description="Standard deviation of a walk's adjacent distances"
+    )
+    pixel_range: Annotated[Literal["0..1", "-1..1", "0..255"], Flag()] = Field(
+        "0..1", description="Pixel values in which distances are taken"
+    )
+    batch_size: Annotated[int, Flag(delivery=True)] = Field(
+        33, ge=1, le=4096, description="Pictures sampled at once, as many whole walks as fit; changes the speed alone"
+    )
+    shard: Annotated[str | None, Flag(delivery=True)] = Field(
+        None, description="Walk under a share of the prompts only: 1/4 to 4/4, all with the same -o"
+    )
+    seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
+        0, ge=0, lt=SEED_END, description="Seed of all noise: models are compared on the same noise"
+    )
+
+    @field_validator("compare_lora")
+    @classmethod
+    def _compared_scales_are_numbers(cls, compare_lora: list[str]) -> list[str]:
+        for text in compare_lora:
+            parse_lora(text)
+        return compare_lora
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_a_share(cls, shard: str | None) -> str | None:
+        parse_shard(shard)
+        return shard
+
+
+class EvalJob(ReportJob):
+    """Measure pictures that exist: reconstructions, Frechet distance, CLIP score, smoothness of sequences."""
+
+    command: ClassVar[str] = "eval"
+    metric: Annotated[Literal["recon", "fid", "clip", "walk"], Flag(positional=True)] = Field(
+        description="recon and fid compare two folders, clip needs prompts, walk takes folders of frames"
+    )
+    folders: Annotated[list[str], Flag(positional=True)] = Field(min_length=1, description="Folders of pictures")
+    prompts: Annotated[str | None, Flag("-p")] = Field(
+        None,
+        description="For clip: a file with one prompt per picture, or COCO's captions; else each picture's own .txt",
+    )
+    features: Annotated[Literal["auto", "inception", "clip"], Flag()] = Field(
+        "auto", description="For fid: auto is Inception where it is installed, else CLIP, and the report says which"
+    )
+    clip: Annotated[str, Flag()] = Field(
+        "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
+    )
+
+    @field_validator("folders")
+    @classmethod
+    def _folders_fit_the_metric(cls, folders: list[str], info: ValidationInfo) -> list[str]:
+        wanted = {"recon": 2, "fid": 2, "clip": 1}.get(str(info.data.get("metric")), len(folders))
+        if len(folders) != wanted:
+            raise ValueError(f"are {len(folders)}, {info.data['metric']} takes {wanted}")
+        return folders
+
+
+class TablesJob(ModelJob):
+    """Measure the tables of the paper, and its baselines, on a model of your own, beside the paper's figures."""
+
+    command: ClassVar[str] = "tables"
+    data: Annotated[str, Flag(positional=True)] = Field(
+        "stickers", min_length=1, description="Captioned pictures to measure against; stickers draws held-out scenes"
+    )
+    prompts: Annotated[str | None, Flag("-p")] = Field(
+        None, description="Prompts of ISTD, one a line, or COCO's captions .json; stickers has its own list"
+    )
+    n: Annotated[int, Flag("-n")] = Field(500, ge=1, description="How many prompts ISTD walks under")
+    pictures: Annotated[int, Flag()] = Field(
+        500, ge=2, description="Pictures made per model, and real ones they are compared with"
+    )
+    inverted: Annotated[int, Flag()] = Field(20, ge=1, description="Pictures that are inverted and given back")
+    pairs: Annotated[int, Flag()] = Field(4, ge=1, description="Pairs of pictures that are walked between")
+    smooth: Annotated[str, Flag()] = Field(
+        "default",
+        min_length=1,
+        description="Smooth LoRA as PATH[:SCALE]; default is the model's own, else the one trained here at lambda 1",
+    )
+    train_data: Annotated[str, Flag()] = Field("stickers:train", min_length=1, description="Data to train on, as train")
+    train_steps: Annotated[int, Flag()] = Field(
+        2000, ge=0, description="Steps of every training; 0 leaves what needs one empty"
+    )
+    train_batch_size: Annotated[int, Flag()] = Field(16, ge=1, le=4096, description="Pictures per training step")
+    learning_rate: Annotated[float, Flag()] = Field(
+        1e-4, gt=0, le=1, allow_inf_nan=False, description="Learning rate of every training"
+    )
+    clip: Annotated[str, Flag()] = Field(
+        "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
+    )
+    seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
+        0, ge=0, lt=SEED_END, description="Seed of all noise: models are compared on the same noise"
+    )
+
+    @field_validator("smooth")
+    @classmethod
+    def _smooth_scale_is_a_number(cls, smooth: str) -> str:
+        parse_lora(smooth)
+        return smooth

@@ -1,0 +1,95 @@
+"""Settings that are written as small texts: sizes, LoRAs with a scale, points, shares."""
+
+from __future__ import annotations
+
+import math
+import re
+
+SIDE_PX = range(16, 8193)
+"""Sides a picture may be asked for: under 16 no model has latents left, over 8192 no machine has memory left."""
+
+
+def parse_size(text: str) -> tuple[int, int | None]:
+    """`512` is a longest side, `768x512` is width and height, in pixels; height is None for the first.
+
+    Raises: ValueError.
+    """
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    sides = [int(side) for side in match.groups() if side] if match else []
+    if not sides or any(side not in SIDE_PX for side in sides):
+        raise ValueError(
+            f"is {text}, not a side (512) or WIDTHxHEIGHT (768x512) from {SIDE_PX.start} to {SIDE_PX.stop - 1} pixels"
+        )
+    return sides[0], sides[1] if len(sides) == 2 else None
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """`PATH[:SCALE]`, where a path may itself hold colons; the scale is 1 when not given.
+
+    Raises: ValueError when the scale is not finite or the path is empty.
+    """
+    path, colon, tail = text.rpartition(":")
+    try:
+        scale = float(tail) if colon else 1.0
+    except ValueError:
+        colon, scale = "", 1.0
+    path = path if colon else text
+    if not path or not math.isfinite(scale):
+        raise ValueError(f"is {text}, not PATH or PATH:SCALE with a finite scale")
+    return path, scale
+
+
+def parse_fraction(text: str) -> float:
+    """A number from 0 to 1.
+
+    Raises: ValueError.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError(f"is {text or 'empty'}, not a number from 0 to 1 or several such as 0.6,0.8")
+    return value
+
+
+def parse_weight(text: str) -> tuple[str, float]:
+    """`fox=2` makes the word fox count twice.
+
+    Raises: ValueError.
+    """
+    word, equals, factor = text.rpartition("=")
+    try:
+        value = float(factor) if equals else math.nan
+    except ValueError:
+        value = math.nan
+    if not word.strip() or not math.isfinite(value):
+        raise ValueError(f"is {text}, not WORD=FACTOR such as fox=2")
+    return word.strip(), value
+
+
+def parse_point(text: str) -> tuple[float, float, float, float]:
+    """`20,32:40,32` is handle x, y and target x, y in pixels.
+
+    Raises: ValueError.
+    """
+    pairs = [pair.split(",") for pair in text.split(":")]
+    try:
+        (handle_x, handle_y), (target_x, target_y) = [[float(number) for number in pair] for pair in pairs]
+    except ValueError:
+        raise ValueError(f"is {text}, not from X,Y to X,Y such as 20,32:40,32") from None
+    if not all(map(math.isfinite, (handle_x, handle_y, target_x, target_y))):
+        raise ValueError(f"is {text}, and not every number in it is finite")
+    return handle_x, handle_y, target_x, target_y
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """`2/4` is the second of four shares; None is the whole, (1, 1).
+
+    Raises: ValueError.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text or "1/1")
+    index, count = (int(part) for part in match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise ValueError(f"is {text}, not a share such as 2/4")
+    return index, count

@@ -1,0 +1,85 @@
+"""What can be asked of `smoothtool train`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from smoothtool.jobs.base import ModelJob
+from smoothtool.options import Flag
+
+
+class TrainJob(ModelJob):
+    """Train a LoRA that makes a model's latent space smooth (or any LoRA, with --lambda 0)."""
+
+    command: ClassVar[str] = "train"
+    data: Annotated[str, Flag(positional=True)] = Field(
+        min_length=1,
+        description="Folder with metadata.jsonl, metadata.csv or a .txt beside each picture; stickers:train",
+    )
+    max_steps: Annotated[int, Flag("-n")] = Field(1000, ge=1, description="Optimizer steps")
+    batch_size: Annotated[int, Flag("-b")] = Field(4, ge=1, le=4096, description="Pictures per process at once")
+    accumulate: Annotated[int, Flag()] = Field(1, ge=1, le=4096, description="Batches added up per optimizer step")
+    variation_weight: Annotated[float, Flag()] = Field(
+        1.0,
+        alias="lambda",
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of the regulariser; 0 is plain LoRA training",
+    )
+    gradient: Annotated[Literal["central", "one-sided", "forward-variation", "double-backward"], Flag()] = Field(
+        "central", description="How the regulariser is differentiated; double-backward is the paper's, slow and large"
+    )
+    relative_step: Annotated[float | None, Flag()] = Field(
+        None, gt=0, le=1, description="Length of its finite difference; by default what the precision allows"
+    )
+    running_mean_start: Annotated[Literal["first-batch", "zero"], Flag()] = Field(
+        "first-batch", description="Where the running mean of the variation begins; zero is the paper's program"
+    )
+    rank: Annotated[int, Flag("-r")] = Field(8, ge=1, le=1024, description="Rank of the LoRA; its alpha is the same")
+    full: Annotated[bool, Flag()] = Field(False, description="Train the whole UNet instead of a LoRA")
+    learning_rate: Annotated[float, Flag("-l")] = Field(
+        1e-4, gt=0, le=1, allow_inf_nan=False, description="Learning rate of AdamW, constant after the warm-up"
+    )
+    weight_decay: Annotated[float, Flag()] = Field(
+        1e-4, ge=0, le=1, allow_inf_nan=False, description="Weight decay of AdamW"
+    )
+    warmup_steps: Annotated[int, Flag()] = Field(0, ge=0, description="Steps of linear warm-up")
+    max_grad_norm: Annotated[float, Flag()] = Field(1.0, gt=0, description="Longer gradients are cut to this length")
+    prompt_dropout: Annotated[float, Flag()] = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="Share of samples trained without their caption"
+    )
+    ema: Annotated[float, Flag()] = Field(
+        0.0, ge=0, lt=1, allow_inf_nan=False, description="Decay of averaged weights, for example 0.999; 0 keeps none"
+    )
+    crop: Annotated[Literal["square", "buckets"], Flag()] = Field(
+        "square", description="Crop pictures to squares, or to the nearest of several shapes of one area"
+    )
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16"], Flag()] = Field(
+        "no", description="Precision of the passes; bf16 is too coarse for the regulariser's differences"
+    )
+    gradient_checkpointing: Annotated[bool, Flag()] = Field(False, description="Less memory for more time")
+    compile: Annotated[bool, Flag()] = Field(False, description="Compile the UNet first")
+    checkpoint_every: Annotated[int, Flag(delivery=True)] = Field(500, ge=1, description="Steps between checkpoints")
+    sample_every: Annotated[int, Flag(delivery=True)] = Field(
+        0, ge=0, description="Steps between sheets of sample walks; 0 makes none"
+    )
+    resume: Annotated[bool, Flag(delivery=True)] = Field(
+        False, description="Go on from the newest checkpoint in the output folder, or start"
+    )
+
+    @field_validator("full")
+    @classmethod
+    def _full_stands_alone(cls, full: bool, info: ValidationInfo) -> bool:
+        if full and [text for text in info.data.get("lora", []) if text != "none"]:
+            raise ValueError("trains the model's own weights, which cannot be saved with a LoRA on them")
+        return full
+
+    @field_validator("mixed_precision")
+    @classmethod
+    def _differences_need_precision(cls, mixed_precision: str, info: ValidationInfo) -> str:
+        differs = info.data.get("gradient") != "double-backward" and info.data.get("variation_weight")
+        if mixed_precision == "bf16" and differs:
+            raise ValueError("is bf16, which is too coarse for finite differences; take fp16 or no")
+        return mixed_precision

@@ -1,0 +1,96 @@
+"""From settings to a job, or to every problem with them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from smoothtool.errors import UsageError, closest
+from smoothtool.jobs.base import Job, fields_of
+from smoothtool.jobs.drag import DragJob
+from smoothtool.jobs.edit import EditJob
+from smoothtool.jobs.interpolate import InterpolateJob
+from smoothtool.jobs.invert import InvertJob
+from smoothtool.jobs.measure import EvalJob, IstdJob, TablesJob
+from smoothtool.jobs.train import TrainJob
+from smoothtool.options import demand_of, flag_of, key_of, label_of
+
+JOBS: dict[str, type[Job]] = {
+    "interpolate": InterpolateJob,
+    "invert": InvertJob,
+    "edit": EditJob,
+    "drag": DragJob,
+    "istd": IstdJob,
+    "eval": EvalJob,
+    "train": TrainJob,
+    "tables": TablesJob,
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One wrong setting: its `key` as recipes spell it, and one clause that says what is wrong."""
+
+    key: str
+    what: str
+
+
+def make_job(command: str, settings: Mapping[str, Any]) -> Job:
+    """The job that these settings ask for.
+
+    Raises: UsageError that names every wrong setting, one a line, as flags.
+    """
+    job, problems = try_job(JOBS[command], settings)
+    if job is None:
+        labels = {key_of(name, field): label_of(name, field) for name, field in fields_of(JOBS[command])}
+        lines = [f"{labels.get(problem.key, problem.key)} {problem.what}" for problem in problems]
+        raise UsageError("\n".join(lines), f"smoothtool {command} --help")
+    return job
+
+
+def try_job(model: type[Job], settings: Mapping[str, Any]) -> tuple[Job | None, list[Problem]]:
+    """The job, or every problem at once."""
+    try:
+        return model.model_validate(dict(settings)), []
+    except ValidationError as error:
+        problems = [_problem(model, dict(detail)) for detail in error.errors(include_url=False)]
+        return None, list(dict.fromkeys(problems))
+
+
+def keys_of(model: type[Job]) -> list[str]:
+    """Every key a recipe may use for this command."""
+    return [key_of(name, field) for name, field in fields_of(model)]
+
+
+def positional_of(model: type[Job]) -> str:
+    """The key of the argument that is given without a name."""
+    return next(key_of(name, field) for name, field in fields_of(model) if flag_of(field).positional)
+
+
+def unknown_option(key: str, known: Iterable[str]) -> str:
+    """`is not an option (did you mean prompt)`."""
+    near = closest(key, known)
+    return "is not an option" + (f" (did you mean {near})" if near else "")
+
+
+def _problem(model: type[Job], detail: dict[str, Any]) -> Problem:
+    """Pydantic's finding in the user's terms."""
+    key = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        return Problem(key, unknown_option(key, keys_of(model)))
+    field = next(field for name, field in fields_of(model) if key in (name, field.alias))
+    if detail["type"] == "missing":
+        return Problem(key, "is missing")
+    own_words = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
+    if own_words:
+        return Problem(key, own_words)
+    return Problem(key, f"is {_shown(detail['input'])}, not {demand_of(field)}")
+
+
+def _shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = text if len(text) <= 60 else text[:59] + "…"
+    return text or "empty"
