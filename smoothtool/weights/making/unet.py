@@ -1,9 +1,10 @@
 """Train the UNet of `stickers`, with its text encoder, on the latents of the scene pool.
 
-Epsilon prediction on SD's schedule and prompt dropout of 10 %. The squared error of the noise is weighted by
-1 / sqrt(SNR): at SNR 0.006 it is twenty times smaller than at SNR 5, and what the caption decides (the background's
-colour, the concept) is decided there. With min-SNR weights (Hang et al. 2023, arXiv:2303.09556, gamma 5) 3,600 steps
-of 16 had hardly begun to read captions: without guidance 19 % of the backgrounds had the right colour.
+Velocity prediction (Salimans & Ho 2022, arXiv:2202.00512; SD 2.1's kind) on SD's schedule, and prompt dropout of 10 %.
+Why not noise prediction, SD 1.5's kind: at t = 981 (SNR 0.006) a caption's colour and concept are a sixteenth of the
+output of a network that must first copy its input exactly, and 64 px scenes are decided there. From the same weights,
+500 steps of 32 with noise prediction left an error of 0.83 (model's average, mean square of latents of variance 1)
+at t = 981 with the right caption and 0.98 with a wrong one; 200 steps with velocity prediction 0.42 and 1.32.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ TEXT_FRACTION = 0.8  # of the steps the text encoder learns along; then it is fr
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
-    "timestep_spacing": "leading", "prediction_type": "epsilon",
+    "timestep_spacing": "leading", "prediction_type": "v_prediction",
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def pool_latents(work: Path) -> torch.Tensor:
 
 
 class Denoiser(nn.Module):
-    """Token ids, noisy latents and times to noise: what is trained, in one piece."""
+    """Token ids, noisy latents and times to velocity: what is trained, in one piece."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -103,9 +104,8 @@ def train_unet(work: Path, steps: int, *, rate: float = 6e-4, start: Path | None
         noise = torch.randn((count, *latents.shape[1:]), generator=generator)
         alpha = alphas_cumprod[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents[indices] + (1 - alpha).sqrt() * noise
-        error = (model(noisy, timesteps, tokenize(tokenizer, texts)) - noise).square().mean(dim=(1, 2, 3))
-        snr = alphas_cumprod[timesteps] / (1 - alphas_cumprod[timesteps])
-        return (error / snr.sqrt()).mean()
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents[indices]
+        return (model(noisy, timesteps, tokenize(tokenizer, texts)) - velocity).square().mean()
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
         model.text_encoder.requires_grad_(step <= TEXT_FRACTION * steps)
