@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.types import Report
 
 
 @dataclass
@@ -34,7 +35,15 @@ def measured(model: DiffusionModel) -> Iterator[Cost]:
             torch.cuda.synchronize(model.device)
         cost.unet_calls = model.counter.calls - calls
         cost.seconds = time.perf_counter() - started
-        cost.peak_memory_mb = _peak_mb(model.device)
+        cost.peak_memory_mb = peak_memory_mb(model.device)
+
+
+@contextmanager
+def timed(report: Report, stage: str) -> Iterator[None]:
+    """The seconds of a station, in the report."""
+    started = time.perf_counter()
+    yield
+    report.seconds[stage] = time.perf_counter() - started
 
 
 def _forget_peak(device: torch.device) -> None:
@@ -44,8 +53,8 @@ def _forget_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark falls to what is used now
 
 
-def _peak_mb(device: torch.device) -> float | None:
-    """Of the GPU, or on Linux of this process's memory."""
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Of the GPU, or on Linux of this process's memory; reading it waits for nothing."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     with suppress(OSError):

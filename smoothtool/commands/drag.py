@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from smoothtool.commands.cost import timed
 from smoothtool.commands.dragging import (
     GRID_PX,
     Dragged,
@@ -72,21 +73,20 @@ def run(job: DragJob, track: Track, model: DiffusionModel | None = None) -> Repo
     report = start_report(job, [job.image or job.prompt or "drag"])
     with new_folder(report.folder, job.force) as folder:
         # 1. picture, points and mask; then the model, which takes seconds to load
-        started = time.perf_counter()
-        picture = load_image(resolve_picture(job.image)) if job.image else None
-        wish = read_wish(job, picture, picture.size) if picture else None
-        model = model or open_session(job, track)
-        calls = model.counter.calls
-        wish = wish or read_wish(job, None, generated_size_px(model, job))
-        note_cut_prompts(model, [wish.prompt], track, report)
-        report.seconds["load"] = time.perf_counter() - started
+        with timed(report, "load"):
+            picture = load_image(resolve_picture(job.image)) if job.image else None
+            wish = read_wish(job, picture, picture.size) if picture else None
+            model = model or open_session(job, track)
+            calls = model.counter.calls
+            wish = wish or read_wish(job, None, generated_size_px(model, job))
+            note_cut_prompts(model, [wish.prompt], track, report)
         # 2. drag
         dragged = drag_wish(model, wish, job, track, report)
         # 3. write
-        started = time.perf_counter()
-        report.figures = {**drag_figures(wish.points, dragged), "peak_memory_mb": round(peak_memory_mb(model.device))}
-        report.files = _write(folder, wish, dragged, job, model)
-        report.seconds["write"] = time.perf_counter() - started
+        with timed(report, "write"):
+            peak_mb = round(peak_memory_mb(model.device))
+            report.figures = {**drag_figures(wish.points, dragged), "peak_memory_mb": peak_mb}
+            report.files = _write(folder, wish, dragged, job, model)
         report.model, report.unet_calls = describe_model(model), model.counter.calls - calls
         write_report(report, folder)
     return report

@@ -17,7 +17,7 @@ from PIL import Image
 from smoothtool import __version__
 from smoothtool.commands.drag import Wish, drag_wish
 from smoothtool.commands.dragging import peak_memory_mb
-from smoothtool.commands.session import describe_model, open_session, start_report
+from smoothtool.commands.session import finish, open_session, start_report
 from smoothtool.diffusion.lora import lora_disabled
 from smoothtool.diffusion.model import DiffusionModel, load_model
 from smoothtool.errors import BatchError, InputError, SmoothtoolError
@@ -25,7 +25,6 @@ from smoothtool.files.images import fit_image, load_image, save_image, to_pixel_
 from smoothtool.files.output import output_folder
 from smoothtool.files.points import check_mask, check_points, read_points
 from smoothtool.files.records import append_record, read_records
-from smoothtool.files.reports import write_report
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.files.trajectory import draw_points
 from smoothtool.metrics.drag_distance import correspondence_feature, find_points, target_distances
@@ -73,8 +72,7 @@ def run_bench(job: DragJob, track: Track) -> Report:
         report.notes.append(f"image fidelity is not measured: {reason}")
     _sheet(bench, rows)
     report.files = {"records": "items.jsonl", "sheet": "sheet.png"}
-    report.model, report.unet_calls = describe_model(model), model.counter.calls
-    write_report(report, report.folder)
+    finish(report, model, report.folder)
     failed = [row["item"] for row in rows if "error" in row]
     if failed:
         raise BatchError(

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smoothtool.commands.compare import compare_edits
+from smoothtool.commands.cost import timed
 from smoothtool.commands.edit_methods import Source
 from smoothtool.commands.editing import DEFAULT_RATIO, Edit, clip_if_there, edit_figures, one_edit, open_source
 from smoothtool.commands.invert import inversion_figures, note_convergence
-from smoothtool.commands.session import (
-    check_sources,
-    describe_model,
-    note_cut_prompts,
-    open_session,
-    start_report,
-    with_seed,
-)
+from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.images import crop_back, save_image, to_image
 from smoothtool.files.output import new_folder
 from smoothtool.files.provenance import a1111_parameters
-from smoothtool.files.reports import job_document, write_report
+from smoothtool.files.reports import job_document
 from smoothtool.files.sheets import before_after, contact_sheet
 from smoothtool.types import Report, Track
 
@@ -32,27 +25,22 @@ if TYPE_CHECKING:
 
 def run(job: EditJob, track: Track) -> Report:
     """Edit one picture; leaves edited*.png, before-after.png, report.json, job.yaml; sheet.png for several."""
-    job = with_seed(job)
-    report = start_report(job, [job.image])
-    check_sources([job.image])
+    job, report = begin(job, [job.image])
     with new_folder(report.folder, job.force) as folder:
         # 1. model
-        started = time.perf_counter()
-        model = open_session(job, track)
-        note_cut_prompts(model, [job.src, *job.trg], track, report)
-        report.seconds["load"] = time.perf_counter() - started
+        with timed(report, "load"):
+            model = open_session(job, track)
+            note_cut_prompts(model, [job.src, *job.trg], track, report)
         # 2. edit, measure and write
         (compare_edits if job.compare else _edit)(model, job, track, report, folder)
-        report.model, report.unet_calls = describe_model(model), model.counter.calls
-        write_report(report, folder)
+        finish(report, model, folder)
     return report
 
 
 def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, folder: Path) -> None:
     """All targets and ratios from one inversion."""
-    started = time.perf_counter()
-    source = open_source(model, job, track)
-    report.seconds["invert"] = time.perf_counter() - started
+    with timed(report, "invert"):
+        source = open_source(model, job, track)
     if source.inverted is not None:
         note_convergence(source.inverted, track, report)
     ratios = (job.ratio or [DEFAULT_RATIO]) if job.method == "switch" else [""]

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from smoothtool.commands.cost import timed
 from smoothtool.commands.invert import inversion_figures, note_convergence
-from smoothtool.commands.session import (
-    check_sources,
-    describe_model,
-    note_cut_prompts,
-    open_session,
-    start_report,
-    with_seed,
-)
+from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.commands.walking import Ends, Frames, frames_between, open_ends
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.images import a1111_parameters, save_image, to_image
 from smoothtool.files.output import new_folder
-from smoothtool.files.reports import job_document, write_report
+from smoothtool.files.reports import job_document
 from smoothtool.files.sequences import save_webm, save_webp
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.types import Report, Track
@@ -33,32 +26,25 @@ if TYPE_CHECKING:
 
 def run(job: InterpolateJob, track: Track) -> Report:
     """Make the sequence; leaves frames/, sheet.png, walk.webp, walk.webm, report.json, job.yaml."""
-    job = with_seed(job)
-    report = start_report(job, job.images or [job.prompt or "walk"])
-    check_sources(job.images)
+    job, report = begin(job, job.images, title=job.prompt or "walk")
     with new_folder(report.folder, job.force) as folder:
         # 1. model
-        started = time.perf_counter()
-        model = open_session(job, track)
-        note_cut_prompts(model, [*job.src, job.prompt or ""], track, report)
-        report.seconds["load"] = time.perf_counter() - started
+        with timed(report, "load"):
+            model = open_session(job, track)
+            note_cut_prompts(model, [*job.src, job.prompt or ""], track, report)
         # 2. ends
-        started = time.perf_counter()
-        ends = open_ends(model, job, track)
-        if ends.inverted is not None:
-            note_convergence(ends.inverted, track, report)
-        report.seconds["invert"] = time.perf_counter() - started
+        with timed(report, "invert"):
+            ends = open_ends(model, job, track)
+            if ends.inverted is not None:
+                note_convergence(ends.inverted, track, report)
         # 3. frames between
-        started = time.perf_counter()
-        frames = frames_between(model, ends, job, track)
-        report.seconds["sample"] = time.perf_counter() - started
+        with timed(report, "sample"):
+            frames = frames_between(model, ends, job, track)
         # 4. measure and write
-        started = time.perf_counter()
-        report.figures = _figures(model, ends, frames)
-        report.files = _write(folder, frames, _parameters(model, ends, frames, job), job, report)
-        report.seconds["write"] = time.perf_counter() - started
-        report.model, report.unet_calls = describe_model(model), model.counter.calls
-        write_report(report, folder)
+        with timed(report, "write"):
+            report.figures = _figures(model, ends, frames)
+            report.files = _write(folder, frames, _parameters(model, ends, frames, job), job, report)
+        finish(report, model, folder)
     return report
 
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from smoothtool.commands.compare import compare_inversions, unguided_reconstruction
+from smoothtool.commands.cost import timed
 from smoothtool.commands.inverting import Inverted, invert_pictures, load_pictures
-from smoothtool.commands.session import (
-    check_sources,
-    describe_model,
-    note_cut_prompts,
-    open_session,
-    start_report,
-    with_seed,
-)
+from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.images import Fitted, crop_back, save_image, to_image
 from smoothtool.files.inversions import save_inversion
 from smoothtool.files.output import new_folder
-from smoothtool.files.reports import job_document, write_report
+from smoothtool.files.reports import job_document
 from smoothtool.metrics.reconstruction import reconstruction_quality
 from smoothtool.types import Report, Track
 
@@ -32,27 +25,22 @@ if TYPE_CHECKING:
 
 def run(job: InvertJob, track: Track) -> Report:
     """Invert one picture; leaves inversion.safetensors (+ .json), reconstruction.png, report.json, job.yaml."""
-    job = with_seed(job)
-    report = start_report(job, [job.image])
-    check_sources([job.image])
+    job, report = begin(job, [job.image])
     with new_folder(report.folder, job.force) as folder:
         # 1. model and picture
-        started = time.perf_counter()
-        model = open_session(job, track)
-        note_cut_prompts(model, [job.src], track, report)
-        (picture,) = load_pictures([job.image], model, job.size)
-        report.seconds["load"] = time.perf_counter() - started
+        with timed(report, "load"):
+            model = open_session(job, track)
+            note_cut_prompts(model, [job.src], track, report)
+            (picture,) = load_pictures([job.image], model, job.size)
         # 2. invert, measure and write
         (compare_inversions if job.compare else _invert)(model, job, picture, track, report, folder)
-        report.model, report.unet_calls = describe_model(model), model.counter.calls
-        write_report(report, folder)
+        finish(report, model, folder)
     return report
 
 
 def _invert(model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track, report: Report, folder: Path) -> None:
-    started = time.perf_counter()
-    inverted = invert_pictures(model, [picture], [job.src], job, track)
-    report.seconds["invert"] = time.perf_counter() - started
+    with timed(report, "invert"):
+        inverted = invert_pictures(model, [picture], [job.src], job, track)
     note_convergence(inverted, track, report)
     report.figures = inversion_figures(model, inverted)
     if job.inversion == "ddim":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smoothtool import __version__
+from smoothtool.commands.cost import timed
 from smoothtool.commands.inverting import working_size
-from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report
+from smoothtool.commands.session import finish, note_cut_prompts, open_session, start_report
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, UsageError
@@ -23,7 +23,6 @@ from smoothtool.files.output import output_folder
 from smoothtool.files.plots import Line, line_plot
 from smoothtool.files.prompts import read_prompts
 from smoothtool.files.records import append_record, read_records
-from smoothtool.files.reports import write_report
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.jobs import parse_lora, parse_shard
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
@@ -59,29 +58,26 @@ def run(job: IstdJob, track: Track) -> Report:
     """Measure; leaves walks.jsonl (which a second run continues), distances.png, sheets, report.json, job.yaml."""
     report = start_report(job, [job.prompts or "stickers"])
     # 1. prompts, folder, model
-    started = time.perf_counter()
-    prompts = _prompts(job, report, track)
-    bench = _Bench(job, prompts, _open_folder(job, report), report, track)
-    model = open_session(job, track)
-    note_cut_prompts(model, prompts, track, report)
-    report.seconds["load"] = time.perf_counter() - started
+    with timed(report, "load"):
+        prompts = _prompts(job, report, track)
+        bench = _Bench(job, prompts, _open_folder(job, report), report, track)
+        model = open_session(job, track)
+        note_cut_prompts(model, prompts, track, report)
     # 2. walk under every prompt, without and then with the LoRAs to compare
     names = ["base", *(["compared"] if job.compare_lora else [])]
     measured = {}
     for name in names:
         if name == "compared":
             _load_compared(model, job)
-        started = time.perf_counter()
-        measured[name] = _measure(model, bench, name)
-        report.seconds[name] = time.perf_counter() - started
+        with timed(report, name):
+            measured[name] = _measure(model, bench, name)
     # 3. figures, plot, report
     _check_any(measured, bench)
     report.figures = _figures(job, prompts, measured)
     line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels", "step",
               "(mean over prompts; band: 10 to 90 %)").save(bench.folder / "distances.png")  # fmt: skip
     report.files |= {"walks": sorted(bench.folder.glob(RECORDS)), "plot": bench.folder / "distances.png"}
-    report.model, report.unet_calls = describe_model(model), model.counter.calls
-    write_report(report, bench.folder)
+    finish(report, model, bench.folder)
     _complain(measured, bench.folder)
     return report
 

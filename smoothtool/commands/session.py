@@ -1,4 +1,4 @@
-"""What every command does first: choose the model, load it with its LoRAs, fix the seed."""
+"""What commands do first and last: fix the seed, load the model with its LoRAs; write down which model it was."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smoothtool.diffusion.model import DiffusionModel, load_model
 from smoothtool.diffusion.single_file import load_single_file
 from smoothtool.files.images import load_image
 from smoothtool.files.inversions import load_inversion
-from smoothtool.files.reports import versions
+from smoothtool.files.reports import versions, write_report
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
 from smoothtool.weights.places import Place, resolve_model, resolve_picture
@@ -50,6 +50,20 @@ def _load(place: Place, job: ModelJob) -> DiffusionModel:
         return load_single_file(place.single_file, place.name, place.tokenizer, device=job.device, dtype=job.dtype)
     assert place.folder is not None
     return load_model(place.folder, place.name, device=job.device, dtype=job.dtype)
+
+
+def begin(job: Job, sources: Sequence[str], title: str = "") -> tuple[Job, Report]:
+    """The job with its seed, and a report named after its sources, which can be read, or after `title` without any."""
+    job = with_seed(job)
+    report = start_report(job, sources or [title])
+    check_sources(sources)
+    return job, report
+
+
+def finish(report: Report, model: DiffusionModel, folder: Path) -> None:
+    """Say which model it was and how often it was called, and write report and recipe."""
+    report.model, report.unet_calls = describe_model(model), model.counter.calls
+    write_report(report, folder)
 
 
 def check_sources(names: Sequence[str]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smoothtool.commands.cost import timed
 from smoothtool.commands.istd import DEFAULT_PROMPTS
 from smoothtool.commands.session import describe_model, open_session, start_report
 from smoothtool.commands.table_figures import (
@@ -76,24 +75,24 @@ def run(job: TablesJob, track: Track) -> Report:
     # 1. models, pictures, folder
     base, own_lora, job = _base(job, track)
     _open_folder(job, report)
-    with _timed(report, "load"):
+    with timed(report, "load"):
         model = open_session(job.model_copy(update={"model": base.model, "lora": list(base.lora)}), track)
         report.model = describe_model(model)
         real = real_pictures(model, job, report.folder / RUNS / "pictures", track)
     bench = Bench(job, report.folder, real, report, track)
     # 2. train, because the smooth model may come from here
-    with _timed(report, "train"):
+    with timed(report, "train"):
         by_lambda = {text: trained(bench, base, f"lambda-{text}", {"lambda": text, "rank": 8}) for text in PAPER_LAMBDA}
         by_rank = {text: _of_rank(bench, base, by_lambda, text) for text in PAPER_RANK}
         smooth = _smooth(job, base, own_lora, by_lambda["1"])
     # 3. the tables
-    with _timed(report, "generation"):
+    with timed(report, "generation"):
         _generation(bench, base, smooth, document)
-    with _timed(report, "reconstruction"):
+    with timed(report, "reconstruction"):
         _reconstruction(bench, model, base, smooth, document)
-    with _timed(report, "training settings"):
+    with timed(report, "training settings"):
         _training(bench, by_lambda, by_rank, document)
-    with _timed(report, "sequences"):
+    with timed(report, "sequences"):
         _sequences(bench, base, smooth, document)
     # 4. write
     _write(bench, document)
@@ -143,13 +142,6 @@ def _open_folder(job: TablesJob, report: Report) -> None:
         shutil.rmtree(folder / RUNS)
     (folder / RUNS).mkdir(parents=True, exist_ok=True)
     report.folder = folder
-
-
-@contextmanager
-def _timed(report: Report, stage: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    report.seconds[stage] = time.perf_counter() - started
 
 
 def _table(
