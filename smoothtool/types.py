@@ -21,6 +21,9 @@ class Track(Protocol):
     def note(self, text: str) -> None:
         """Tell the user one line now, for example which model was chosen."""
 
+    def status(self, text: str) -> None:
+        """Figures of the moment, shown in the place of the last ones."""
+
 
 class Silent:
     """The `Track` of library use: nothing is shown."""
@@ -29,6 +32,9 @@ class Silent:
         return items
 
     def note(self, text: str) -> None:
+        return None
+
+    def status(self, text: str) -> None:
         return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -70,6 +70,17 @@ def error(what: str, hint: str = "") -> None:
         stderr.print(Text.assemble(("try: ", "bold"), hint), soft_wrap=True)
 
 
+class _Bars(Bars):
+    """Bars with a line of figures under them."""
+
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.figures:
+            yield Text(self.figures, style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class Progress:
     """The `Track` of the command line: one bar per stage, with time passed and time left.
 
@@ -79,7 +90,7 @@ class Progress:
 
     def __init__(self) -> None:
         live = stderr.is_terminal and not show.quiet
-        self.bars = Bars(*_columns(stderr.width), console=stderr) if live else None
+        self.bars = _Bars(*_columns(stderr.width), console=stderr) if live else None
         self.noted: set[str] = set()
 
     def __enter__(self) -> Progress:
@@ -95,7 +106,7 @@ class Progress:
     def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
         return items if self.bars is None else self._shown(self.bars, items, description, total)
 
-    def _shown(self, bars: Bars, items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    def _shown(self, bars: _Bars, items: Iterable[T], description: str, total: int) -> Iterator[T]:
         bars.update(self.loading, total=1, completed=1)
         task = bars.add_task(description, total=total)
         try:
@@ -104,6 +115,7 @@ class Progress:
                 yield item
         finally:
             bars.stop_task(task)
+            bars.figures = ""
             for done in [other.id for other in bars.tasks if other.stop_time is not None][:-KEPT_BARS]:
                 bars.remove_task(done)
 
@@ -112,6 +124,11 @@ class Progress:
         if text not in self.noted:
             self.noted.add(text)
             notice(text)
+
+    def status(self, text: str) -> None:
+        """Under the bars, drawn with them a few times a second; not shown where there are none."""
+        if self.bars is not None:
+            self.bars.figures = text
 
 
 def _columns(width: int) -> list[ProgressColumn]:

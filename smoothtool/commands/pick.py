@@ -39,6 +39,9 @@ class PageTrack:
     def note(self, text: str) -> None:
         self.track.note(text)
 
+    def status(self, text: str) -> None:
+        self.track.status(text)
+
 
 def run_picked(job: DragJob, track: Track) -> Report:
     """Serve the page until Finish is pressed; every Run leaves a result folder of its own, beside what it was made of.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +18,17 @@ from platformdirs import user_cache_dir
 
 from smoothtool.commands.inverting import working_size
 from smoothtool.commands.session import describe_model, open_session, start_report, with_seed
-from smoothtool.commands.training_results import LOG, TrainingRun, write_results, write_walks
+from smoothtool.commands.training_loop import train_to_the_end
+from smoothtool.commands.training_results import LOG, TrainingRun, identity, write_results
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
 from smoothtool.files.output import free_space_check, output_folder, write_text_atomic
-from smoothtool.files.records import append_record, read_records
+from smoothtool.files.records import read_records
 from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes
-from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint, write_checkpoint
+from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint
 from smoothtool.training.examples import bucket_sizes, prepare_examples
-from smoothtool.training.trainer import Trainer, TrainSettings, TrainStep
+from smoothtool.training.shards import find_shards, read_shards
+from smoothtool.training.trainer import Trainer, TrainSettings
 from smoothtool.types import Report, Silent, Track
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 STICKERS = "stickers:train"
 STICKER_SCENES = 8000
 SHOWN_PROMPTS = 3
-MAY_CHANGE = {"max_steps", "steps", "guidance", "device", "model", "lora", "data"}
-"""Settings that a resumed training may change: its length, its sample walks, and names whose content is compared."""
 
 
 def run(job: TrainJob, track: Track) -> Report:
@@ -49,7 +48,7 @@ def run(job: TrainJob, track: Track) -> Report:
     started = time.perf_counter()
     with accelerator.main_process_first():
         pictures, complaints = _pictures(job)  # first of all: without data no folder is made, and none is cleared
-        _open_folder(job, report)
+        _open_folder(job, report, accelerator.is_main_process)
     model = open_session(_session_job(job, accelerator), track)
     _check_device(job, model)
     with accelerator.main_process_first():
@@ -63,7 +62,7 @@ def run(job: TrainJob, track: Track) -> Report:
     report.seconds["load"] = time.perf_counter() - started
     # 3. train
     started = time.perf_counter()
-    _train(state)
+    train_to_the_end(state)
     report.seconds["train"] = time.perf_counter() - started
     # 4. results
     report.model, report.unet_calls = describe_model(model), model.counter.calls
@@ -103,6 +102,8 @@ def _session_job(job: TrainJob, accelerator: Accelerator) -> TrainJob:
 def _check_device(job: TrainJob, model: DiffusionModel) -> None:
     if job.mixed_precision == "fp16" and model.device.type != "cuda":
         raise UsageError(f"--mixed-precision fp16 needs a CUDA device, not {model.device}", "--mixed-precision no")
+    if job.compile and not shutil.which(os.environ.get("CXX", "g++")):
+        raise UsageError("--compile needs a C++ compiler, and there is no g++", "without --compile, or install g++")
     if job.full and model.unet.dtype != torch.float32:
         raise UsageError("--full trains the UNet's own weights, which must be float32", "--dtype float32")
 
@@ -110,6 +111,9 @@ def _check_device(job: TrainJob, model: DiffusionModel) -> None:
 def _pictures(job: TrainJob) -> tuple[list[CaptionedPicture], list[str]]:
     if job.data == STICKERS:
         return sticker_scenes(STICKER_SCENES, cache_folder() / "icons"), []
+    shards = find_shards(job.data)
+    if shards:
+        return read_shards(shards)
     return read_captioned_folder(Path(job.data).expanduser())
 
 
@@ -141,9 +145,15 @@ def _settings(job: TrainJob) -> TrainSettings:
     return TrainSettings(**{field.name: getattr(job, field.name) for field in fields(TrainSettings)})
 
 
-def _open_folder(job: TrainJob, report: Report) -> None:
-    """A new folder, or with --resume one of an earlier training; --force without it begins again."""
+def _open_folder(job: TrainJob, report: Report, is_main: bool) -> None:
+    """A new folder, or with --resume one of an earlier training; --force without it begins again.
+
+    One process looks and clears; the others come later, when the folder is no longer what it was.
+    """
     folder = report.folder.expanduser().resolve()
+    if not is_main:
+        report.folder = folder
+        return
     ours = bool(checkpoint_paths(folder)) or (folder / LOG).is_file()
     if not (ours and job.resume):
         if ours and job.force:
@@ -175,7 +185,7 @@ def _resume(state: TrainingRun) -> None:
     if found is None:
         return
     tensors, facts = found
-    changes = _differences(facts["identity"], _identity(state))
+    changes = _differences(facts["identity"], identity(state))
     if changes and not state.job.force:
         raise UsageError(
             f"{state.folder}: the training was begun otherwise: {'; '.join(changes)}", "--force to go on anyway"
@@ -184,91 +194,9 @@ def _resume(state: TrainingRun) -> None:
     state.track.note(f"going on after step {state.trainer.step}")
     if state.is_main:
         kept = [row for row in read_records(state.folder, LOG) if row["step"] <= state.trainer.step]
-        write_text_atomic(state.folder / LOG, "")
-        for row in kept:
-            append_record(state.folder / LOG, row)
+        write_text_atomic(state.folder / LOG, "".join(f"{json.dumps(row)}\n" for row in kept))
     state.trainer.accelerator.wait_for_everyone()
-
-
-def _identity(state: TrainingRun) -> dict[str, Any]:
-    """Everything that decides what the next step computes."""
-    settings = {key: value for key, value in state.job.settings().items() if key not in MAY_CHANGE}
-    model, processes = state.trainer.model, state.trainer.accelerator.num_processes
-    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
-    return {**settings, "model weights": model.fingerprint, "LoRA weights": loras, "processes": processes,
-            "data content": state.examples.digest}  # fmt: skip
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [f"{key} was {then.get(key)}, is {now.get(key)}" for key in {**then, **now} if then.get(key) != now.get(key)]
-
-
-def _train(state: TrainingRun) -> None:
-    """Step, log, checkpoint. The first Ctrl-C finishes the step and writes a checkpoint, the second stops at once."""
-    trainer, job = state.trainer, state.job
-    remaining = job.max_steps - trainer.step
-    with _stopped_by_signals() as stop:
-        for step in state.track(trainer.steps(), "training", max(0, remaining)):
-            if state.is_main:
-                append_record(state.folder / LOG, _record(step))
-            stopping = _any_process(trainer, bool(stop))
-            last = step.step == job.max_steps or stopping
-            if state.is_main and (last or step.step % job.checkpoint_every == 0):
-                tensors, facts = trainer.state()
-                write_checkpoint(state.folder, step.step, tensors, {**facts, "identity": _identity(state)})
-                state.track.note(_told(step))
-            if state.is_main and job.sample_every and step.step % job.sample_every == 0:
-                write_walks(state, step.step)
-            if stopping:
-                state.track.note(f"stopped after step {step.step}; go on with --resume -o {state.folder}")
-                break
-
-
-def _told(step: TrainStep) -> str:
-    """One line at every checkpoint."""
-    figures = {"loss": step.base_loss, "regulariser": step.regulariser, "running mean": step.running_mean}
-    known = ", ".join(f"{name} {value:.4g}" for name, value in figures.items() if value is not None)
-    memory = _peak_memory_mb()
-    return f"step {step.step}: {known}, {step.samples / step.seconds:.3g} samples/s" + (
-        f", {memory:.0f} MB at most" if memory else ""
-    )
-
-
-def _any_process(trainer: Trainer, stop: bool) -> bool:
-    """All processes leave after the same step, or those that stay would wait for ever."""
-    if trainer.accelerator.num_processes == 1:
-        return stop
-    return bool(trainer.accelerator.gather(torch.tensor([stop], device=trainer.accelerator.device)).any())
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[list[int]]:
-    """Signals arrive in the list handed out; one that did is raised again at the end, as it would have been."""
-    arrived: list[int] = []
-    watched = (signal.SIGINT, signal.SIGTERM)
-
-    def note(number: int, frame: Any) -> None:
-        arrived.append(number)
-        for each in watched:
-            signal.signal(each, before[each])
-
-    try:
-        before = {each: signal.signal(each, note) for each in watched}
-    except ValueError:  # not in the main thread, where no signal arrives either
-        before = {}
-    try:
-        yield arrived
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    if arrived:
-        signal.raise_signal(arrived[0])
-
-
-def _record(step: TrainStep) -> dict[str, Any]:
-    rate = round(step.samples / step.seconds, 3)
-    return {**asdict(step), "samples_per_s": rate, "peak_memory_mb": _peak_memory_mb()}
-
-
-def _peak_memory_mb() -> float | None:
-    return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SHOWN_FRAMES = 9
 PLOT_POINTS = 100
 LOG = "training.jsonl"
+MAY_CHANGE = {"max_steps", "steps", "guidance", "device", "model", "lora", "data"}
+"""Settings that a resumed training may change: its length, its sample walks, and names whose content is compared."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class TrainingRun:
     @property
     def is_main(self) -> bool:
         return bool(self.trainer.accelerator.is_main_process)
+
+
+def identity(state: TrainingRun) -> dict[str, Any]:
+    """Everything that decides what the next step computes."""
+    settings = {key: value for key, value in state.job.settings().items() if key not in MAY_CHANGE}
+    model, processes = state.trainer.model, state.trainer.accelerator.num_processes
+    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
+    return {**settings, "model weights": model.fingerprint, "LoRA weights": loras, "processes": processes,
+            "data content": state.examples.digest}  # fmt: skip
 
 
 def write_results(state: TrainingRun) -> None:

@@ -29,13 +29,14 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "J
 SRGB = ImageCms.createProfile("sRGB")
 
 
-def load_image(path: Path, *, max_pixels: int = 178_000_000) -> Image.Image:
+def load_image(path: Path, *, content: bytes | None = None, max_pixels: int = 178_000_000) -> Image.Image:
     """The picture in a file: upright, sRGB, 8-bit RGB, transparency on white, of an animation the first frame.
 
+    content  the file's bytes where it lies inside another; `path` then only names it
     `info["note"]` says when frames were left out.
     Raises: InputError when there is no file, no picture in it, a broken one, or one above `max_pixels`.
     """
-    decoded = _decode(path, max_pixels)
+    decoded = _decode(path, max_pixels, content)
     picture = _rgb(decoded, path)
     frames = getattr(decoded, "n_frames", 1)
     picture.info = {"note": f"{path.name}: the first of {frames} frames is used"} if frames > 1 else {}
@@ -81,16 +82,17 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     return settings_inside(_decode(path, max_pixels=178_000_000))
 
 
-def _decode(path: Path, max_pixels: int) -> Image.Image:
+def _decode(path: Path, max_pixels: int, content: bytes | None = None) -> Image.Image:
     """Pixels in memory, upright, in the file's own colour mode."""
-    if not os.path.isfile(path):  # unlike Path.is_file it takes names that no file system could hold
+    if content is None and not os.path.isfile(path):  # unlike Path.is_file it takes names that no file system could hold
         why = "this is not a file" if os.path.exists(path) else "there is no such file"
         raise InputError(f"{path}: {why}", "check the path")
     Image.init()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures; the limit here is our own
-            with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            source = path if content is None else BytesIO(content)
+            with Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
                 _check_pixels(path, image.size, max_pixels)
                 image.load()
                 upright = ImageOps.exif_transpose(image)
@@ -100,7 +102,8 @@ def _decode(path: Path, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: the picture is too large to open safely", "a smaller copy of it") from error
     except UnidentifiedImageError as error:
-        why = "the file is empty" if path.stat().st_size == 0 else "this is not a picture that can be read"
+        empty = path.stat().st_size == 0 if content is None else not content
+        why = "the file is empty" if empty else "this is not a picture that can be read"
         raise InputError(f"{path}: {why}", "a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file") from error
     except InputError:
         raise

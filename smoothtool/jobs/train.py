@@ -16,7 +16,8 @@ class TrainJob(ModelJob):
     command: ClassVar[str] = "train"
     data: Annotated[str, Flag(positional=True)] = Field(
         min_length=1,
-        description="Folder with metadata.jsonl, metadata.csv or a .txt beside each picture; stickers:train",
+        description="Folder with metadata.jsonl, metadata.csv or a .txt beside each picture; webdataset's NAME.tar, "
+        "'NAME-{000..011}.tar' or a folder of them; stickers:train",
     )
     max_steps: Annotated[int, Flag("-n")] = Field(1000, ge=1, description="Optimizer steps")
     batch_size: Annotated[int, Flag("-b")] = Field(4, ge=1, le=4096, description="Pictures per process at once")
@@ -75,6 +76,13 @@ class TrainJob(ModelJob):
         if full and [text for text in info.data.get("lora", []) if text != "none"]:
             raise ValueError("trains the model's own weights, which cannot be saved with a LoRA on them")
         return full
+
+    @field_validator("compile")
+    @classmethod
+    def _compiled_once_differentiable(cls, compile: bool, info: ValidationInfo) -> bool:
+        if compile and info.data.get("gradient") == "double-backward" and info.data.get("variation_weight"):
+            raise ValueError("has no second derivative, which --gradient double-backward takes; take central")
+        return compile
 
     @field_validator("mixed_precision")
     @classmethod

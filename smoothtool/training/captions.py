@@ -104,7 +104,7 @@ def _metadata_rows(folder: Path, complaints: list[str]) -> Iterator[tuple[str, t
         raise InputError(f"{path}: cannot be read as UTF-8 text", HINT) from error
     rows = _json_rows(text) if path.suffix == ".jsonl" else enumerate(csv.DictReader(text.splitlines()), start=2)
     for number, row in rows:
-        captions = _captions_of(row)
+        captions = captions_of(row)
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not captions:
             complaints.append(f"{path.name}:{number}: needs file_name and one of {', '.join(CAPTION_COLUMNS)}")
         else:
@@ -120,10 +120,16 @@ def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
                 yield number, None
 
 
-def _captions_of(row: Any) -> tuple[str, ...]:
+def captions_of(row: Any) -> tuple[str, ...]:
+    """The captions in a row of metadata: a text or a list of texts under one of `CAPTION_COLUMNS`."""
     found = next((row[key] for key in CAPTION_COLUMNS if row.get(key)), ()) if isinstance(row, dict) else ()
     texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
     return tuple(" ".join(text.split()) for text in texts if isinstance(text, str) and text.strip())
+
+
+def one_line_each(text: str) -> tuple[str, ...]:
+    """The captions of a sidecar file."""
+    return tuple(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
 def _sidecar_rows(folder: Path, complaints: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -138,6 +144,6 @@ def _sidecar_rows(folder: Path, complaints: list[str]) -> Iterator[tuple[str, tu
         sidecar = next((path.with_suffix(suffix) for suffix in CAPTIONS if path.with_suffix(suffix).is_file()), None)
         text = "" if sidecar is None else sidecar.read_text(encoding="utf-8-sig", errors="replace").strip()
         if text:
-            yield name, tuple(" ".join(line.split()) for line in text.splitlines() if line.strip())
+            yield name, one_line_each(text)
         else:
             complaints.append(f"{name}: there is no caption for this picture")

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from smoothtool.errors import ModelError
 from smoothtool.files.output import atomic_path
 
 KEPT = 2
@@ -19,14 +20,15 @@ Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 def write_checkpoint(folder: Path, step: int, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Path:
-    """Store the state after `step`, then drop all but the newest two."""
+    """Store the state after `step`, then drop all but it and the one before; later ones could not be read."""
     place = folder / "checkpoints"
     place.mkdir(exist_ok=True)
     path = place / f"step-{step:08d}.safetensors"
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
-    for old in checkpoint_paths(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+    kept = [each for each in checkpoint_paths(folder) if each.name <= path.name][:KEPT]
+    for other in set(checkpoint_paths(folder)) - set(kept):
+        other.unlink(missing_ok=True)
     return path
 
 
@@ -36,7 +38,10 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that can be read; None when there is none."""
+    """The newest checkpoint that can be read; None when there is none.
+
+    Raises: ModelError when there are some, and not one can be read.
+    """
     for path in checkpoint_paths(folder):
         try:
             with safe_open(path, framework="pt") as file:
@@ -44,4 +49,6 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
                 return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError, KeyError, ValueError):
             continue
+    if checkpoint_paths(folder):
+        raise ModelError(f"{folder}: none of its checkpoints can be read", "--force without --resume to begin again")
     return None

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from smoothtool.diffusion.batches import encode_posterior
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import InputError, SmoothtoolError
+from smoothtool.errors import InputError, SmoothtoolError, UsageError
 from smoothtool.files.fitting import fit_image
 from smoothtool.files.output import atomic_path
 from smoothtool.training.captions import CaptionedPicture
@@ -67,15 +67,20 @@ class PartStore:
 
     def fill(self, make: Callable[[range], tuple[Tensors, dict[str, Any]]], track: Track, description: str) -> None:
         """Compute the parts that are missing or damaged: `make(rows)` gives tensors and facts for the header."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         parts = range(0, self.count, PART)
         for start in track((start for start in parts), description, len(parts)):
-            path = self._path(start)
-            if _is_readable(path):
-                continue
-            tensors, facts = make(range(start, min(start + PART, self.count)))
-            with atomic_path(path) as temporary:
+            if not _is_readable(self._path(start)):
+                self._write(start, *make(range(start, min(start + PART, self.count))))
+
+    def _write(self, start: int, tensors: Tensors, facts: dict[str, Any]) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self._path(start)) as temporary:
                 save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+        except (OSError, SafetensorError) as error:
+            raise UsageError(
+                f"{self.folder}: training data cannot be cached there ({error})", "SMOOTHTOOL_CACHE on another disk"
+            ) from error
 
     def read(self, row: int, name: str) -> torch.Tensor:
         return _opened(self._path(row - row % PART)).get_tensor(f"{name}.{row}")

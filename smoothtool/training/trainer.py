@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from smoothtool.diffusion.batches import alphas_cumprod_at, predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import ModelError
+from smoothtool.errors import MemoryExhaustedError, ModelError
 from smoothtool.methods.smoothness.step_variation import Gradient, LossTerm, NoisyBatch, Regularisation, loss_terms
 from smoothtool.training.examples import Examples
 from smoothtool.training.order import BatchOrder, draw
@@ -61,6 +61,8 @@ class TrainSettings:
 class TrainStep:
     """One optimizer step done.
 
+    samples    pictures of all processes
+    at_once    pictures per process that went through the UNet together: the batch, or less where memory ran out
     bands  per timestep band ("0-249", …) the means of `base_loss`, `n` and `regulariser`, and `samples`
     """
 
@@ -70,6 +72,7 @@ class TrainStep:
     running_mean: float | None
     learning_rate: float
     samples: int
+    at_once: int
     seconds: float
     bands: dict[str, dict[str, float]]
 
@@ -88,6 +91,7 @@ class Trainer:
         self.adam, self.optimizer = adam, accelerator.prepare(adam)
         self.order = BatchOrder(examples.buckets, settings.batch_size * accelerator.num_processes, settings.seed)
         self.step = 0
+        self.at_once: int | None = None  # the whole batch
         self.running_mean = torch.zeros(()) if settings.running_mean_start == "zero" else None
         self.averages = {name: p.detach().clone() for name, p in self.named.items()} if settings.ema else {}
         self.regularisation = Regularisation(
@@ -101,7 +105,8 @@ class Trainer:
     def steps(self) -> Iterator[TrainStep]:
         """Train up to `max_steps`.
 
-        Raises: ModelError when the loss is not a number; the weights are then those of the step before.
+        Raises: ModelError when the loss is not a number, MemoryExhaustedError when one picture does not fit, or several
+        do not on several processes; the weights are then those of the step before.
         """
         while self.step < self.settings.max_steps:
             yield self._train_step()
@@ -116,7 +121,9 @@ class Trainer:
         if self.running_mean is not None:
             tensors["running_mean/"] = self.running_mean.cpu().clone()
         scaler = self.accelerator.scaler
-        return tensors, {"step": self.step, "scaler": scaler.state_dict() if scaler else None}
+        return tensors, {
+            "step": self.step, "at_once": self.at_once, "scaler": scaler.state_dict() if scaler else None
+        }  # fmt: skip
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
@@ -139,7 +146,7 @@ class Trainer:
         for name, value in self.averages.items():
             value.copy_(groups["average"][name])
         self.running_mean = groups["running_mean"][""] if "running_mean" in groups else self.running_mean
-        self.step = int(facts["step"])
+        self.step, self.at_once = int(facts["step"]), facts["at_once"]
         if self.accelerator.scaler and facts.get("scaler"):
             self.accelerator.scaler.load_state_dict(facts["scaler"])
 
@@ -162,12 +169,12 @@ class Trainer:
         learning_rate = self.learning_rate()
         for group in self.adam.param_groups:
             group["lr"] = learning_rate
-        numbers = range(self.step * self.settings.accumulate, (self.step + 1) * self.settings.accumulate)
-        records = [self._accumulate(number) for number in numbers]
-        timesteps, base, norms, regulariser = (torch.cat([record[at] for record in records]) for at in range(4))
-        self._check_finite(timesteps, base, norms)
-        self._apply_gradients(timesteps)
+        figures, length = self._gradients(), self._reduced_length()
+        figures = self.accelerator.gather(figures).cpu()  # the only time in a step that the host waits for a GPU
+        self._check_finite(figures, length)
+        self._apply_gradients()
         self.step += 1
+        timesteps, base, norms, regulariser = figures.unbind(dim=1)
         mean = self.running_mean if self.settings.variation_weight else None
         return TrainStep(
             step=self.step,
@@ -176,27 +183,65 @@ class Trainer:
             running_mean=None if mean is None else float(mean),
             learning_rate=learning_rate,
             samples=len(base),
+            at_once=self.at_once or self.settings.batch_size,
             seconds=time.perf_counter() - started,
             bands=self._bands(timesteps, base, norms, regulariser),
         )
 
-    def _accumulate(self, number: int) -> tuple[torch.Tensor, ...]:
-        """Gradients of batch `number`, added up; per sample of all processes timestep, base loss, n and (n - a)^2."""
+    def _gradients(self) -> torch.Tensor:
+        """Add up the gradients of one step; per sample its timestep, base loss, n and (n - a)^2, [samples, 4].
+
+        A step whose memory runs out begins again with half as many pictures at once.
+        """
+        accumulate, before = self.settings.accumulate, self.running_mean
+        numbers = range(self.step * accumulate, (self.step + 1) * accumulate)
+        while True:
+            try:
+                return torch.cat([self._accumulate(number) for number in numbers])
+            except torch.OutOfMemoryError as error:
+                self.at_once = self._fewer(error)
+            self.running_mean = before
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+
+    def _fewer(self, error: torch.OutOfMemoryError) -> int:
+        """Half as many pictures at once: noises and the effective batch stay, and so does this number when resumed.
+
+        Not on several processes, where the others already wait for this one's figures.
+        """
+        now = self.at_once or self.settings.batch_size
+        what = f"step {self.step + 1}: out of memory with {now} picture{'s' * (now > 1)} at once"
+        if now == 1:
+            raise MemoryExhaustedError(what, "--gradient-checkpointing, or a smaller --size") from error
+        if self.accelerator.num_processes > 1:
+            less = next(size for size in range(now // 2, 0, -1) if now % size == 0)
+            flags = f"--batch-size {less} --accumulate {self.settings.accumulate * now // less}"
+            raise MemoryExhaustedError(what, f"--gradient-checkpointing, or {flags}: as many a step") from error
+        return now // 2
+
+    def _accumulate(self, number: int) -> torch.Tensor:
+        """Gradients of batch `number`, added up; its rows of `_gradients`."""
         batch, timesteps, conditioning = self._batch(number)
+        size = self.at_once or len(timesteps)
+        parts = [slice(at, at + size) for at in range(0, len(timesteps), size)]
+        return torch.cat([self._backward(batch.rows(part), timesteps[part], conditioning[part]) for part in parts])
+
+    def _backward(self, batch: NoisyBatch, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """Gradients of pictures that go through the UNet together; their loss counts by their share of the step."""
+        share = len(timesteps) / (self.settings.batch_size * self.settings.accumulate)
         predict = partial(self._predict, timesteps=timesteps, conditioning=conditioning)
         base = torch.zeros(len(timesteps), device=self.model.device)
         terms = loss_terms(predict, batch, self._mean_on_device(), self.regularisation, self.parameters)
         term: LossTerm | None = None
         for term in terms:
-            self.accelerator.backward(term.loss / self.settings.accumulate)
+            self.accelerator.backward(term.loss * share)
             base += term.base_loss
         assert term is not None, "every gradient has a term"
         norms = regulariser = torch.zeros_like(base)
         if term.variation is not None:
             norms, self.running_mean = term.variation.norms, term.variation.running_mean
             regulariser = (norms - self.running_mean).square()
-        gathered = (self.accelerator.gather(values).cpu() for values in (timesteps, base, norms, regulariser))
-        return tuple(gathered)
+        return torch.stack([timesteps.float(), base, norms, regulariser], dim=1)
 
     def _batch(self, number: int) -> tuple[NoisyBatch, torch.Tensor, Conditioning]:
         """This process's rows of the batch that all processes share."""
@@ -230,22 +275,26 @@ class Trainer:
         with attention, self.accelerator.autocast():
             return predict_noise_at(self.model, latents, timesteps, conditioning, self._unet)
 
-    def _apply_gradients(self, timesteps: torch.Tensor) -> None:
+    def _reduced_length(self) -> torch.Tensor:
+        """Average the gradients over the processes, and cut them; their length before."""
         if self.accelerator.num_processes > 1:
             for p in self.parameters:
                 p.grad = self.accelerator.reduce(p.grad, reduction="mean")
-        length = self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
-        if self.accelerator.scaler is None and not bool(torch.isfinite(torch.as_tensor(length))):
-            self._refuse("the gradient", timesteps)
+        return torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
+
+    def _apply_gradients(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for name, average in self.averages.items():
             average.lerp_(self.named[name].detach(), 1 - min(self.settings.ema, (1 + self.step) / (10 + self.step)))
 
-    def _check_finite(self, timesteps: torch.Tensor, base: torch.Tensor, norms: torch.Tensor) -> None:
-        bad = ~(torch.isfinite(base) & torch.isfinite(norms))
+    def _check_finite(self, figures: torch.Tensor, length: torch.Tensor) -> None:
+        """float16's gradients may overflow now and then: its loss scaling then skips the step."""
+        bad = ~figures.isfinite().all(dim=1)
         if bool(bad.any()):
-            self._refuse("the loss", timesteps[bad])
+            self._refuse("the loss", figures[bad, 0])
+        if self.accelerator.scaler is None and not bool(length.isfinite()):
+            self._refuse("the gradient", figures[:, 0])
 
     def _refuse(self, what: str, timesteps: torch.Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)

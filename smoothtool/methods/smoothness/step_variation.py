@@ -61,6 +61,10 @@ class NoisyBatch:
         """v [B, C, h, w]."""
         return self.sigma * self.probe / self.probe[0].numel() ** 0.5
 
+    def rows(self, part: slice) -> NoisyBatch:
+        """Some of the samples."""
+        return NoisyBatch(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
+
     def noisy(self, noise: torch.Tensor) -> torch.Tensor:
         """z_t under this noise."""
         return self.signal * self.latents + self.sigma * noise

@@ -1,0 +1,142 @@
+"""Captioned pictures in webdataset shards: tar files in which a picture and its caption share a name.
+
+A shard is read where it lies: one pass over its headers finds every picture's place, and pictures are read from there
+when they are needed, so that the order of training stays a function of (seed, step) as with folders.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from smoothtool.errors import InputError
+from smoothtool.files.images import load_image
+from smoothtool.training.captions import CAPTIONS, PICTURES, CaptionedPicture, captions_of, one_line_each
+
+HINT = "uncompressed .tar shards on this machine, with NAME.jpg and NAME.txt (or NAME.json) for each picture"
+LARGEST_CAPTION = 1_000_000
+
+Member = tuple[tarfile.TarInfo, bytes]
+"""A file of a shard, with its content if it may hold a caption."""
+
+
+def find_shards(data: str) -> list[Path]:
+    """The shards that training data names: a folder of .tar files, `a.tar` or `a-{000..011}.tar`; or none.
+
+    Raises: InputError when the names are a pattern, and webdataset, whose notation it is, is not installed.
+    """
+    folder = Path(data).expanduser()
+    if folder.is_dir():
+        others = any(path.suffix.lower() in PICTURES or path.stem == "metadata" for path in folder.iterdir())
+        return [] if others else sorted(folder.glob("*.tar"))
+    if not data.endswith(".tar"):
+        return []
+    expand, _ = _webdataset()
+    return [Path(name).expanduser() for name in expand(data)]
+
+
+def read_shards(shards: list[Path]) -> tuple[list[CaptionedPicture], list[str]]:
+    """The pictures with their captions in the shards' order, and a line for each one that cannot be used.
+
+    Raises: InputError when webdataset is not installed, a shard is missing, or nothing is usable.
+    """
+    _, split_name = _webdataset()
+    complaints: list[str] = []
+    found: list[CaptionedPicture] = []
+    for shard in shards:
+        if not shard.is_file():
+            raise InputError(f"{shard}: there is no such shard", HINT)
+        for files in _samples(_members(shard, complaints), split_name):
+            picture, complaint = _picture(shard, files)
+            found += [picture] if picture else []
+            complaints += [complaint] if complaint else []
+    if not found:
+        reason = f" ({complaints[0]})" if complaints else ""
+        raise InputError(f"{shards[0]}: there are no captioned pictures in the shards{reason}", HINT)
+    return found, complaints
+
+
+def _webdataset() -> tuple[Callable[[str], list[str]], Callable[[str], tuple[str | None, str | None]]]:
+    """What the format leaves to its library: the notation for many shards, and which files belong together."""
+    try:
+        from webdataset.shardlists import expand_urls
+        from webdataset.tariterators import base_plus_ext
+    except ImportError as error:
+        raise InputError("training from .tar shards needs an extra", "pip install 'smoothtool[webdataset]'") from error
+    return expand_urls, base_plus_ext
+
+
+def _members(shard: Path, complaints: list[str]) -> Iterator[Member]:
+    """The regular files of a shard, up to where it is damaged."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                if member.isreg():
+                    stream = tar.extractfile(member) if _may_be_caption(member) else None
+                    yield member, stream.read() if stream else b""
+    except (tarfile.TarError, OSError) as error:
+        complaints.append(f"{shard.name}: the shard is damaged, and is read no further ({error})")
+
+
+def _may_be_caption(member: tarfile.TarInfo) -> bool:
+    return member.name.lower().endswith((*CAPTIONS, ".json")) and member.size <= LARGEST_CAPTION
+
+
+def _samples(
+    members: Iterator[Member], split_name: Callable[[str], tuple[str | None, str | None]]
+) -> Iterator[dict[str, Member]]:
+    """Neighbours of one name up to its first dot, by what follows it: `.jpg`, `.txt`."""
+    name, files = None, dict[str, Member]()
+    for member in members:
+        base, suffix = split_name(member[0].name)
+        if base is None or suffix is None:
+            continue
+        if base != name and files:
+            yield files
+            files = {}
+        name = base
+        files.setdefault(f".{suffix.lower()}", member)
+    if files:
+        yield files
+
+
+def _picture(shard: Path, files: dict[str, Member]) -> tuple[CaptionedPicture | None, str]:
+    """The picture of a sample, or why there is none."""
+    member = next((files[suffix][0] for suffix in sorted(PICTURES) if suffix in files), None)
+    captions = _captions(files)
+    if member is None:
+        first, _ = next(iter(files.values()))
+        return None, f"{shard.name}/{first.name}: there is a caption, and no picture of that name" if captions else ""
+    if not captions:
+        return None, f"{shard.name}/{member.name}: there is no caption for this picture"
+    stat = shard.stat()
+    version = f"{stat.st_size}-{stat.st_mtime_ns}-{member.offset_data}"
+    load = partial(_load, shard, member.name, member.offset_data, member.size)
+    return CaptionedPicture(f"{shard.name}/{member.name}", captions, load, version), ""
+
+
+def _captions(files: dict[str, Member]) -> tuple[str, ...]:
+    text = next((files[suffix][1] for suffix in CAPTIONS if suffix in files), b"").decode("utf-8-sig", "replace")
+    if text.strip() or ".json" not in files:
+        return one_line_each(text)
+    try:
+        row: Any = json.loads(files[".json"][1])
+    except (ValueError, RecursionError):
+        return ()
+    return captions_of(row)
+
+
+def _load(shard: Path, name: str, offset: int, size: int) -> Image.Image:
+    try:
+        with shard.open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+    except OSError as error:
+        raise InputError(f"{shard}: cannot be read ({error.strerror})", "the shard where it was") from error
+    return load_image(shard / name, content=content)
