@@ -109,7 +109,7 @@ def work_of(item: Item, digests: Digests) -> Work:
     """Raises: ModelError when the model is not there."""
     settings = item.job.settings()
     inputs = {key: _contents(settings.pop(key), digests) for key in sorted(INPUTS & settings.keys())}
-    for key in sorted(NAMES_OR_PLACES & settings.keys()):
+    for key in sorted(NAMES_OR_PLACES.keys() & settings.keys()):
         settings[key] = _identity(key, settings[key], digests)
     return Work(item, _sha(inputs), _sha([item.job.command, settings, __version__]))
 
@@ -133,7 +133,7 @@ def _identity(key: str, value: Any, digests: Digests) -> Any:
     if key == "model":
         return digests.of_model(value)
     text, scale = parse_lora(value)
-    return [digests.of(Path(text)), scale] if Path(text).exists() else value
+    return [digests.of(Path(text)), scale] if value not in NAMES_OR_PLACES[key] and Path(text).exists() else value
 
 
 def _sha(data: Any) -> str:

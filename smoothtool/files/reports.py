@@ -5,18 +5,29 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import smoothtool
 from smoothtool.files.output import plain, write_json_atomic, write_yaml
 from smoothtool.types import Report
+from smoothtool.weights.places import KNOWN
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 PLACES = {"image", "images", "mask", "points", "bench", "output", "prompts", "folders"}
 """Job keys that always hold paths."""
-NAMES_OR_PLACES = {"model", "lora", "compare_lora", "smooth", "clip", "data", "train_data"}
-"""Job keys that hold a name or a path, possibly with `:SCALE` behind it: a path where there is such a file."""
+NAMES_OR_PLACES: dict[str, set[str]] = {
+    "model": {"auto", *KNOWN},
+    "lora": {"none"},
+    "compare_lora": {"default"},
+    "smooth": {"default"},
+    "clip": {"stickers"},
+    "data": {"stickers:train"},
+    "train_data": {"stickers:train"},
+}
+"""Job keys that hold a path where there is such a file, possibly with `:SCALE` behind it, except for these names."""
+NAMES_IN_TABLES = NAMES_OR_PLACES | {"data": {"stickers"}}
 
 
 def versions() -> dict[str, str]:
@@ -58,18 +69,19 @@ def write_report(report: Report, folder: Path) -> None:
 def job_document(command: str, job: dict[str, Any]) -> dict[str, Any]:
     """The one-job recipe that `smoothtool run` repeats from anywhere: paths made absolute, what is None left out."""
     given = {key: value for key, value in job.items() if key != "command" and value is not None}
-    settings = {key: _repeatable(key, value) for key, value in given.items()}
+    names = NAMES_IN_TABLES if command == "tables" else NAMES_OR_PLACES
+    settings = {key: _repeatable(key, value, names) for key, value in given.items()}
     return {"jobs": [{"command": command, **plain(settings)}]}
 
 
-def _repeatable(key: str, value: Any) -> Any:
+def _repeatable(key: str, value: Any, names: Mapping[str, set[str]]) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_repeatable(key, part) for part in value]
+        return [_repeatable(key, part, names) for part in value]
     if isinstance(value, Path):
         return value.absolute()
     if isinstance(value, str) and key in PLACES:
         return value if _has_scheme(value) else Path(value).absolute()
-    if isinstance(value, str) and key in NAMES_OR_PLACES:
+    if isinstance(value, str) and key in names and value not in names[key]:
         path, colon, scale = _split_scale(value)
         return f"{Path(path).absolute()}{colon}{scale}" if Path(path).exists() else value
     return value

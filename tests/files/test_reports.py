@@ -70,6 +70,18 @@ def test_a_model_name_stays_a_name() -> None:
     assert job_of({"model": "stickers"})["model"] == "stickers"
 
 
+NAMES = {"model": "sd15", "lora": ["none"], "compare_lora": ["default"], "clip": "stickers"}
+
+
+def test_a_name_stays_a_name_where_a_folder_is_called_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("sd15", "none", "default", "stickers"):
+        (tmp_path / name).mkdir()
+    job = job_of({**NAMES, "data": "stickers"})
+    assert job == {"command": "interpolate", **NAMES, "data": str(tmp_path / "stickers")}
+    assert job_document("tables", {"data": "stickers"})["jobs"][0]["data"] == "stickers"
+
+
 def test_a_prompt_that_is_also_a_file_stays_a_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fox").touch()

@@ -25,7 +25,7 @@ DOORS = {
     "places": {"errors", "yaml12"},
     "diffusion": CARRIED,
     "methods": {"diffusion", *CARRIED},
-    "files": {"yaml12", *CARRIED},
+    "files": {"yaml12", "places", *CARRIED},
     "metrics": {"diffusion", *CARRIED},
     "training": {"diffusion", "methods", "files", "making", *CARRIED},
     "commands": {"methods", "diffusion", "training", "metrics", "files", "places", "jobs", "plan", *CARRIED},
