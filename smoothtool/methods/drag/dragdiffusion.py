@@ -142,6 +142,10 @@ def _loss(
     task: DragTask,
     settings: DragSettings,
 ) -> torch.Tensor:
+    """Motion supervision and, where there is a mask, the drift outside it: a scalar, differentiable in `sight`.
+
+    handles_rc  [P, 2] where the handles are now
+    """
     radius = settings.patch_radius
     wanted = grid.patches(original.feature, task.handles_rc, radius) if settings.hold_original else None
     loss = motion_loss(grid, sight.feature, handles_rc, task.targets_rc, radius, settings.stride, wanted)
@@ -172,6 +176,7 @@ def unet_look(
     conditioning = Conditioning.cat([null, text]) if guided else text
 
     def look(latents: torch.Tensor) -> Sight:
+        """latents [1, C, h, w]; with guidance the feature has the channels of both halves, [1, 2 C', h', w']."""
         rows = torch.cat([latents, latents]) if guided else latents
         noise, feature = predict_with_feature(model, rows, timestep, conditioning, whole=masked)
         if guided:

@@ -48,6 +48,7 @@ def cycle_steps(
     start, rows = start_index(strength, num_inference_steps), Conditioning.cat([source, null, target])
 
     def normal() -> torch.Tensor:
+        """[1, C, h, w], the next draw."""
         return torch.randn(latents.shape, generator=generator).to(latents)
 
     if start == num_inference_steps:
@@ -75,10 +76,12 @@ def noise_of(latents: torch.Tensor, original: torch.Tensor, alpha_prod: float) -
 
 
 def _mean(original: torch.Tensor, noise: torch.Tensor, alpha_to: float, sigma: float) -> torch.Tensor:
+    """sqrt(abar') z_0 + sqrt(1 - abar' - sigma^2) eps; z_0, eps [1, C, h, w]."""
     return alpha_to**0.5 * original + max(1 - alpha_to - sigma**2, 0.0) ** 0.5 * noise
 
 
 def _step_mean(
     latents: torch.Tensor, noise: torch.Tensor, alpha_from: float, alpha_to: float, sigma: float
 ) -> torch.Tensor:
+    """Where a sampling step goes from latents [1, C, h, w] before its noise is added."""
     return _mean(pred_original_sample(latents, noise, alpha_from), noise, alpha_to, sigma)

@@ -41,7 +41,7 @@ class DisentangleStep:
 
 
 def first_mixing(num_inference_steps: int) -> torch.Tensor:
-    """lambda before learning."""
+    """lambda before learning, [N]."""
     return (torch.arange(num_inference_steps) < SOURCE_PART * num_inference_steps).float()
 
 
@@ -87,6 +87,7 @@ def _sample(
     pairs = model.schedule.alpha_pairs(num_inference_steps)
 
     def step(z: torch.Tensor, share: torch.Tensor, index: int) -> torch.Tensor:
+        """One guided DDIM step of z [1, C, h, w] under the mixture in which the source has that share."""
         t, alpha_from, alpha_to = pairs[index]
         mixed = share * source.prompt_embeds + (1 - share) * target.prompt_embeds
         both = Conditioning.cat([null_at(index), source.with_embeds(mixed)])

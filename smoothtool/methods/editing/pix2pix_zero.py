@@ -125,6 +125,7 @@ class _Maps:
         self.by_layer: dict[str, torch.Tensor] = {}
 
     def read(self, model: DiffusionModel) -> AbstractContextManager[None]:
+        """Calls of two rows inside are as ever, and leave their maps here."""
         layers = [layer for layer in attention_layers(model.unet) if layer.is_cross]
         return controlled_attention(layers, self._attend, batch=2)
 
@@ -143,6 +144,7 @@ class _Maps:
 def _both(
     model: DiffusionModel, latents: torch.Tensor, timestep: int, null: Conditioning, text: Conditioning
 ) -> torch.Tensor:
+    """[2, C, h, w] the predictions for latents [1, C, h, w] under the null text and the text."""
     return model.predict_noise(torch.cat([latents, latents]), timestep, Conditioning.cat([null, text]))
 
 
@@ -154,7 +156,7 @@ def _map_gradient(
     shifted: Conditioning,
     reference: _Maps,
 ) -> torch.Tensor:
-    """d/dz_t of the distance between the shifted text's maps and the reference's."""
+    """d/dz_t of the distance between the shifted text's maps and the reference's, [1, C, h, w] like the latents."""
 
     def distance(candidate: torch.Tensor) -> torch.Tensor:
         maps = _Maps()
@@ -166,6 +168,7 @@ def _map_gradient(
 
 
 def _gradient(at: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Of a scalar loss, in the shape of `at`."""
     with torch.enable_grad():
         point = at.detach().requires_grad_(True)
         return torch.autograd.grad(loss(point), point)[0]

@@ -70,6 +70,7 @@ def _source_features(unet: Any) -> Iterator[None]:
     forward = convolution.forward
 
     def of_source(hidden_states: torch.Tensor) -> torch.Tensor:
+        """[3, C', h', w'] -> [3, C'', h', w'], the first row's three times."""
         require_rows(len(hidden_states), ROWS)
         return forward(hidden_states[:1]).expand(len(hidden_states), -1, -1, -1)
 
@@ -85,4 +86,5 @@ def _decoder_self(unet: Any) -> list[AttentionLayer]:
 
 
 def _source_queries(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """query, key, value [3, heads, Q, d]: every row looks with the source's maps at values of its own."""
     return fused_attention(query[:1].expand_as(query), key[:1].expand_as(key), value)

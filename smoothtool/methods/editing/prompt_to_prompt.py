@@ -108,7 +108,7 @@ def prompt_to_prompt_steps(
 
 
 class _Attend:
-    """The attention of one step, `progress` = i / N."""
+    """The attention of one step, `progress` = i / N: query [3, heads, Q, d], key and value [3, heads, K, d]."""
 
     def __init__(self, controls: Controls, progress: float, blend: _LocalBlend) -> None:
         self.edit = controls.cross_edit if progress < controls.cross_ratio else None
