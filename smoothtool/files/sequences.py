@@ -1,4 +1,7 @@
-"""Sequences as files that play: animated WebP and GIF, WebM for browsers, MP4 where PyAV is installed."""
+"""Sequences as files that play: animated WebP and GIF, WebM for browsers, MP4 where PyAV is installed.
+
+Small frames are enlarged alike in all of them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from PIL import Image
 from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.output import atomic_path
 
-SMALLEST_VIDEO_PX = 256  # players enlarge small videos without smoothing, and some refuse them
+SMALLEST_PX = 256  # players enlarge small frames without smoothing, and some refuse small videos
 LONGEST_ENLARGED_PX = 4096
 
 
@@ -32,7 +35,7 @@ def save_gif(frames: list[Image.Image], path: Path, fps: float, ping_pong: bool)
 
 
 def save_webm(frames: list[Image.Image], path: Path, fps: float) -> None:
-    """A VP9 video through OpenCV, read back to be sure of it; small frames are enlarged, odd sizes padded by a pixel.
+    """A VP9 video through OpenCV, read back to be sure of it; odd sizes are padded by a pixel.
 
     Raises: SmoothtoolError when OpenCV cannot be loaded or its build cannot write VP9.
     """
@@ -69,19 +72,25 @@ def save_mp4(frames: list[Image.Image], path: Path, fps: float) -> None:
 
 
 def _save_animation(frames: list[Image.Image], path: Path, ping_pong: bool, **options: Any) -> None:
-    first, *rest = [frame.convert("RGB") for frame in frames]
+    first, *rest = [_enlarged(frame.convert("RGB")) for frame in frames]
     way_back = rest[-2::-1] if ping_pong else []
     with atomic_path(path) as temporary:
         first.save(temporary, save_all=True, append_images=[*rest, *way_back], loop=0, **options)
 
 
 def _video_picture(frame: Image.Image) -> np.ndarray:
-    """[H, W, 3] uint8 of even height and width, the short side at least 256 where that makes no monster."""
-    factor = min(math.ceil(SMALLEST_VIDEO_PX / min(frame.size)), LONGEST_ENLARGED_PX // max(frame.size))
-    if factor > 1:
-        frame = frame.resize((frame.width * factor, frame.height * factor), Image.Resampling.LANCZOS)
+    """[H, W, 3] uint8 of even height and width."""
+    frame = _enlarged(frame.convert("RGB"))
     margins = ((0, frame.height % 2), (0, frame.width % 2), (0, 0))
-    return np.pad(np.asarray(frame.convert("RGB")), margins, mode="edge")
+    return np.pad(np.asarray(frame), margins, mode="edge")
+
+
+def _enlarged(frame: Image.Image) -> Image.Image:
+    """A whole number of times as large, the short side at least 256 px, where that makes no monster of the long one."""
+    factor = min(math.ceil(SMALLEST_PX / min(frame.size)), LONGEST_ENLARGED_PX // max(frame.size))
+    if factor <= 1:
+        return frame
+    return frame.resize((frame.width * factor, frame.height * factor), Image.Resampling.LANCZOS)
 
 
 def _count_frames(cv2: Any, path: Path) -> int:

@@ -69,14 +69,24 @@ def test_a_webm_of_any_size_has_every_frame(tmp_path: Path, size: tuple[int, int
     assert [picture[0, 0, 0] for picture in found] == pytest.approx([0, 125, 250], abs=8)
 
 
-def test_small_frames_are_enlarged_for_players(tmp_path: Path) -> None:
-    save_webm(frames(2, (64, 80)), tmp_path / "a.webm", 8)
-    assert video_frames(tmp_path / "a.webm")[0].shape == (320, 256, 3)
+SIZES = [((64, 80), (256, 320)), ((300, 258), (300, 258)), ((1, 300), (13, 3900))]
 
 
-def test_large_frames_keep_their_size(tmp_path: Path) -> None:
-    save_webm(frames(2, (300, 258)), tmp_path / "a.webm", 8)
-    assert video_frames(tmp_path / "a.webm")[0].shape == (258, 300, 3)
+@pytest.mark.parametrize(("size", "shown"), SIZES)
+def test_small_frames_are_enlarged_for_players(tmp_path: Path, size: tuple[int, int], shown: tuple[int, int]) -> None:
+    save_webm(frames(2, size), tmp_path / "a.webm", 8)
+    width, height = (side + side % 2 for side in shown)
+    assert video_frames(tmp_path / "a.webm")[0].shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("save", [save_webp, save_gif])
+@pytest.mark.parametrize(("size", "shown"), SIZES)
+def test_animations_are_enlarged_as_videos_are(
+    tmp_path: Path, save: Any, size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    save(frames(2, size), tmp_path / "a", 8, False)
+    with Image.open(tmp_path / "a") as opened:
+        assert opened.size == shown
 
 
 def test_writing_a_webm_says_nothing_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
