@@ -15,7 +15,7 @@ from platformdirs import user_cache_dir
 
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.inversions import load_inversion, save_inversion, sidecar
-from smoothtool.files.output import plain
+from smoothtool.files.output import plain, sweep_leftovers
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,7 @@ class InversionCache:
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock():
+                sweep_leftovers(self.folder)
                 save_inversion(self._path(key), inversion, info)
                 self._evict()
 

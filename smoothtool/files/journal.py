@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from smoothtool.files.output import sweep_leftovers
 from smoothtool.files.records import append_record
 
 PATTERN = "items*.jsonl"
@@ -83,7 +83,4 @@ class Journal:
             (self.folder / LOCKS).rmdir()
         except OSError:
             return
-        for leftover in self.folder.rglob(".*.part"):
-            with suppress(OSError):
-                if leftover.stat().st_mtime < now:
-                    shutil.rmtree(leftover, ignore_errors=True)
+        sweep_leftovers(self.folder, deep=True, before=now)

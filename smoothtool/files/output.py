@@ -165,14 +165,17 @@ def _sibling(path: Path, suffix: str) -> Path:
     return path.with_name(f".{uuid4().hex[:12]}.part{suffix}")
 
 
-def sweep_leftovers(parent: Path) -> None:
+def sweep_leftovers(folder: Path, *, deep: bool = False, before: float | None = None) -> None:
     """Remove what killed runs left in a folder: names of `_sibling` in which nothing has changed for a day.
 
+    deep    in folders below too: for folders that are smoothtool's own
+    before  seconds since 1970 of the last change, instead of a day ago
     What cannot be looked at or removed stays: it may be someone else's.
     """
-    for path in parent.glob(".*.part*"):
+    before = time.time() - LEFTOVER_AGE_S if before is None else before
+    for path in list(folder.glob("**/.*.part*" if deep else ".*.part*")):
         with suppress(OSError):
-            if LEFTOVER.fullmatch(path.name) and time.time() - _changed_at(path) > LEFTOVER_AGE_S:
+            if LEFTOVER.fullmatch(path.name) and _changed_at(path) < before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

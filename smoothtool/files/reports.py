@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import smoothtool
-from smoothtool.files.output import plain, write_json_atomic, write_yaml
+from smoothtool.files.output import plain, sweep_leftovers, write_json_atomic, write_yaml
 from smoothtool.types import Report
 from smoothtool.weights.places import KNOWN
 
@@ -61,7 +61,11 @@ def report_dict(report: Report) -> dict[str, Any]:
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write `report.json` and `job.yaml` into `folder` (while it is being filled, not yet `report.folder`)."""
+    """Write `report.json` and `job.yaml` into `folder` (while it is being filled, not yet `report.folder`).
+
+    A folder that commands go on with is swept: runs that were killed there may have left half a file.
+    """
+    sweep_leftovers(folder, deep=True)
     write_json_atomic(folder / "report.json", report_dict(report))
     write_yaml(folder / "job.yaml", job_document(report.command, report.job))
 

@@ -22,7 +22,7 @@ from smoothtool.diffusion.batches import encode_posterior
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import InputError, SmoothtoolError, UsageError
 from smoothtool.files.fitting import fit_image
-from smoothtool.files.output import atomic_path
+from smoothtool.files.output import atomic_path, sweep_leftovers
 from smoothtool.training.captions import CaptionedPicture
 from smoothtool.types import Track
 
@@ -105,6 +105,7 @@ def prepare_examples(
     sizes_px  (width, height) of the buckets: each picture goes to the nearest shape, its centre cropped to it
     Raises: InputError when no picture can be read.
     """
+    sweep_leftovers(cache, deep=True)
     weights = [model.fingerprint, *(f"{lora['fingerprint']}:{lora['scale']}" for lora in model.loras)]
     texts = ["", *sorted({caption for picture in pictures for caption in picture.captions})]
     named = [(picture.name, picture.version) for picture in pictures]

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from smoothtool.errors import ModelError, UsageError
+from smoothtool.files import output
 from smoothtool.files.cache import InversionCache, cache_key
 from smoothtool.files.inversions import load_inversion, save_inversion, sidecar
 from smoothtool.types import Inversion, LatentTrajectory
@@ -186,6 +187,16 @@ def test_clear_removes_entries_and_leftovers_and_counts(tmp_path: Path) -> None:
     assert cache.size_bytes() == 0
     assert {path.name for path in tmp_path.iterdir()} <= {"cache.lock"}
     assert InversionCache(tmp_path / "none").clear() == 0
+
+
+def test_the_cache_sweeps_old_leftovers_when_it_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".0123456789ab.part.safetensors").write_text("killed while writing")
+    InversionCache(tmp_path).put("a", inversion(), INFO)
+    assert (tmp_path / ".0123456789ab.part.safetensors").exists()
+    monkeypatch.setattr(output, "LEFTOVER_AGE_S", -1.0)
+    InversionCache(tmp_path).put("b", inversion(), INFO)
+    assert not (tmp_path / ".0123456789ab.part.safetensors").exists()
+    assert {entry.key for entry in InversionCache(tmp_path).entries()} == {"a", "b"}
 
 
 def test_a_cache_folder_that_cannot_be_made_fails_nothing(tmp_path: Path) -> None:

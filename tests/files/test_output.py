@@ -274,5 +274,15 @@ def test_sweeping_leaves_what_is_not_ours_and_what_still_changes(
     assert names(tmp_path) == sorted([".0123456789ab.part", *others])
 
 
+def test_folders_below_are_swept_only_where_they_are_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_runs(tmp_path / "checkpoints")
+    now = time.time()
+    monkeypatch.setattr(output.time, "time", lambda: now + 2 * DAY_S)
+    sweep_leftovers(tmp_path)
+    assert len(names(tmp_path / "checkpoints")) == 2
+    sweep_leftovers(tmp_path, deep=True)
+    assert names(tmp_path / "checkpoints") == []
+
+
 def test_sweeping_a_folder_that_is_not_there_is_nothing(tmp_path: Path) -> None:
     sweep_leftovers(tmp_path / "none")

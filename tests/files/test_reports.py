@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from smoothtool.files import output
 from smoothtool.files.reports import job_document, report_dict, versions, write_report
 from smoothtool.types import Report
 
@@ -34,6 +35,17 @@ def test_a_report_and_its_job_are_written(tmp_path: Path) -> None:
     assert written["versions"]["torch"] == torch.__version__
     job = {"command": "interpolate", "images": ["samples:fox", "/b.png"], "steps": 5, "seed": 3}
     assert yaml.safe_load((tmp_path / "job.yaml").read_text()) == {"jobs": [job]}
+
+
+def test_a_report_is_written_into_a_folder_without_old_leftovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "LEFTOVER_AGE_S", -1.0)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".0123456789ab.part.safetensors").write_text("half")
+    write_report(Report("train", tmp_path, {}), tmp_path)
+    assert list(tmp_path.rglob(".*")) == []
+    assert (tmp_path / "report.json").is_file()
 
 
 def test_a_tensor_among_the_figures_is_a_programming_error(tmp_path: Path) -> None:
