@@ -84,7 +84,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 def _decode(path: Path, max_pixels: int, content: bytes | None = None) -> Image.Image:
     """Pixels in memory, upright, in the file's own colour mode."""
-    if content is None and not os.path.isfile(path):  # unlike Path.is_file it takes names that no file system could hold
+    if content is None and not os.path.isfile(path):  # unlike Path.is_file it takes names of any length
         why = "this is not a file" if os.path.exists(path) else "there is no such file"
         raise InputError(f"{path}: {why}", "check the path")
     Image.init()

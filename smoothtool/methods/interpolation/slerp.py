@@ -30,7 +30,7 @@ def slerp(start: torch.Tensor, end: torch.Tensor, ratio: float) -> torch.Tensor:
 
 
 def _half_turn(a: torch.Tensor, b: torch.Tensor, ratio: float) -> torch.Tensor:
-    """cos(pi r) a^ + sin(pi r) o^, with the length interpolated; o^ is made from the entries of a, so it is repeatable."""
+    """cos(pi r) a^ + sin(pi r) o^, the length interpolated; o^ is made of the entries of a, and so is repeatable."""
     sideways = a.roll(1)
     sideways = sideways - (sideways @ a) / (a @ a) * a
     angle = torch.tensor(torch.pi * ratio, dtype=torch.float64)
