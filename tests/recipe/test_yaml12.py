@@ -58,10 +58,10 @@ def bomb() -> str:
     ],
 )
 def test_what_cannot_be_meant_is_refused_quickly_with_its_place(text: str, what: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()  # other work on the machine is not its fault
     with pytest.raises(UsageError, match=what.replace("[", r"\[")):
         read_yaml(text, "f")
-    assert time.perf_counter() - started < 2.5  # under a second on an idle core
+    assert time.process_time() - started < 2  # under a second on an idle core
 
 
 def test_every_duplicate_is_told_at_once() -> None:
