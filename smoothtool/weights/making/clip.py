@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,15 +38,41 @@ def build_clip(text_encoder: CLIPTextModel) -> CLIPModel:
     return model
 
 
+def _word_loss(model: CLIPModel, tokenizer: CLIPTokenizer, image: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
+    """Cross-entropy of every concept, style and colour against all others of its kind, in few words.
+
+    Captions of other pictures in the batch differ in many things at once; here one thing alone is to be told.
+    image: unit features [B, D] of `scenes`.
+    """
+    losses = []
+    for name, words in WORDS.items():
+        text = _features(model.get_text_features(input_ids=tokenize(tokenizer, _texts(name))))
+        target = torch.zeros(len(scenes), len(words))
+        for row, scene in enumerate(scenes):
+            for word in [item.concept for item in scene.items] if name == "concept" else [getattr(scene, name)]:
+                target[row, words.index(word)] = 1
+        logits = model.logit_scale.exp() * image @ text.T
+        losses.append(F.cross_entropy(logits, target / target.sum(dim=1, keepdim=True)))
+    return torch.stack(losses).mean()
+
+
+def _texts(name: str) -> list[str]:
+    return [TEMPLATES[name].format(word) for word in WORDS[name]]
+
+
+def _features(output: Any) -> torch.Tensor:
+    """Unit features [B, D], whatever kind of record the installed transformers gives."""
+    return F.normalize(getattr(output, "pooler_output", output), dim=-1)
+
+
 @torch.no_grad()
 def first_choices(
     model: CLIPModel, tokenizer: CLIPTokenizer, pixel_values: torch.Tensor, texts: list[str]
 ) -> list[int]:
     """For each picture the index of the text that CLIP likes best."""
-    image = model.get_image_features(pixel_values=pixel_values)
-    text = model.get_text_features(input_ids=tokenize(tokenizer, texts))
-    image, text = (getattr(features, "pooler_output", features) for features in (image, text))
-    return (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T).argmax(dim=1).tolist()
+    image = _features(model.get_image_features(pixel_values=pixel_values))
+    text = _features(model.get_text_features(input_ids=tokenize(tokenizer, texts)))
+    return (image @ text.T).argmax(dim=1).tolist()
 
 
 def train_clip(work: Path, steps: int, *, rate: float = 1e-3) -> None:
@@ -66,7 +93,8 @@ def train_clip(work: Path, steps: int, *, rate: float = 1e-3) -> None:
         out = model(input_ids=tokenize(tokenizer, texts), pixel_values=x)
         truth = torch.arange(BATCH)
         losses = [F.cross_entropy(logits, truth) for logits in (out.logits_per_image, out.logits_per_image.T)]
-        return {"loss": sum(losses) / 2}
+        words = _word_loss(model, tokenizer, out.image_embeds, [pool_scene(int(index)) for index in indices])
+        return {"loss": sum(losses) / 2 + words, "words": words}
 
     def measure() -> dict[str, float]:
         model.eval()
@@ -83,7 +111,7 @@ def clip_accuracy(
     """How often the right concept, style and colour are CLIP's first choice, on scenes of one item."""
     figures = {}
     for name, words in WORDS.items():
-        choices = first_choices(model, tokenizer, pixel_values, [TEMPLATES[name].format(word) for word in words])
+        choices = first_choices(model, tokenizer, pixel_values, _texts(name))
         truth = [scene.items[0].concept if name == "concept" else getattr(scene, name) for scene in scenes]
         figures[name] = sum(words[at] == right for at, right in zip(choices, truth, strict=True)) / len(truth)
     return figures
