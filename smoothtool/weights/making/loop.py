@@ -57,7 +57,7 @@ class Run:
             torch.manual_seed(step)
             losses = loss_of(step)
             self.optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
+            torch.autograd.backward(losses["loss"])
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.param_groups[0]["lr"] = cosine_rate(step, self.steps, self.rate)
             self.optimizer.step()

@@ -71,7 +71,7 @@ def normalised_vae(work: Path) -> AutoencoderKL:
         return vae
     vae.load_state_dict(torch.load(work / "vae.pt", weights_only=True)["averaged"])
     pictures = to_pixel_values(draw_pool(work, POOL)[:1024])
-    latents = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(64)])
+    latents = torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(pictures, 64)])
     mean = latents.mean(dim=(0, 2, 3))
     scale = 1 / (latents.std(dim=(0, 2, 3)) * SCALING_FACTOR)
     into, out = vae.quant_conv, vae.post_quant_conv
