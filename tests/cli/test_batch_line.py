@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 
 import pytest
 from batch_toys import fake_invert, pictures, toy_model
+from cli_toys import call_main
 
 from smoothtool.cli import console
-from smoothtool.cli.app import main
 
 
 @pytest.fixture
@@ -24,11 +23,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_pat
     toy_model(tmp_path / "model")
 
     def go(*arguments: str) -> tuple[int, str, str]:
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as left:
-            main(arguments)
-        signal.signal(signal.SIGTERM, before)
-        return int(left.value.code or 0), *capsys.readouterr()
+        return call_main(capsys, *arguments)
 
     return go
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cli_toys import call_main
 
 from smoothtool.cli import console
-from smoothtool.cli.app import main
 from smoothtool.errors import BatchError, InputError, MemoryExhaustedError, ModelError, UsageError
 from smoothtool.jobs import JOBS
 from smoothtool.types import Report, Track
@@ -44,11 +43,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
         fake = SimpleNamespace(run=run or finished)
         monkeypatch.setitem(sys.modules, "smoothtool.commands.interpolate", fake)
         monkeypatch.setitem(sys.modules, "smoothtool.commands.invert", fake)
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as left:
-            main(arguments)
-        signal.signal(signal.SIGTERM, before)
-        return int(left.value.code or 0), *capsys.readouterr()
+        return call_main(capsys, *arguments)
 
     return go
 
@@ -113,7 +108,8 @@ def test_debug_shows_the_traceback(call) -> None:
 
 
 def test_every_mistake_is_told_at_once_before_anything_runs(call) -> None:
-    code, out, err = call("interpolate", "samples:fox", "samples:cat", "-n", "0", "--steps", "x", run=failing(AssertionError("ran")))
+    wrong = ["interpolate", "samples:fox", "samples:cat", "-n", "0", "--steps", "x"]
+    code, out, err = call(*wrong, run=failing(AssertionError("ran")))
     assert (code, out) == (2, "")
     assert "--steps is x" in err
     assert "--frames is 0" in err
@@ -133,7 +129,7 @@ def test_a_dry_run_is_a_recipe_that_runs_the_same_job(call, tmp_path: Path) -> N
         seen.append(job)
         return finished(job, track)
 
-    arguments = ["interpolate", "samples:fox", "samples:cat", "--src", "x", "--src", "y", "--loop", "-g", "2", "-n", "3"]
+    arguments = "interpolate samples:fox samples:cat --src x --src y --loop -g 2 -n 3".split()
     _, plan, _ = call(*arguments, "--dry-run", run=failing(AssertionError("ran")))
     (tmp_path / "plan.yaml").write_text(plan)
     call(*arguments, run=run)
@@ -180,6 +176,12 @@ def test_recipe_mistakes_exit_with_2_and_correct_ones_with_0(call, tmp_path: Pat
     assert call("recipe", "validate", str(recipe), "stps=1")[0] == 2
     assert "image: a" in call("recipe", "show", str(recipe))[1]
     assert json.loads(call("recipe", "schema")[1])["title"] == "smoothtool recipe"
+
+
+def test_a_recipe_that_is_not_there_is_a_usage_error_with_its_name(call) -> None:
+    code, out, err = call("run", "nope.yaml")
+    assert (code, out) == (2, "")
+    assert "nope.yaml: cannot be read: No such file" in err
 
 
 def test_models_and_cache_and_version_answer_on_stdout(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
