@@ -43,6 +43,7 @@ def run(job: TrainJob, track: Track) -> Report:
     """Train; leaves the LoRA, its kohya twin, training.jsonl, training.png, checkpoints/, report.json, job.yaml."""
     accelerator = Accelerator(mixed_precision=job.mixed_precision, cpu=job.device == "cpu")
     track = track if accelerator.is_main_process else Silent()
+    _check_precision(job)
     job, report = _start(job)
     # 1. model and data
     started = time.perf_counter()
@@ -97,6 +98,11 @@ def _session_job(job: TrainJob, accelerator: Accelerator) -> TrainJob:
     if job.device == "auto":
         update["device"] = str(accelerator.device)
     return job.model_copy(update=update)
+
+
+def _check_precision(job: TrainJob) -> None:
+    if job.dtype == "bfloat16" and job.variation_weight and job.gradient != "double-backward":
+        raise UsageError("--dtype bfloat16 is too coarse for the regulariser's finite differences", "--dtype float32")
 
 
 def _check_device(job: TrainJob, model: DiffusionModel) -> None:

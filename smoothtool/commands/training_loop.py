@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections import deque
@@ -51,7 +52,7 @@ class _Meter:
         self.state = state
         self.recent: deque[TrainStep] = deque(maxlen=RECENT)
         self.at_once = state.trainer.at_once or state.job.batch_size
-        self.shown = 0.0
+        self.shown = -math.inf
 
     def see(self, step: TrainStep) -> None:
         self.recent.append(step)
@@ -61,7 +62,7 @@ class _Meter:
         if step.at_once < self.at_once:
             self.at_once = step.at_once
             self.state.track.note(
-                f"step {step.step}: out of memory; from here {step.at_once} at once, and as many pictures a step"
+                f"step {step.step}: out of memory; from here {step.at_once} at once, added up to the same batch"
             )
         if time.perf_counter() - self.shown > SHOWN_EVERY_S:
             self.state.track.status(self.text())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from smoothtool.diffusion.ddim import noise_from_velocity
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.types import Conditioning
 
@@ -30,14 +31,8 @@ def predict_noise_at(
         latents.to(dtype), timesteps, encoder_hidden_states=conditioning.prompt_embeds.to(dtype), return_dict=False
     )[0].float()
     if model.schedule.prediction_type == "v_prediction":
-        abar = alphas_cumprod_at(model, timesteps).to(out.device).view(-1, 1, 1, 1)
-        return abar.sqrt() * out + (1 - abar).sqrt() * latents
+        return noise_from_velocity(latents, out, model.schedule.alpha_prods(timesteps))
     return out
-
-
-def alphas_cumprod_at(model: DiffusionModel, timesteps: torch.Tensor) -> torch.Tensor:
-    """abar_t [B] in float32 on the CPU, from the float64 table."""
-    return torch.tensor([model.schedule.alpha_prod(int(t)) for t in timesteps.tolist()])
 
 
 @torch.no_grad()

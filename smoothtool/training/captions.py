@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,11 @@ def read_captioned_folder(folder: Path) -> tuple[list[CaptionedPicture], list[st
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder", HINT)
     complaints: list[str] = []
-    rows = list(_metadata_rows(folder, complaints))
-    captions = dict(rows) if rows or _metadata_file(folder) else dict(_sidecar_rows(folder, complaints))
+    metadata = _metadata_file(folder)
+    captions = dict(_metadata_rows(metadata, complaints) if metadata else _sidecar_rows(folder, complaints))
+    if metadata:
+        names = (str(path.relative_to(folder)) for path in _pictures_of(_files(folder)))
+        complaints += [f"{name}: there is no caption for this picture" for name in names if name not in captions]
     found = []
     for name, texts in sorted(captions.items()):
         path = folder / name
@@ -94,16 +98,12 @@ def _metadata_file(folder: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _metadata_rows(folder: Path, complaints: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    path = _metadata_file(folder)
-    if path is None:
-        return
+def _metadata_rows(path: Path, complaints: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text", HINT) from error
-    rows = _json_rows(text) if path.suffix == ".jsonl" else enumerate(csv.DictReader(text.splitlines()), start=2)
-    for number, row in rows:
+    for number, row in _json_rows(text) if path.suffix == ".jsonl" else _csv_rows(text, path):
         captions = captions_of(row)
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not captions:
             complaints.append(f"{path.name}:{number}: needs file_name and one of {', '.join(CAPTION_COLUMNS)}")
@@ -120,6 +120,15 @@ def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
                 yield number, None
 
 
+def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(StringIO(text, newline=""))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: cannot be read as CSV ({error})", HINT) from error
+
+
 def captions_of(row: Any) -> tuple[str, ...]:
     """The captions in a row of metadata: a text or a list of texts under one of `CAPTION_COLUMNS`."""
     found = next((row[key] for key in CAPTION_COLUMNS if row.get(key)), ()) if isinstance(row, dict) else ()
@@ -132,9 +141,17 @@ def one_line_each(text: str) -> tuple[str, ...]:
     return tuple(" ".join(line.split()) for line in text.splitlines() if line.strip())
 
 
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if not path.name.startswith(".")]
+
+
+def _pictures_of(files: list[Path]) -> list[Path]:
+    return [path for path in files if path.suffix.lower() in PICTURES]
+
+
 def _sidecar_rows(folder: Path, complaints: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    files = [path for path in sorted(folder.rglob("*")) if not path.name.startswith(".")]
-    pictures = [path for path in files if path.suffix.lower() in PICTURES]
+    files = _files(folder)
+    pictures = _pictures_of(files)
     stems = {path.with_suffix("") for path in pictures}
     for path in files:
         if path.suffix in CAPTIONS and path.with_suffix("") not in stems:

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from smoothtool.diffusion.batches import alphas_cumprod_at, predict_noise_at
+from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError, ModelError
@@ -261,7 +261,7 @@ class Trainer:
                 draws.caption.tolist(), draws.dropped.tolist(), strict=True,
             )
         ]  # fmt: skip
-        abar = alphas_cumprod_at(self.model, draws.timesteps)
+        abar = self.model.schedule.alpha_prods(draws.timesteps).flatten()
         predicts_v = self.model.schedule.prediction_type == "v_prediction"
         latents = means + deviations * draws.posterior_noise
         tensors = (latents, draws.noise, draws.probe, abar, 1 / abar if predicts_v else torch.ones_like(abar))

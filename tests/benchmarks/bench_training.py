@@ -1,10 +1,16 @@
 """Cost of the regulariser's gradients beside a plain LoRA step and a transcription of the reference program's step.
 
-    python tests/benchmarks/bench_training.py [--shape stickers|sd15] [--device cuda] [--batch 4] [--repeats 5]
+    python tests/benchmarks/bench_training.py [--shape stickers|sd15] [--side 64] [--batch 4] [--device cuda]
 
-Same weights, same batch, one process. Shapes: `stickers` is the embedded model's UNet on 16 x 16 latents, `sd15` is
-SD 1.5's own (860 M parameters, random weights) on 16 x 16 latents. Activation memory is what the graph keeps for
-backward passes at its peak, without weights; on CUDA the allocator's peak above the resting level is printed as well.
+Same weights, same batch, one process, nothing else running. Shapes: `stickers` is the embedded model's UNet on its own
+16 x 16 latents, 16 pictures as in its recipe; `sd15` is SD 1.5's (860 M parameters, random weights), one picture on
+32 x 32 latents: half its side, 1024 tokens in the largest attention. The reference's ratios grow with `--side` and
+`--batch`: its attention keeps maps of tokens x tokens, and its second derivatives are many small passes over memory,
+which are dear where activations leave the cache.
+
+A plain step is one forward and one backward pass of frozen weights with a trained LoRA, fused attention, no VAE. FLOPs
+are counted with attention as matrix products. Activation memory is what the graph keeps for backward passes at its
+peak, without weights; on CUDA the allocator's peak above the resting level is printed as well.
 """
 
 from __future__ import annotations
@@ -21,16 +27,18 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from toys import tiny_model
 
-from smoothtool.diffusion.batches import alphas_cumprod_at, predict_noise_at
+from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.methods.smoothness.step_variation import NoisyBatch, Regularisation, loss_terms
 from smoothtool.types import Conditioning
 
-SIDE = 16
+SIDE_BATCH_REPEATS = {"stickers": (16, 16, 5), "sd15": (32, 1, 2)}
+"""By default: SD 1.5 takes some 0.2 TFLOP a forward pass there, and the five kinds of step together 24 passes."""
 STEPS = {"plain": 3e-3, "central": 3e-3, "one-sided": 1e-3, "forward-variation": 3e-3}
 SHAPES = {
     "stickers": {"block_out_channels": (64, 128, 192), "layers_per_block": 1, "cross_attention_dim": 128,
@@ -86,6 +94,13 @@ def reference_step(predict, batch: NoisyBatch) -> None:
         loss.backward()
 
 
+def gigaflops(step: Callable[[], None]) -> float:
+    """Of convolutions and matrix products; fused attention on the CPU is not counted, so it is not used here."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
+
+
 def measure(step: Callable[[], None], weights: list[torch.Tensor], repeats: int, cuda: bool) -> tuple[float, ...]:
     """Median seconds, peak bytes kept by autograd, peak bytes of the CUDA allocator above rest."""
     times = []
@@ -110,27 +125,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="stickers")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--side", type=int, help="of the latents")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--repeats", type=int)
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--compile", action="store_true")
     asked = parser.parse_args()
+    side, size, repeats = (getattr(asked, name) or usual for name, usual in
+                           zip(("side", "batch", "repeats"), SIDE_BATCH_REPEATS[asked.shape], strict=True))  # fmt: skip
     device = torch.device(asked.device)
     with tempfile.TemporaryDirectory() as folder:
         model = tiny_model(Path(folder))
     torch.manual_seed(0)
-    model.unet = UNet2DConditionModel(sample_size=SIDE, **SHAPES[asked.shape]).requires_grad_(False).to(device)
+    model.unet = UNet2DConditionModel(sample_size=side, **SHAPES[asked.shape]).requires_grad_(False).to(device)
     parameters = add_trainable_lora(model.unet, 8)
     if asked.checkpointing:
         model.unet.enable_gradient_checkpointing()
     unet = torch.compile(model.unet) if asked.compile else model.unet
     for parameter in parameters:
         parameter.data += 0.02 * torch.randn_like(parameter)
-    shape = (asked.batch, 4, SIDE, SIDE)
-    timesteps = torch.linspace(20, 980, asked.batch).long()
+    shape = (size, 4, side, side)
+    timesteps = torch.linspace(20, 980, size).long() if size > 1 else torch.tensor([500])
     latents, noise, probe = (torch.randn(shape, device=device) for _ in range(3))
-    text = Conditioning(torch.randn(asked.batch, 77, model.unet.config.cross_attention_dim, device=device))
-    abar, weights = alphas_cumprod_at(model, timesteps).to(device), torch.ones(asked.batch, device=device)
+    text = Conditioning(torch.randn(size, 77, model.unet.config.cross_attention_dim, device=device))
+    abar, weights = model.schedule.alpha_prods(timesteps).flatten().to(device), torch.ones(size, device=device)
     batch = NoisyBatch(latents, noise, probe, abar, weights)
     running_mean = torch.tensor(0.5, device=device)
 
@@ -146,16 +164,17 @@ def main() -> None:
     steps = {name: lambda name=name: ours(name) for name in STEPS}
     if not asked.checkpointing and not asked.compile:
         steps["reference"] = lambda: reference_step(predict, batch)
-    print(f"{asked.shape}, batch {asked.batch}, latents {SIDE} x {SIDE}, {device}, torch {torch.__version__}")
-    print(f"{'step':18} {'seconds':>9} {'ratio':>6} {'kept MB':>9} {'ratio':>6} {'allocated MB':>13} {'ratio':>6}")
+    print(f"{asked.shape}, batch {size}, latents {side} x {side}, {device}, {torch.get_num_threads()} threads, "
+          f"torch {torch.__version__}")  # fmt: skip
+    print("".join(f"{head:>18} {'ratio':>6}" for head in ("seconds", "kept MB", "allocated MB", "GFLOP")))
     plain = None
     for name, step in steps.items():
-        found = measure(step, list(model.unet.parameters()), asked.repeats, device.type == "cuda")
+        seconds, kept, allocated = measure(step, list(model.unet.parameters()), repeats, device.type == "cuda")
+        flops = 0.0 if asked.compile else gigaflops(step)
+        found = (seconds, kept / 1e6, allocated / 1e6, flops)
         plain = plain or found
-        seconds, kept, allocated = found
-        ratio = allocated / plain[2] if plain[2] else 0
-        print(f"{name:18} {seconds:9.4f} {seconds / plain[0]:6.2f} {kept / 1e6:9.1f} {kept / plain[1]:6.2f} "
-              f"{allocated / 1e6:13.1f} {ratio:6.2f}", flush=True)  # fmt: skip
+        cells = (f"{value:18.4g} {value / base if base else 0:6.2f}" for value, base in zip(found, plain, strict=True))
+        print("".join(cells), name, flush=True)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,25 @@ def test_captions_without_pictures_and_the_reverse_are_named(tmp_path):
     assert [line.split(":")[0] for line in complaints] == ["lost.txt", "alone.png"]
 
 
+def test_pictures_that_the_metadata_leaves_out_are_named(tmp_path):
+    for name in ("a.png", "sub/b.png"):
+        picture(tmp_path, name)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a cat\n")
+    assert names_of(tmp_path) == ({"a.png": ("a cat",)}, ["sub/b.png: there is no caption for this picture"])
+
+
+def test_a_caption_of_two_lines_in_a_csv_is_one_caption(tmp_path):
+    picture(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"a cat,\non red"\n')
+    assert names_of(tmp_path)[0] == {"a.png": ("a cat, on red",)}
+
+
+def test_a_csv_that_cannot_be_parsed_names_its_line(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png," + "x" * 200_000 + "\n")
+    with pytest.raises(InputError, match=r"metadata\.csv:2"):
+        names_of(tmp_path)
+
+
 def test_bad_rows_missing_files_and_ways_out_of_the_folder_are_named(tmp_path):
     data = tmp_path / "data"
     picture(tmp_path, "secret.png")

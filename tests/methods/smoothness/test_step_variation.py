@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from toys import tiny_model
 
+from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.methods.smoothness.step_variation import NoisyBatch, Regularisation, loss_terms, variation
 
@@ -26,6 +31,10 @@ def predictor(model, timestep: int, size: int = 2):
 
 @pytest.fixture
 def trained(model):
+    return with_lora(model)
+
+
+def with_lora(model):
     """A LoRA away from its start, so that both of its matrices have a gradient."""
     parameters = add_trainable_lora(model.unet, rank=2, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(2)
@@ -83,6 +92,56 @@ def test_the_regulariser_gradient_equals_double_backward(model, trained, gradien
     assert torch.cosine_similarity(found - base, expected - base, dim=0) > 0.9999
     torch.testing.assert_close(term.variation.norms, norms, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(term.variation.running_mean, after)
+
+
+def test_a_model_that_predicts_velocity_gets_the_same_gradient_as_by_double_backward(tmp_path):
+    model = tiny_model(tmp_path, prediction_type="v_prediction")
+    parameters = with_lora(model)
+    for timestep in (20, 980):
+        batch, predict, mean = noisy_batch(model, timestep), predictor(model, timestep), torch.tensor(0.3)
+        expected, norms, _ = witness(predict, batch, parameters, mean)
+        found, term = gradient_of("central", predict, batch, parameters, mean)
+        assert relative(found, expected) < 1e-3
+        torch.testing.assert_close(term.variation.norms, norms, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_of_one_over_abar_turn_the_loss_in_eps_into_the_loss_in_velocity(model):
+    batch, found = noisy_batch(model, 700), torch.randn(2, 4, 16, 16)
+    weighted = replace(batch, loss_weights=1 / batch.alphas_cumprod)
+
+    def velocity(noise):
+        return (noise - batch.sigma * batch.noisy(batch.noise)) / batch.signal
+
+    expected = (velocity(found) - velocity(batch.noise)).square().flatten(1).mean(dim=1)
+    torch.testing.assert_close(weighted.base_loss(batch.noise, found), expected)
+
+
+@pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
+def test_gradient_checkpointing_computes_again_and_gives_the_same_gradient(model, trained, gradient):
+    batch, predict, calls = noisy_batch(model, 500), predictor(model, 500), []
+    model.unet.down_blocks[0].resnets[0].register_forward_hook(lambda *_: calls.append(1))
+    expected, _ = gradient_of(gradient, predict, batch, trained, torch.tensor(0.3))
+    plain = len(calls)
+    model.unet.enable_gradient_checkpointing()
+    found, _ = gradient_of(gradient, predict, batch, trained, torch.tensor(0.3))
+    assert len(calls) - plain > plain
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_compiled_unet_gives_the_same_gradient(model, trained, checkpointing):
+    batch, text, times = noisy_batch(model, 500), model.encode_prompts(["a cat", "red cake"]), torch.tensor([500, 500])
+    if checkpointing:
+        model.unet.enable_gradient_checkpointing()
+
+    def through(unet):
+        return lambda latents: predict_noise_at(model, latents, times, text, unet)
+
+    expected, _ = gradient_of("central", through(model.unet), batch, trained, torch.tensor(0.3))
+    found, _ = gradient_of("central", through(torch.compile(model.unet)), batch, trained, torch.tensor(0.3))
+    assert relative(found, expected) < 1e-3
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided"])

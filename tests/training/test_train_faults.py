@@ -1,0 +1,154 @@
+"""`train` when memory, room on the disk or readable checkpoints run out; and what it shows meanwhile."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smoothtool.commands import train, training_loop
+from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError
+from smoothtool.training import trainer
+from smoothtool.types import Silent, silent
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
+
+
+class Watching(Silent):
+    """Keeps what is told and shown."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.statuses: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def status(self, text: str) -> None:
+        self.statuses.append(text)
+
+
+@pytest.fixture
+def memory_for(monkeypatch):
+    """Let the UNet run out of memory with more than so many pictures at once."""
+    whole = trainer.predict_noise_at
+
+    def limit(pictures: float) -> None:
+        def predict(model, latents, *rest):
+            if len(latents) > pictures:
+                raise OUT_OF_MEMORY
+            return whole(model, latents, *rest)
+
+        monkeypatch.setattr(trainer, "predict_noise_at", predict)
+
+    return limit
+
+
+def log(report) -> list[dict]:
+    return [json.loads(line) for line in (report.folder / "training.jsonl").read_text().splitlines()]
+
+
+def test_a_full_memory_divides_the_batch_and_keeps_what_is_learned(job, tmp_path, memory_for):
+    settings = {"batch_size": 4, "accumulate": 2, "lambda": 0, "max_steps": 2, "learning_rate": 1e-3}
+    whole = log(train.run(job(**settings, output=tmp_path / "whole"), silent))
+    memory_for(1)
+    watching = Watching()
+    divided = log(train.run(job(**settings), watching))
+    assert [note for note in watching.notes if "memory" in note] == [
+        "step 1: out of memory; from here 1 at once, added up to the same batch"
+    ]
+    for row, other in zip(whole, divided, strict=True):
+        assert (row["at_once"], other["at_once"]) == (4, 1)
+        assert row["samples"] == other["samples"] == 8
+        assert other["base_loss"] == pytest.approx(row["base_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("gradient", ["central", "one-sided"])
+def test_a_divided_batch_is_still_divided_when_resumed(job, tmp_path, memory_for, gradient):
+    memory_for(2)
+    whole = train.run(job(batch_size=3, gradient=gradient, output=tmp_path / "whole"), silent)
+    train.run(job(batch_size=3, gradient=gradient, max_steps=2), silent)
+    memory_for(math.inf)
+    resumed = train.run(job(batch_size=3, gradient=gradient, resume=True), silent)
+    assert [row["running_mean"] for row in log(resumed)] == [row["running_mean"] for row in log(whole)]
+    name = "smooth-lora.safetensors"
+    assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_one_picture_that_does_not_fit_is_one_sentence(job, memory_for):
+    memory_for(0)
+    with pytest.raises(MemoryExhaustedError, match="step 1: out of memory with 1 picture at once") as caught:
+        train.run(job(), silent)
+    assert "--gradient-checkpointing" in caught.value.hint
+
+
+def test_one_of_several_processes_names_flags_for_the_same_effective_batch():
+    settings = trainer.TrainSettings(max_steps=1, batch_size=6, accumulate=4)
+    one_of_two = SimpleNamespace(at_once=None, settings=settings, step=0, accelerator=SimpleNamespace(num_processes=2))
+    with pytest.raises(MemoryExhaustedError, match="6 pictures at once") as caught:
+        trainer.Trainer._fewer(one_of_two, OUT_OF_MEMORY)
+    assert "--batch-size 3 --accumulate 8" in caught.value.hint
+
+
+def test_every_figure_is_shown_while_training_goes_on(job, monkeypatch):
+    monkeypatch.setattr(training_loop, "SHOWN_EVERY_S", 0.0)
+    watching = Watching()
+    train.run(job(), watching)
+    assert [text.partition(":")[0] for text in watching.statuses] == [f"step {number}" for number in (1, 2, 3, 4)]
+    for figure in ("loss ", "regulariser ", "running mean ", " samples/s", " MB at most"):
+        assert figure in watching.statuses[-1]
+
+
+def test_figures_are_shown_at_intervals(job, monkeypatch):
+    monkeypatch.setattr(training_loop, "SHOWN_EVERY_S", 1e9)
+    watching = Watching()
+    train.run(job(), watching)
+    assert len(watching.statuses) == 1
+
+
+def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(job, tmp_path):
+    train.run(job(max_steps=2), silent)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # larger files cannot be written, as on a full disk
+    try:
+        with pytest.raises(UsageError, match="checkpoint after step 4 cannot be written") as caught:
+            train.run(job(resume=True), silent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "--resume" in caught.value.hint
+    checkpoints = list((tmp_path / "out" / "checkpoints").iterdir())
+    assert [path.name for path in checkpoints] == ["step-00000002.safetensors"]
+    assert load_file(checkpoints[0])
+
+
+def test_a_dtype_that_is_too_coarse_for_differences_is_refused_before_anything_is_loaded(job, monkeypatch):
+    monkeypatch.setattr(train, "open_session", lambda job, track: pytest.fail("a model was loaded"))
+    with pytest.raises(UsageError, match="bfloat16 is too coarse"):
+        train.run(job(dtype="bfloat16"), silent)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_replaced(job, tmp_path):
+    whole = train.run(job(max_steps=6, output=tmp_path / "whole"), silent)
+    train.run(job(), silent)
+    newest = tmp_path / "out" / "checkpoints" / "step-00000004.safetensors"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    watching = Watching()
+    resumed = train.run(job(resume=True, max_steps=6), watching)
+    assert "going on after step 2" in watching.notes
+    assert [row["step"] for row in log(resumed)] == [1, 2, 3, 4, 5, 6]
+    name = "smooth-lora.safetensors"
+    assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_checkpoints_of_another_program_are_refused_and_kept(job, tmp_path):
+    foreign = tmp_path / "out" / "checkpoints" / "step-00030000.safetensors"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"not ours")
+    with pytest.raises(ModelError, match="none of its checkpoints can be read"):
+        train.run(job(resume=True), silent)
+    assert foreign.read_bytes() == b"not ours"
