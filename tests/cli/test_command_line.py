@@ -129,7 +129,8 @@ def test_a_dry_run_is_a_recipe_that_runs_the_same_job(call, tmp_path: Path) -> N
         seen.append(job)
         return finished(job, track)
 
-    arguments = "interpolate samples:fox samples:cat --src x --src y --loop -g 2 -n 3".split()
+    options = ["--src", "x", "--src", "y", "--loop", "-g", "2", "-n", "3"]
+    arguments = ["interpolate", "samples:fox", "samples:cat", *options]
     _, plan, _ = call(*arguments, "--dry-run", run=failing(AssertionError("ran")))
     (tmp_path / "plan.yaml").write_text(plan)
     call(*arguments, run=run)
