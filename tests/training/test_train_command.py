@@ -13,24 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toys import tiny_model
+from training_toys import log, same, weights
 
 from smoothtool.commands import train
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.jobs import TrainJob
 from smoothtool.types import Silent, silent
-
-
-def log(report) -> list[dict]:
-    return [json.loads(line) for line in (report.folder / "training.jsonl").read_text().splitlines()]
-
-
-def weights(report) -> dict[str, torch.Tensor]:
-    return load_file(report.folder / "smooth-lora.safetensors")
-
-
-def same(one, other) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 def figures(row: dict) -> dict:
