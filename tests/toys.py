@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.diffusion.model import DiffusionModel, assemble
@@ -38,6 +38,19 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
         json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, "pad_token": "<|endoftext|>"})
     )
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def tiny_clip(folder: Path) -> Path:
+    """A random CLIP for pictures of 32 px and the tokenizer's words, saved; the folder."""
+    tokenizer = tiny_tokenizer(folder)
+    torch.manual_seed(0)
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**shared, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_dim": 8,
+            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+    vision = {**shared, "image_size": 32, "patch_size": 8, "projection_dim": 8}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    return folder
 
 
 def tiny_unet(seed: int = 0) -> UNet2DConditionModel:

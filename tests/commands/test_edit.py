@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from toys import tiny_tokenizer
-from transformers import CLIPConfig, CLIPModel
+from toys import tiny_clip
 
 from smoothtool.commands import edit, invert
 from smoothtool.commands.edit_methods import EDITS
@@ -42,15 +40,7 @@ def picture(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "clip"
-    tokenizer = tiny_tokenizer(folder)
-    torch.manual_seed(0)
-    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**shared, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_dim": 8,
-            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
-    vision = {**shared, "image_size": 32, "patch_size": 8, "projection_dim": 8}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
-    return folder
+    return tiny_clip(tmp_path_factory.mktemp("tiny") / "clip")
 
 
 def run_edit(picture: Path, **settings):

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import tiny_model, tiny_tokenizer
-from transformers import CLIPConfig, CLIPModel
+from toys import tiny_clip, tiny_model
 
 from smoothtool.commands import tables
 from smoothtool.commands.table_figures import Figure, below, mean_figure
@@ -38,13 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "lora_" in name:
             torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(1))
     save_lora(model.unet, "smooth", place / "smooth.safetensors")
-    tokenizer = tiny_tokenizer(place / "clip")
-    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**shared, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_dim": 8,
-            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}  # fmt: skip
-    vision = {**shared, "image_size": 32, "patch_size": 8, "projection_dim": 8}
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(place / "clip")
+    tiny_clip(place / "clip")
     (place / "data").mkdir()
     for index, caption in enumerate(("a cat", "a <b>dog</b>")):
         levels = np.random.default_rng(index).integers(0, 256, (32, 40, 3), dtype=np.uint8)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import tiny_tokenizer
-from transformers import CLIPConfig, CLIPModel
+from toys import tiny_clip
 
 from smoothtool.errors import InputError, ModelError
 from smoothtool.metrics.clip_score import Clip, load_clip
@@ -18,17 +17,7 @@ PROMPTS = ["a cat", "a dog with a cake", "a red fox"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("stickers") / "clip"
-    tokenizer = tiny_tokenizer(place)
-    torch.manual_seed(0)
-    text = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "max_position_embeddings": 16, "projection_dim": 8,
-            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": 32, "patch_size": 8, "projection_dim": 8}  # fmt: skip
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(place)
-    return place
+    return tiny_clip(tmp_path_factory.mktemp("stickers") / "clip")
 
 
 @pytest.fixture(scope="module")
