@@ -57,6 +57,31 @@ def test_adam_equals_the_reference_order_of_work(exact: DiffusionModel, pictures
         assert step.losses[:-1] == pytest.approx(losses, rel=1e-9)
 
 
+@pytest.mark.parametrize("solver", [adam_solver(3), gauss_newton_solver()])
+def test_with_a_null_embedding_each_pictures_fit_as_they_would_alone(exact: DiffusionModel, solver: Solver) -> None:
+    trajectory, text, null = pivots(exact, 2, torch.float64)
+    together = list(null_text_steps(exact, trajectory, text, null[[0, 0]], GUIDANCE, solver))
+    for row in range(2):
+        own = LatentTrajectory(trajectory.latents[:, [row]], trajectory.timesteps)
+        for both, alone in zip(together, null_text_steps(exact, own, text[[row]], null, GUIDANCE, solver), strict=True):
+            torch.testing.assert_close(both.null_embeds[[row]], alone.null_embeds, rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(both.latents[[row]], alone.latents, rtol=1e-7, atol=1e-9)
+            assert both.last_losses[row] == pytest.approx(alone.losses[-1], rel=1e-7)
+
+
+@pytest.mark.parametrize("solver", [adam_solver(3), gauss_newton_solver()])
+def test_a_picture_that_has_arrived_stays_while_another_goes_on(solver: Solver) -> None:
+    """Two problems with the residual mean(null) + offset: one is solved from the start."""
+
+    def noise_of(null: torch.Tensor) -> torch.Tensor:
+        return null.mean(dim=(1, 2)).view(2, 1, 1, 1).expand(2, 4, 4, 4)
+
+    offset = torch.tensor([-1.0, 0.0]).view(2, 1, 1, 1).expand(2, 4, 4, 4)
+    null, _, losses = solver(InnerProblem(noise_of, offset, 1.0, 1e-5, shared=False), torch.ones(2, 2, 3), 0, 50)
+    assert torch.equal(null[0], torch.ones(2, 3))
+    assert losses[-1][1] < losses[0][1]
+
+
 def test_gauss_newton_never_lets_the_loss_grow_within_a_step(model: DiffusionModel) -> None:
     for step in fit(model, 2, gauss_newton_solver()):
         assert step.losses[-1] <= step.losses[0]

@@ -5,8 +5,10 @@ Guo et al., Smooth Diffusion, CVPR 2024 (arXiv:2312.04410), eqs. 19 and 20:
 
     null_i = argmin  sum_b  mean (ddim_step(zbar_b, eps_guided(zbar_b, text_b, null)) - z*_{N-i-1, b})^2
 
-One null embedding per step, warm-started from the step before. The text prediction does not depend on it, so it is
-computed once a step; pictures run as one batch; what precedes the first cross-attention is computed once a step.
+One null embedding per step, warm-started from the step before: shared by all B pictures, or one for each, G = 1 or B.
+With one for each, every sum and every decision below is per picture: a picture fits as it would alone. The text
+prediction does not depend on null, so it is computed once a step; pictures run as one batch; what precedes the first
+cross-attention is computed once a step.
 """
 
 from __future__ import annotations
@@ -23,13 +25,17 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import guide
 from smoothtool.types import Conditioning, LatentTrajectory
 
+TINY = 1e-30
+"""Keeps a division by a length of zero finite; what it divides is zero as well."""
+
 
 @dataclass(frozen=True)
 class NullTextStep:
-    """Sampling step `step_index` is fitted: its `null_embeds` [1, L, D], and where guided sampling now stands.
+    """Sampling step `step_index` is fitted: its `null_embeds` [G, L, D], and where guided sampling now stands.
 
-    latents  [B, C, h, w] zbar after the step
-    losses   the objective before each inner step, and after the last one
+    latents      [B, C, h, w] zbar after the step
+    losses       the objective, all pictures together, before each inner step, and after the last one
+    last_losses  the last one apart, G numbers
     """
 
     step_index: int
@@ -37,6 +43,7 @@ class NullTextStep:
     latents: torch.Tensor
     null_embeds: torch.Tensor
     losses: tuple[float, ...]
+    last_losses: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -44,23 +51,29 @@ class InnerProblem:
     """One step's least-squares problem in the null embedding, everything else held fixed.
 
     `noise_of(null)` is the UNet; the residual is `offset + slope * noise_of(null)`, [B, C, h, w].
+    shared  one null embedding serves all pictures; else there are as many problems as pictures
     """
 
     noise_of: Callable[[torch.Tensor], torch.Tensor]
     offset: torch.Tensor
     slope: float
     threshold: float
+    shared: bool = True
 
     def residual(self, noise_null: torch.Tensor) -> torch.Tensor:
         return self.offset + self.slope * noise_null
 
     def loss(self, noise_null: torch.Tensor) -> torch.Tensor:
-        """Sum over pictures of each picture's mean squared error."""
-        return self.residual(noise_null).square().mean(dim=(1, 2, 3)).sum()
+        """Per null embedding, [G]: the sum over its pictures of each picture's mean squared error."""
+        return self.per_null(self.residual(noise_null).square().mean(dim=(1, 2, 3)))
+
+    def per_null(self, per_picture: torch.Tensor) -> torch.Tensor:
+        """[B] -> [G]."""
+        return per_picture.sum(dim=0, keepdim=True) if self.shared else per_picture
 
 
-Solver = Callable[[InnerProblem, torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor, list[float]]]
-"""(problem, null, step_index, N) -> (null, its noise prediction, losses)."""
+Solver = Callable[[InnerProblem, torch.Tensor, int, int], tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]]
+"""(problem, null [G, L, D], step_index, N) -> (null, its noise prediction, losses [G] on the CPU)."""
 
 
 def null_text_steps(
@@ -71,9 +84,10 @@ def null_text_steps(
     guidance_scale: float,
     solver: Solver,
 ) -> Iterator[NullTextStep]:
-    """Fit one null embedding per sampling step, shared by the B pictures of the trajectory.
+    """Fit null embeddings per sampling step to the B pictures of the trajectory.
 
-    text  [B, L, D] the source prompts; null [1, L, D] where the first step starts from
+    text  [B, L, D] the source prompts
+    null  where the first step starts from: [1, L, D] for one that all pictures share, [B, L, D] for one each
     """
     num_inference_steps = len(trajectory.timesteps)
     latents, batch, embeds = trajectory.noise, len(trajectory.noise), null.prompt_embeds.clone()
@@ -87,12 +101,13 @@ def null_text_steps(
         def noise_of(candidate: torch.Tensor, z: torch.Tensor = latents, t: int = t) -> torch.Tensor:
             return model.predict_noise(z, t, null.with_embeds(candidate).expand(batch))
 
-        problem = InnerProblem(noise_of, offset, slope, 1e-5 + 2e-5 * index)
+        problem = InnerProblem(noise_of, offset, slope, 1e-5 + 2e-5 * index, shared=len(null) == 1)
         with constant_latents(model.unet):
             embeds, noise_null, losses = solver(problem, embeds, index, num_inference_steps)
         noise = guide(noise_null, noise_text, guidance_scale)
         latents = ddim_step(latents, noise, alpha_from, alpha_to)
-        yield NullTextStep(index, t, latents, embeds, tuple(losses))
+        totals = tuple(float(loss.sum()) for loss in losses)
+        yield NullTextStep(index, t, latents, embeds, totals, tuple(losses[-1].tolist()))
 
 
 def adam_solver(inner_steps: int = 10) -> Solver:
@@ -102,23 +117,28 @@ def adam_solver(inner_steps: int = 10) -> Solver:
 
 def _adam(
     problem: InnerProblem, null: torch.Tensor, step_index: int, num_inference_steps: int, *, inner_steps: int
-) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     null = null.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([null], lr=1e-2 * (1 - step_index / (2 * num_inference_steps)))
-    losses: list[float] = []
+    losses: list[torch.Tensor] = []
+    done = torch.zeros(len(null), dtype=torch.bool)
     with torch.enable_grad():
         for _ in range(inner_steps):
             loss = problem.loss(problem.noise_of(null))
             arrived = _Arriving(loss)  # the copy travels while the backward pass runs
-            (null.grad,) = torch.autograd.grad(loss, null)
+            (null.grad,) = torch.autograd.grad(loss.sum(), null)
+            before = null.detach().clone()
             optimizer.step()
-            losses.append(arrived.value())
-            if losses[-1] < problem.threshold:
+            if done.any():
+                null.detach()[done] = before[done]
+            losses.append(arrived.values())
+            done |= losses[-1] < problem.threshold
+            if done.all():
                 break
     null = null.detach()
     with torch.no_grad():
         noise_null = problem.noise_of(null)
-        losses.append(float(problem.loss(noise_null)))
+        losses.append(problem.loss(noise_null).cpu())
     return null, noise_null, losses
 
 
@@ -140,62 +160,73 @@ def _gauss_newton(
     *,
     iterations: int,
     trust_rms: float,
-) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     start = null.detach().clone().requires_grad_(True)
     with torch.enable_grad():
         noise_start = problem.noise_of(start)
     noise_null = noise_start.detach()
-    loss_start = float(problem.loss(noise_null))
-    if loss_start < problem.threshold:
-        return null, noise_null, [loss_start]
+    loss_start = problem.loss(noise_null)
+    far = ~(loss_start < problem.threshold)
+    if not far.any():
+        return null, noise_null, [loss_start.cpu()]
     update = _cgls(problem, start, noise_start, iterations)
-    rms = float(update.square().mean().sqrt())
-    candidate = null + update * min(1.0, trust_rms / max(rms, 1e-12))
+    rms = update.square().mean(dim=(1, 2), keepdim=True).sqrt()
+    candidate = null + update * (trust_rms / rms.clamp_min(1e-12)).clamp_max(1.0)
     with torch.no_grad():
         noise_candidate = problem.noise_of(candidate)
-    loss_candidate = float(problem.loss(noise_candidate))
-    if not loss_candidate < loss_start:
-        return null, noise_null, [loss_start, loss_start]
-    return candidate, noise_candidate, [loss_start, loss_candidate]
+    loss_candidate = problem.loss(noise_candidate)
+    better = far & (loss_candidate < loss_start)
+    null = torch.where(better.view(-1, 1, 1), candidate, null)
+    noise_null = torch.where(better.view(-1, 1, 1, 1), noise_candidate, noise_null)
+    return null, noise_null, [loss_start.cpu(), torch.where(better, loss_candidate, loss_start).cpu()]
 
 
 def _cgls(problem: InnerProblem, start: torch.Tensor, noise_start: torch.Tensor, iterations: int) -> torch.Tensor:
-    """The update of the linearised problem min ||r + J u||^2 after a few conjugate gradient steps from u = 0."""
+    """The update of the linearised problem min ||r + J u||^2 after a few conjugate gradient steps from u = 0.
+
+    Lengths and norms are per null embedding, [G, 1, 1]; one whose gradient is zero stays where it is.
+    """
     base = noise_start.detach()
     remaining = -problem.residual(base)
-    update, direction, gamma = torch.zeros_like(start), torch.zeros_like(start), 0.0
+    update, direction = torch.zeros_like(start), torch.zeros_like(start)
+    gamma = torch.ones_like(start[:, :1, :1])
     for iteration in range(iterations):
         keep = iteration + 1 < iterations
         (pulled,) = torch.autograd.grad(noise_start, start, remaining * problem.slope, retain_graph=keep)
-        gamma_new = float(pulled.square().sum())
-        if gamma_new == 0.0:
+        gamma_new = pulled.square().sum(dim=(1, 2), keepdim=True)
+        if not gamma_new.any():
             break
-        direction = pulled + (gamma_new / gamma if gamma else 0.0) * direction
+        direction = pulled + gamma_new / gamma.clamp_min(TINY) * direction
         gamma = gamma_new
         # a step of 1 % of the embedding: large against rounding, small against curvature
-        span = 1e-2 * float(start.detach().norm()) / float(direction.norm())
+        span = 1e-2 * _norm(start.detach()) / _norm(direction).clamp_min(TINY)
         with torch.no_grad():
-            pushed = (problem.noise_of(start.detach() + span * direction) - base) * (problem.slope / span)
-        length = gamma / max(float(pushed.square().sum()), 1e-30)
+            pushed = (problem.noise_of(start.detach() + span * direction) - base) * (problem.slope / span)[..., None]
+        length = gamma / problem.per_null(pushed.square().sum(dim=(1, 2, 3))).view(-1, 1, 1).clamp_min(TINY)
         update = update + length * direction
-        remaining = remaining - length * pushed
+        remaining = remaining - length[..., None] * pushed
     return update
 
 
+def _norm(embeds: torch.Tensor) -> torch.Tensor:
+    """[G, L, D] -> [G, 1, 1]."""
+    return embeds.square().sum(dim=(1, 2), keepdim=True).sqrt()
+
+
 class _Arriving:
-    """A scalar on its way from the device: reading it waits for its own copy, not for work queued later."""
+    """Numbers on their way from the device: reading them waits for their own copy, not for work queued later."""
 
     def __init__(self, value: torch.Tensor) -> None:
         self._event = None
         value = value.detach()
         if value.is_cuda:
-            self._host = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
         else:
             self._host = value
 
-    def value(self) -> float:
+    def values(self) -> torch.Tensor:
         if self._event is not None:
             self._event.synchronize()
-        return float(self._host)
+        return self._host
