@@ -58,12 +58,20 @@ def closest(word: str, known: Iterable[str]) -> str:
     return "".join(difflib.get_close_matches(word, list(known), n=1))
 
 
+def out_of_memory(fault: BaseException) -> bool:
+    """Whether that is what happened, on any device. torch's are recognised by name, since it may not be loaded."""
+    if isinstance(fault, (MemoryError, MemoryExhaustedError)) or type(fault).__name__ == "OutOfMemoryError":
+        return True
+    words = ("out of memory", "allocate memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(fault, RuntimeError) and any(word in str(fault) for word in words)
+
+
 def explain(fault: BaseException) -> SmoothtoolError:
-    """Any exception in the user's terms. torch's are recognised by name, since it may not be loaded."""
+    """Any exception in the user's terms."""
     if isinstance(fault, SmoothtoolError):
         return fault
     first_line = str(fault).strip().partition("\n")[0]
-    if isinstance(fault, MemoryError) or type(fault).__name__ == "OutOfMemoryError" or "allocate memory" in first_line:
+    if out_of_memory(fault):
         return MemoryExhaustedError("out of memory", "a smaller --size, fewer pictures, or --dtype float16")
     if isinstance(fault, OSError) and fault.errno is not None:
         name = f"{os.fsdecode(fault.filename)}: " if fault.filename else ""

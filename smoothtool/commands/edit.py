@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from smoothtool.commands.compare import compare_edits
 from smoothtool.commands.cost import timed
 from smoothtool.commands.edit_methods import Source
-from smoothtool.commands.editing import DEFAULT_RATIO, Edit, clip_if_there, edit_figures, one_edit, open_source
+from smoothtool.commands.editing import Edit, clip_if_there, edit_figures, one_edit, open_source, ratios_of
 from smoothtool.commands.invert import inversion_figures, note_convergence
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.diffusion.model import DiffusionModel
@@ -43,7 +43,7 @@ def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, fol
         source = open_source(model, job, track)
     if source.inverted is not None:
         note_convergence(source.inverted, track, report)
-    ratios = (job.ratio or [DEFAULT_RATIO]) if job.method == "switch" else [""]
+    ratios = ratios_of(job)
     edits = [one_edit(source, target, ratio) for target in job.trg for ratio in ratios]
     report.seconds["edit"] = sum(edit.cost.seconds for edit in edits)
     clip = clip_if_there(job, report)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
+from smoothtool.commands.inversion_methods import join_inversions
 from smoothtool.commands.inverting import Inverted
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, per_step
@@ -70,22 +72,21 @@ class Source:
         return latents
 
 
-def _switch(source: Source, target: str, ratio: float) -> torch.Tensor:
-    job, inversion, path = source.job, source.inversion, source.path
-    steps = prompt_switch_steps(
-        source.model, inversion, path, source.text(target), source.text(""), ratio, job.guidance
-    )
-    start = switch_index(ratio, job.steps)
-    return source.last(steps, job.steps - start, otherwise=path[-1])
+def _switch(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> torch.Tensor:
+    model, job, null = sources[0].model, sources[0].job, sources[0].text("")
+    inversion = join_inversions([source.inversion for source in sources])
+    path = source_path(model, inversion, model.encode_prompts([source.job.src for source in sources]), null)
+    steps = prompt_switch_steps(model, inversion, path, model.encode_prompts(targets), null, ratio, job.guidance)
+    return sources[0].last(steps, job.steps - switch_index(ratio, job.steps), otherwise=path[-1])
 
 
-def _sdedit(source: Source, target: str, ratio: float) -> torch.Tensor:
-    job, latents = source.job, source.latents
-    noise = torch.randn(latents.shape, generator=_generator(job)).to(latents)
-    steps = sdedit_steps(
-        source.model, latents, noise, source.text(target), source.text(""), job.strength, job.steps, job.guidance
-    )
-    return source.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
+def _sdedit(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> torch.Tensor:
+    model, job, null = sources[0].model, sources[0].job, sources[0].text("")
+    latents = torch.cat([source.latents for source in sources])
+    noise = torch.cat([torch.randn(latents[:1].shape, generator=_generator(source.job)) for source in sources])
+    text = model.encode_prompts(targets)
+    steps = sdedit_steps(model, latents, noise.to(latents), text, null, job.strength, job.steps, job.guidance)
+    return sources[0].last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
 
 
 def _cycle(source: Source, target: str, ratio: float) -> torch.Tensor:
@@ -190,9 +191,21 @@ def _generator(job: EditJob) -> torch.Generator:
     return torch.Generator().manual_seed(job.seed)
 
 
-EDITS: dict[str, Callable[[Source, str, float], torch.Tensor]] = {
+def _alone(method: str, source: Source, target: str, ratio: float) -> torch.Tensor:
+    return EDITS_OF_SEVERAL[method]([source], [target], ratio)
+
+
+EDITS_OF_SEVERAL: dict[str, Callable[[Sequence[Source], Sequence[str], float], torch.Tensor]] = {
     "switch": _switch,
     "sdedit": _sdedit,
+}
+"""(sources of one size and the same settings, a target for each, switch ratio) -> edited latents [B, C, h, w].
+
+The other methods look into the UNet while it runs, or draw noise on the way, and go one picture at a time.
+"""
+EDITS: dict[str, Callable[[Source, str, float], torch.Tensor]] = {
+    "switch": partial(_alone, "switch"),
+    "sdedit": partial(_alone, "sdedit"),
     "p2p": _prompt_to_prompt,
     "pnp": _plug_and_play,
     "pix2pix-zero": _pix2pix_zero,

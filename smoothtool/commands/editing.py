@@ -11,6 +11,7 @@ import torch
 from smoothtool.commands.cost import Cost, measured
 from smoothtool.commands.edit_methods import EDITS, Source, clip_of
 from smoothtool.commands.inverting import invert_pictures, load_pictures, open_inversion
+from smoothtool.commands.sharing import worked_out
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.images import crop_back
@@ -40,7 +41,7 @@ def open_source(model: DiffusionModel, job: EditJob, track: Track) -> Source:
 
     Raises: UsageError when an inversion file does not fit the job.
     """
-    prompts = ["" if job.method == "pnp" else job.src]
+    prompts = [source_prompt(job)]
     if job.image.endswith(".safetensors"):
         opened = open_inversion(Path(job.image), model)
         _check_file(job, opened.inversion, prompts[0])
@@ -51,6 +52,11 @@ def open_source(model: DiffusionModel, job: EditJob, track: Track) -> Source:
         return Source(model, job, track, picture, None)
     inverted = invert_pictures(model, [picture], prompts, job.model_copy(update={"inversion": name}), track)
     return Source(model, job, track, picture, inverted)
+
+
+def source_prompt(job: EditJob) -> str:
+    """The prompt that the picture is inverted under: none for Plug-and-Play."""
+    return "" if job.method == "pnp" else job.src
 
 
 def inversion_for(job: EditJob) -> str | None:
@@ -83,9 +89,22 @@ def _check_file(job: EditJob, inversion: Inversion, prompt: str) -> None:
             raise UsageError(f"{job.image}: this inversion was made with --{flag} {there:g}", f"--{flag} {there:g}")
 
 
+def ratios_of(job: EditJob) -> list[str]:
+    """The switch ratios that are asked for; one that means nothing to the other methods."""
+    return (job.ratio or [DEFAULT_RATIO]) if job.method == "switch" else [""]
+
+
+def edit_key(job: EditJob, target: str, ratio: str) -> tuple[object, ...]:
+    """What an edit is called that is worked out ahead: in a batch every item has a folder of its own."""
+    return job.output, job.method, target, ratio
+
+
 def one_edit(source: Source, target: str, ratio: str) -> Edit:
+    job, edit = source.job, EDITS[source.job.method]
     with measured(source.model) as cost:
-        latents = EDITS[source.job.method](source, target, float(ratio or DEFAULT_RATIO))
+        latents = worked_out(
+            edit_key(job, target, ratio), source.model, lambda: edit(source, target, float(ratio or DEFAULT_RATIO))
+        )
     return Edit(target, ratio, crop_back(source.model.decode_latents(latents), source.picture), cost)
 
 

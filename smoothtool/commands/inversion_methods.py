@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 CONVERGED_LOSS = 1e-2
 """Latents have unit variance: a mean squared error above 1 % per picture at the last step is seen in the picture."""
+
+EACH = ("nti", "ddim", "npi", "proxnpi", "direct", "edict", "belm")
+"""Inversions in which no picture of a batch depends on another. `fixed-point` stops by all of them together."""
+LOSSES = "losses"
+"""In `extra` of a null-text inversion with one null embedding per picture: the last losses [N, B]."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,11 @@ class Start:
 
 
 def _null_text(start: Start) -> Inversion:
+    """Per step one null embedding for all pictures; one for each where `start.null` has a row for each."""
     job, pivots = start.job, start.pivots()
     fit = null_text_steps(start.model, pivots, start.text, start.null, job.guidance, make_solver(job))
     steps = list(start.track(fit, "fitting null text", job.steps))
-    last_loss = steps[-1].losses[-1] / len(start.prompts)
+    last_loss = max(steps[-1].last_losses) * len(start.null) / len(start.prompts)
     return replace(
         start.unsampled("nti", pivots),
         reconstruction=steps[-1].latents,
@@ -80,6 +86,7 @@ def _null_text(start: Start) -> Inversion:
         sampled=torch.stack([pivots.noise, *(step.latents for step in steps)]),
         losses=tuple(step.losses[-1] for step in steps),
         converged=last_loss <= CONVERGED_LOSS,
+        extra={LOSSES: torch.tensor([step.last_losses for step in steps])} if len(start.null) > 1 else {},
     )
 
 
@@ -155,6 +162,58 @@ INVERSIONS: dict[str, Callable[[Start], Inversion]] = {
     "belm": _belm,
     "regularised": _regularised,
 }
+
+
+def invert_each(start: Start) -> list[Inversion]:
+    """Every picture's own inversion, as it would be alone, from one batch; `start.null` has a row for each.
+
+    For the methods in EACH.
+    """
+    whole = INVERSIONS[start.job.inversion](start)
+    losses = whole.extra.pop(LOSSES, None)
+    alone = [_picture_of(whole, index) for index in range(len(start.prompts))]
+    if losses is None:
+        return alone
+    return [
+        replace(one, losses=tuple(own), converged=own[-1] <= CONVERGED_LOSS)
+        for one, own in zip(alone, losses.T.tolist(), strict=True)
+    ]
+
+
+def _picture_of(whole: Inversion, index: int) -> Inversion:
+    """One picture of an inversion whose every part has a row for each."""
+
+    def own(part: torch.Tensor) -> torch.Tensor:
+        return part[:, [index]]
+
+    return replace(
+        whole,
+        trajectory=replace(whole.trajectory, latents=own(whole.trajectory.latents)),
+        reconstruction=whole.reconstruction[[index]],
+        prompts=(whole.prompts[index],),
+        null_embeds=None if whole.null_embeds is None else own(whole.null_embeds),
+        sampled=None if whole.sampled is None else own(whole.sampled),
+        extra={name: own(part) for name, part in whole.extra.items()},
+    )
+
+
+def join_inversions(alone: Sequence[Inversion]) -> Inversion:
+    """The way back: inversions of one method and length as one batch. Losses are the first one's."""
+
+    def rows(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        kept = [part for part in parts if part is not None]
+        return torch.cat(kept, dim=1) if kept else None
+
+    first = alone[0]
+    return replace(
+        first,
+        trajectory=replace(first.trajectory, latents=torch.cat([one.trajectory.latents for one in alone], dim=1)),
+        reconstruction=torch.cat([one.reconstruction for one in alone]),
+        prompts=tuple(prompt for one in alone for prompt in one.prompts),
+        null_embeds=rows([one.null_embeds for one in alone]),
+        sampled=rows([one.sampled for one in alone]),
+        extra={name: torch.cat([one.extra[name] for one in alone], dim=1) for name in first.extra},
+    )
 
 
 def make_solver(job: InversionJob) -> Solver:

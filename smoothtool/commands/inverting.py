@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from smoothtool import __version__
-from smoothtool.commands.inversion_methods import INVERSIONS, Start
+from smoothtool.commands.inversion_methods import INVERSIONS, Start, invert_each
+from smoothtool.commands.sharing import worked_out
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.cache import InversionCache, cache_key
@@ -70,8 +71,8 @@ def invert_pictures(
     info = {**settings, "size_px": list(fitted[0].size_px), "original_sizes_px": [f.original_size_px for f in fitted]}
     found = cache.get(key)
     if found is not None:
-        return Inverted(_to_device(found[0], model.device), tuple(fitted), info, cached=True)
-    inversion = compute_inversion(model, fitted, prompts, job, track)
+        return Inverted(to_device(found[0], model.device), tuple(fitted), info, cached=True)
+    inversion = worked_out((key,), model, lambda: compute_inversion(model, fitted, prompts, job, track))
     cache.put(key, inversion, info)
     return Inverted(inversion, tuple(fitted), info)
 
@@ -83,6 +84,16 @@ def compute_inversion(
     calls, latents = model.counter.calls, model.encode_images(torch.cat([picture.pixel_values for picture in fitted]))
     inversion = INVERSIONS[job.inversion](_start(model, latents, prompts, job, track))
     return replace(inversion, unet_calls=model.counter.calls - calls)
+
+
+def compute_each(
+    model: DiffusionModel, fitted: Sequence[Fitted], prompts: Sequence[str], job: InversionJob, track: Track
+) -> list[Inversion]:
+    """Invert pictures of one size each for itself, in one batch; counts the calls in which each had its rows."""
+    calls, latents = model.counter.calls, model.encode_images(torch.cat([picture.pixel_values for picture in fitted]))
+    start = _start(model, latents, prompts, job, track)
+    each = invert_each(replace(start, null=start.null[[0] * len(fitted)]))
+    return [replace(inversion, unet_calls=model.counter.calls - calls) for inversion in each]
 
 
 def invert_trajectory(
@@ -139,7 +150,7 @@ def open_inversion(path: Path, model: DiffusionModel) -> Inverted:
         Fitted(pixel_values[[index]], (width, height), tuple(original))
         for index, original in enumerate(info["original_sizes_px"])
     )
-    return Inverted(_to_device(inversion, model.device), fitted, info, cached=True)
+    return Inverted(to_device(inversion, model.device), fitted, info, cached=True)
 
 
 def join_trajectories(inverted: Sequence[Inverted]) -> LatentTrajectory:
@@ -156,7 +167,7 @@ def join_trajectories(inverted: Sequence[Inverted]) -> LatentTrajectory:
     return LatentTrajectory(torch.cat([t.latents for t in trajectories], dim=1), trajectories[0].timesteps)
 
 
-def _to_device(inversion: Inversion, device: torch.device) -> Inversion:
+def to_device(inversion: Inversion, device: torch.device) -> Inversion:
     def move(value: torch.Tensor | None) -> torch.Tensor | None:
         return None if value is None else value.to(device)
 

@@ -61,8 +61,10 @@ def begin(job: Job, sources: Sequence[str], title: str = "") -> tuple[Job, Repor
 
 
 def finish(report: Report, model: DiffusionModel, folder: Path) -> None:
-    """Say which model it was and how often it was called, and write report and recipe."""
+    """Say which model it was, how often it was called, and what was done ahead; write report and recipe."""
     report.model, report.unet_calls = describe_model(model), model.counter.calls
+    if Shared.active is not None and Shared.active.share_s:
+        report.seconds["together"] = Shared.active.share_s
     write_report(report, folder)
 
 

@@ -1,23 +1,42 @@
-"""One loaded model for the jobs of a batch, which come to it one after another."""
+"""What the jobs of a batch share: one loaded model, and what was worked out for several of them at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from smoothtool.diffusion.model import DiffusionModel
     from smoothtool.jobs import ModelJob
 
+T = TypeVar("T")
+NO_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A job's result that was worked out together with others', and the UNet calls in which the job had its rows."""
+
+    value: Any
+    unet_calls: int
+
 
 class Shared:
-    """The model that jobs take over from each other: one at a time, since memory holds one."""
+    """The model that jobs take over from each other: one at a time, since memory holds one.
+
+    ahead    results that wait for the job that asks for them
+    fits     as many pictures of a batch have fitted into memory, or might
+    share_s  what each of them took, in seconds, before its own work
+    """
 
     active: Shared | None = None
 
     def __init__(self) -> None:
         self.key: tuple[object, ...] = ()
         self.model: DiffusionModel | None = None
+        self.ahead: dict[tuple[object, ...], Ahead] = {}
+        self.fits, self.share_s = NO_LIMIT, 0.0
 
     def __enter__(self) -> Shared:
         Shared.active = self
@@ -25,6 +44,11 @@ class Shared:
 
     def __exit__(self, *problem: object) -> None:
         Shared.active = None
+
+    def clear_ahead(self) -> None:
+        """The items that went together are done."""
+        self.ahead.clear()
+        self.share_s = 0.0
 
     def forget(self) -> None:
         """The next job loads anew: this one may have left the model changed."""
@@ -35,6 +59,15 @@ class Shared:
         key = (job.model, job.device, job.dtype, *job.lora)
         if self.model is None or key != self.key:
             self.forget()
-            self.model, self.key = load(), key
+            self.model, self.key, self.fits = load(), key, NO_LIMIT
         self.model.counter.calls = self.model.counter.rows = 0
         return self.model
+
+
+def worked_out(key: tuple[object, ...], model: DiffusionModel, compute: Callable[[], T]) -> T:
+    """What was worked out ahead under that key, its calls counted; where nothing was, it is computed now."""
+    ahead = Shared.active.ahead.get(key) if Shared.active is not None else None
+    if ahead is None:
+        return compute()
+    model.counter.calls += ahead.unet_calls
+    return ahead.value

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from smoothtool.jobs.invert import InversionJob, InversionName
+from smoothtool.jobs.invert import InversionName, PictureJob
 from smoothtool.jobs.notation import parse_fraction, parse_weight
 from smoothtool.options import INVERSION, Flag
 
@@ -30,7 +30,7 @@ NEED_SOURCE = ("p2p", "pix2pix-zero", "disentangle")
 """Editing methods that compare two prompts."""
 
 
-class EditJob(InversionJob):
+class EditJob(PictureJob):
     """Change a picture by words: what it shows, and what it should show."""
 
     command: ClassVar[str] = "edit"

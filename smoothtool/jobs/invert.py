@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from smoothtool.jobs.base import ModelJob
-from smoothtool.options import INVERSION, Flag
+from smoothtool.options import INVERSION, MODEL, Flag
 
 InversionName = Literal["nti", "ddim", "npi", "proxnpi", "direct", "fixed-point", "edict", "belm"]
 INVERSION_NAMES: tuple[InversionName, ...] = get_args(InversionName)
@@ -29,7 +29,16 @@ class InversionJob(ModelJob):
     )
 
 
-class InvertJob(InversionJob):
+class PictureJob(InversionJob):
+    """What every command that inverts one picture understands: several of a batch may go through the UNet together."""
+
+    batch_size: Annotated[int | None, Flag(panel=MODEL, delivery=True)] = Field(
+        None, ge=1, le=1024, description="Of a batch, most pictures of one size that go through the UNet together, "
+        "halved when memory runs out; by default 4 on a GPU and 1 on a CPU",
+    )  # fmt: skip
+
+
+class InvertJob(PictureJob):
     """Find the noise that a picture comes from, and show how well the picture comes back."""
 
     command: ClassVar[str] = "invert"

@@ -1,0 +1,156 @@
+"""One process's way through the items of a batch: take what nobody else has, make it, write down how it went."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from smoothtool.commands.batch_items import CONTINUED, Work, finished
+from smoothtool.commands.sharing import Shared
+from smoothtool.errors import InputError, SmoothtoolError, UsageError, explain
+from smoothtool.files.journal import Journal
+from smoothtool.types import Outcome, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import Job
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+PATIENCE_S = 0.2
+"""Between two looks at an item that another process is working on."""
+
+
+@dataclass
+class Batch:
+    """What is known of a batch: the names of all its items, and its journal.
+
+    again   failures that this run gives a second chance
+    before  the records of earlier runs
+    """
+
+    names: set[str]
+    journal: Journal
+    track: Track
+    again: dict[str, dict[str, Any]]
+    before: dict[str, dict[str, Any]]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def settle(self, work: Work) -> bool:
+        """Whether the item needs no work now: it is made, or has failed and gets no second chance."""
+        record = finished(work, self.journal, self.names)
+        if record is None or self.again.get(work.name) is record:
+            return False
+        before = self.before.get(record["name"]) is record
+        status = record["status"] if record["status"] == "failed" or not before else "skipped"
+        self.outcomes[work.name] = Outcome(work.name, work.item.job.command, status, record)
+        return True
+
+    def write_down(self, work: Work, facts: dict[str, Any]) -> None:
+        """Append how the item went, which settles it."""
+        self.journal.append({"name": work.name, "key": work.key, **facts})
+        self.again.pop(work.name, None)
+        self.settle(work)
+
+
+def open_batch(names: set[str], journal: Journal, track: Track, *, retry_failed: bool) -> Batch:
+    """The batch as it stands in its folder now."""
+    failed = {name: record for name, record in journal.latest.items() if record["status"] == "failed"}
+    return Batch(names, journal, track, failed if retry_failed else {}, dict(journal.latest))
+
+
+def work_here(batch: Batch, works: Sequence[Work], stopped: Callable[[], bool]) -> Generator[Work, None, None]:
+    """Make every item in this process; each is handed out when it is settled.
+
+    Those that another process has at hand come last, when it is done with them or dead.
+    Raises: KeyboardInterrupt when asked to stop and there is more to do.
+    """
+    left = in_groups(works, _has_gpu)
+    with Shared() as shared:
+        while left:
+            for group in left:
+                if stopped():
+                    raise KeyboardInterrupt
+                attempt(batch, group, shared)
+                yield from (work for work in group if work.name in batch.outcomes)
+            left = [[work] for group in left for work in group if work.name not in batch.outcomes]
+            time.sleep(PATIENCE_S if left else 0)
+
+
+def in_groups(works: Sequence[Work], on_gpu: Callable[[], bool]) -> list[list[Work]]:
+    """The items that go through the UNet together; nothing heavy is imported when none do."""
+    sizes = [getattr(work.item.job, "batch_size", 1) for work in works]
+    if not any(size > 1 if size else on_gpu() for size in sizes):
+        return [[work] for work in works]
+    from smoothtool.commands.together import grouped
+
+    return grouped(works, on_gpu())
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def attempt(batch: Batch, works: Sequence[Work], shared: Shared) -> None:
+    """Make these items, except what is settled meanwhile, or what another process is at; several go together."""
+    with ExitStack() as claims:
+        free = [work for work in works if claims.enter_context(batch.journal.claim(work.name))]
+        batch.journal.refresh()
+        todo = [work for work in free if not batch.settle(work)]
+        if len(todo) > 1:
+            _work_ahead(todo, batch, shared)
+        for work in todo:
+            batch.write_down(work, _make(work, batch, shared))
+        shared.clear_ahead()
+
+
+def _work_ahead(works: Sequence[Work], batch: Batch, shared: Shared) -> None:
+    from smoothtool.commands.together import work_ahead
+
+    jobs = []
+    for work in works:
+        with suppress(SmoothtoolError):  # told when its turn comes
+            jobs.append(work.job_in(batch.journal.folder, known=False))
+    if len(jobs) > 1:
+        work_ahead(jobs, shared, batch.track)  # type: ignore[arg-type]  # what stands in one group is a PictureJob
+
+
+def _make(work: Work, batch: Batch, shared: Shared) -> dict[str, Any]:
+    """Run the job; a failure is told like any other result, except that of a disk on which nothing can go on."""
+    started = time.perf_counter() - shared.share_s
+    try:
+        known = (batch.journal.folder / work.name / "report.json").is_file()
+        _run(work.job_in(batch.journal.folder, known), batch.track, shared)
+        facts: dict[str, Any] = {"status": "made"}
+    except Exception as error:
+        if _is_disk_full(error):
+            raise UsageError(f"{batch.journal.folder}: {explain(error).what}", "make room, and start again") from error
+        if not isinstance(error, (UsageError, InputError)):
+            shared.forget()
+        facts = failure(error)
+    return facts | {"seconds": round(time.perf_counter() - started, 3)}
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """What the journal keeps of an item that failed."""
+    told = explain(error)
+    return {"status": "failed", "error": told.what, "hint": told.hint, "exit_code": told.exit_code}
+
+
+def _run(job: Job, track: Track, shared: Shared) -> None:
+    changes_model = job.command in CONTINUED
+    try:
+        importlib.import_module(f"smoothtool.commands.{job.command}").run(job, track)
+    finally:
+        if changes_model:
+            shared.forget()
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    number = getattr(error, "errno", None)
+    return number in DISK_FULL or (not isinstance(error, SmoothtoolError) and "No space left" in str(error))

@@ -1,0 +1,184 @@
+"""Several items of a batch through the UNet at once: what they have in common is worked out ahead, apart for each.
+
+Items go together when they agree in everything but picture, prompts and seed, and their pictures have one size. Then
+every item is run as it would be alone, with its own folder, record and failure, and finds its inversion and its edits
+there. No item depends on its neighbours: each has null embeddings, noise and decisions of its own, so that a result
+moves by rounding alone (within one grey level) when the batch is another.
+
+Together go the inversions of EACH (null-text among them) and the edits switch and sdedit. Left at one at a time:
+`--compare`; `fixed-point` and pix2pix-zero's inversion; the editing methods that look into the UNet while it runs; and
+`interpolate`, which already puts its pictures and frames through the UNet together.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from smoothtool.commands.batch_items import Work
+from smoothtool.commands.edit_methods import EDITS_OF_SEVERAL, Source
+from smoothtool.commands.editing import DEFAULT_RATIO, edit_key, inversion_for, ratios_of, source_prompt
+from smoothtool.commands.inversion_methods import EACH
+from smoothtool.commands.inverting import Inverted, compute_each, inversion_settings, load_pictures, to_device
+from smoothtool.commands.session import open_session
+from smoothtool.commands.sharing import Ahead, Shared
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import SmoothtoolError, out_of_memory
+from smoothtool.files.cache import InversionCache, cache_key
+from smoothtool.files.images import Fitted
+from smoothtool.files.picture_sizes import upright_size_px
+from smoothtool.jobs import EditJob, InvertJob, Job
+from smoothtool.types import Inversion, Track
+from smoothtool.weights.places import resolve_picture
+
+PictureJob = InvertJob | EditJob
+ON_GPU = 4
+"""By default, and not more: null-text inversion keeps what the UNet computed for all of them for its backward pass."""
+OWN = ("image", "src", "trg", "seed")
+"""In what items may differ that go together."""
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An item on its way: its picture [1, 3, H, W], and under which prompt and key it is inverted, if at all."""
+
+    job: PictureJob
+    picture: Fitted
+    prompt: str
+    key: str | None
+
+
+def most_together(job: Job, on_gpu: bool) -> int:
+    """How many items such as this one may go together."""
+    if not isinstance(job, PictureJob) or job.image.endswith(".safetensors") or job.compare:
+        return 1
+    if _inversion_of(job) not in EACH and getattr(job, "method", "") not in EDITS_OF_SEVERAL:
+        return 1
+    return job.batch_size or (ON_GPU if on_gpu and job.device != "cpu" else 1)
+
+
+def grouped(works: Sequence[Work], on_gpu: bool) -> list[list[Work]]:
+    """The items in the groups that go together, in the order in which the first of each kind stands."""
+    alike: dict[str, tuple[int, list[Work]]] = {}
+    for work in works:
+        most = most_together(work.item.job, on_gpu)
+        kind = _kind(work.item.job, most) if most > 1 else f"alone {work.name}"
+        alike.setdefault(kind, (most, []))[1].append(work)
+    return [same[at : at + most] for most, same in alike.values() for at in range(0, len(same), most)]
+
+
+def _kind(job: Job, most: int) -> str:
+    settings = job.settings()
+    counts = len(settings.get("trg", ()))
+    size = upright_size_px(_place(settings["image"]))
+    return json.dumps([job.command, {key: settings[key] for key in settings if key not in OWN}, counts, size, most])
+
+
+def _place(text: str) -> Path:
+    try:
+        return resolve_picture(text)
+    except SmoothtoolError:
+        return Path(text)
+
+
+def work_ahead(jobs: Sequence[PictureJob], shared: Shared, track: Track) -> None:
+    """Fill `shared.ahead` with what these jobs will ask for, and `shared.share_s` with each one's part of the time.
+
+    Nothing is lost when it cannot be done: a job that finds nothing there does its own work, and tells its own fault.
+    When memory runs out, half as many go together from there on; those that are left alone are not worked ahead.
+    """
+    started = time.perf_counter()
+    try:
+        model = open_session(jobs[0], track)
+        members = [member for job in jobs if (member := _member(model, job))]
+        _in_parts(members, shared, lambda part: _together(model, part, shared, track))
+    except Exception as error:
+        track.note(f"one at a time, because together it failed: {error}")
+    shared.share_s = (time.perf_counter() - started) / len(jobs)
+
+
+def _in_parts(members: Sequence[_Member], shared: Shared, work: Callable[[Sequence[_Member]], None]) -> None:
+    at = 0
+    while at < len(members) and shared.fits > 1:
+        part = members[at : at + shared.fits]
+        try:
+            if len(part) > 1:
+                work(part)
+            at += len(part)
+            continue
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        shared.fits = len(part) // 2  # past the handler, which holds on to what did not fit
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _member(model: DiffusionModel, job: PictureJob) -> _Member | None:
+    """None for a picture that cannot be read: its own run will tell."""
+    try:
+        (picture,) = load_pictures([job.image], model, job.size)
+    except SmoothtoolError:
+        return None
+    prompt, inversion = source_prompt(job) if isinstance(job, EditJob) else job.src, _inversion_of(job)
+    if inversion not in EACH:
+        return _Member(job, picture, prompt, None)
+    settings = inversion_settings(model, [prompt], job.model_copy(update={"inversion": inversion}))
+    return _Member(job, picture, prompt, cache_key(picture.pixel_values, settings))
+
+
+def _inversion_of(job: PictureJob) -> str | None:
+    return inversion_for(job) if isinstance(job, EditJob) else job.inversion
+
+
+def _together(model: DiffusionModel, members: Sequence[_Member], shared: Shared, track: Track) -> None:
+    inversions = _invert(model, [member for member in members if member.key], shared, track)
+    sources = [
+        Source(model, member.job, track, member.picture, _inverted(member, inversions))
+        for member in members
+        if isinstance(member.job, EditJob) and member.job.method in EDITS_OF_SEVERAL
+    ]
+    if sources:
+        _edit(model, sources, shared)
+
+
+def _inverted(member: _Member, inversions: dict[str, Inversion]) -> Inverted | None:
+    return Inverted(inversions[member.key], (member.picture,), {}) if member.key else None
+
+
+def _invert(model: DiffusionModel, members: Sequence[_Member], shared: Shared, track: Track) -> dict[str, Inversion]:
+    """Inversions by key: from the cache, and all others in one batch."""
+    cache, found = InversionCache(), dict[str, Inversion]()
+    missing: dict[str, _Member] = {}
+    for member in members:
+        assert member.key is not None
+        known = cache.get(member.key)
+        if known is None:
+            missing[member.key] = member
+        else:
+            found[member.key] = to_device(known[0], model.device)
+    if missing:
+        each = list(missing.values())
+        job = each[0].job.model_copy(update={"inversion": _inversion_of(each[0].job)})
+        made = compute_each(model, [one.picture for one in each], [one.prompt for one in each], job, track)
+        found |= zip(missing, made, strict=True)
+        shared.ahead |= {(key,): Ahead(found[key], found[key].unet_calls) for key in missing}
+    return found
+
+
+def _edit(model: DiffusionModel, sources: Sequence[Source], shared: Shared) -> None:
+    """Every target, by its number, at every ratio."""
+    job = sources[0].job
+    for number in range(len(job.trg)):
+        targets = [source.job.trg[number] for source in sources]
+        for ratio in ratios_of(job):
+            calls = model.counter.calls
+            latents = EDITS_OF_SEVERAL[job.method](sources, targets, float(ratio or DEFAULT_RATIO))
+            calls = model.counter.calls - calls
+            for source, target, own in zip(sources, targets, torch.split(latents, 1), strict=True):
+                shared.ahead[edit_key(source.job, target, ratio)] = Ahead(own, calls)
