@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from smoothtool.cli import console
 from smoothtool.cli.shards import shard_from_environment
-from smoothtool.errors import BatchError, UsageError
+from smoothtool.errors import BatchError, UsageError, closest
 from smoothtool.estimate import estimate_unet_calls
 from smoothtool.jobs import Job, parse_shard
 from smoothtool.plan import Plan
@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("diffusers", "transformers", "peft", "huggingface_hub", "torch", "PIL")
 SHOWN_FAILURES = 20
+ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
 class Wish:
-    """Flags of every run: show the plan only; of a batch take a share; try again what failed before."""
+    """Flags of every run: show the plan only; of a batch take a share; try again what failed before; who does it."""
 
     dry_run: bool = False
     shard: str | None = None
     retry_failed: bool = False
+    engine: str = "local"
+    workers: int | None = None
 
 
 def launch(plan: Plan, wish: Wish) -> None:
@@ -63,7 +66,7 @@ def _run_batch(plan: Plan, wish: Wish) -> None:
     with console.Progress() as progress:
         batch = importlib.import_module("smoothtool.commands.batch")
         force = any(getattr(item.job, "force", False) for item in plan.items)
-        how = batch.How(_shard(plan, wish), wish.retry_failed, force)
+        how = batch.How(_shard(plan, wish), wish.retry_failed, force, _engine(wish), wish.workers)
         outcomes = batch.run_batch(plan, how, progress)
     assert plan.folder is not None
     if any(getattr(item.job, "json_output", False) for item in plan.items):
@@ -75,8 +78,23 @@ def _run_batch(plan: Plan, wish: Wish) -> None:
     _tell(outcomes, plan)
 
 
+def _engine(wish: Wish) -> str:
+    if wish.engine not in ENGINES:
+        raise UsageError(f"--engine is {wish.engine}, not one of {', '.join(ENGINES)}", closest(wish.engine, ENGINES))
+    if wish.engine == "local" and wish.workers is not None:
+        raise UsageError("--workers are for --engine ray", "--shard 1/2 and 2/2 for two processes without Ray")
+    return wish.engine
+
+
 def _shard(plan: Plan, wish: Wish) -> tuple[int, int]:
-    """As asked, else as the launcher says; a training is one job for all processes of a launcher."""
+    """As asked, else as the launcher says; a training is one job for all processes of a launcher.
+
+    Ray divides the whole batch itself, whoever launched it.
+    """
+    if wish.engine == "ray":
+        if wish.shard is not None:
+            raise UsageError("--shard and --engine ray both divide the batch", "one of the two")
+        return 1, 1
     if wish.shard is not None:
         try:
             return parse_shard(wish.shard)

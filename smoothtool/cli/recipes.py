@@ -12,6 +12,7 @@ from smoothtool.cli import console
 from smoothtool.cli.flags import Debug, DryRun, Quiet, Retry, Shard
 from smoothtool.cli.launch import Wish, launch
 from smoothtool.errors import InputError, UsageError, closest
+from smoothtool.options import OUTPUT
 from smoothtool.plan import Plan
 from smoothtool.recipe import dump_plan, load_recipe, plan_recipe, recipe_schema
 from smoothtool.yaml12 import Document
@@ -21,6 +22,16 @@ app = typer.Typer(help="Check and show recipes.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="A recipe, a job.yaml, or a picture made by smoothtool", show_default=False)]
 Name = Annotated[str, typer.Argument(help="A name from smoothtool recipe ls", show_default=False)]
 Target = Annotated[Path | None, typer.Argument(help="Where to; here by default", show_default=False)]
+Engine = Annotated[
+    str,
+    typer.Option("--engine", metavar="local|ray", help="Who makes the items of a batch: this process, or a Ray cluster",
+                 rich_help_panel=OUTPUT),
+]  # fmt: skip
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Of Ray; one per GPU by default, or one per machine without",
+                 rich_help_panel=OUTPUT),
+]  # fmt: skip
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Replace a key in every job that has it")
 ]
@@ -32,12 +43,14 @@ def run(
     dry_run: DryRun = False,
     shard: Shard = None,
     retry_failed: Retry = False,
+    engine: Engine = "local",
+    workers: Workers = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Run the jobs of a recipe, or make a result again from its job.yaml or picture."""
     console.show.also(quiet, debug)
-    launch(_plan(file, overrides), Wish(dry_run, shard, retry_failed))
+    launch(_plan(file, overrides), Wish(dry_run, shard, retry_failed, engine, workers))
 
 
 @app.command("ls")
