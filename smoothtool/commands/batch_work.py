@@ -82,12 +82,13 @@ def work_here(batch: Batch, works: Sequence[Work], stopped: Callable[[], bool]) 
 
 def in_groups(works: Sequence[Work], on_gpu: Callable[[], bool]) -> list[list[Work]]:
     """The items that go through the UNet together; nothing heavy is imported when none do."""
-    sizes = [getattr(work.item.job, "batch_size", 1) for work in works]
-    if not any(size > 1 if size else on_gpu() for size in sizes):
+    sizes = {getattr(work.item.job, "batch_size", 1) for work in works}
+    gpu = None in sizes and on_gpu()
+    if not gpu and sizes <= {None, 1}:
         return [[work] for work in works]
     from smoothtool.commands.together import grouped
 
-    return grouped(works, on_gpu())
+    return grouped(works, gpu)
 
 
 def _has_gpu() -> bool:
