@@ -126,7 +126,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: cannot be read as CSV ({error})", HINT) from error
+        raise InputError(f"{path}:{reader.reader.line_num}: cannot be read as CSV ({error})", HINT) from error
 
 
 def captions_of(row: Any) -> tuple[str, ...]:
