@@ -18,12 +18,12 @@ def replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> It
     """Give one module another `forward` for a while."""
     had_own = "forward" in module.__dict__
     before = module.forward
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:
         if had_own:
-            module.forward = before  # type: ignore[method-assign]
+            module.forward = before
         else:
             del module.forward
 

@@ -117,7 +117,7 @@ class DiffusionModel:
     def cut_from(self, prompt: str) -> str:
         """The end of the prompt that does not fit the text encoder, or an empty string."""
         tokens = self.tokenizer(prompt, add_special_tokens=False).input_ids
-        return self.tokenizer.decode(tokens[self.tokenizer.model_max_length - 2 :]).strip()
+        return str(self.tokenizer.decode(tokens[self.tokenizer.model_max_length - 2 :])).strip()
 
     def forget_prompts(self) -> None:
         """Embeddings are remembered by text; a LoRA on the text encoder makes them stale."""
@@ -210,7 +210,8 @@ def assemble(
             f"{name}: prediction type {schedule.prediction_type} is not supported", "an SD 1.x or 2.x model"
         )
     digest = hashlib.sha256()
-    for part in (unet, vae, text_encoder):
+    parts: tuple[torch.nn.Module, ...] = (unet, vae, text_encoder)
+    for part in parts:
         _digest_weights(part, digest)
         part.requires_grad_(False)
         part.eval()

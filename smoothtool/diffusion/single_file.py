@@ -165,7 +165,7 @@ def _read_parts(
     parts = (
         UNet2DConditionModel.from_single_file(_tensors(weights, UNET), subfolder="unet", **options),
         AutoencoderKL.from_single_file(_tensors(weights, VAE), subfolder="vae", **options),
-        create_diffusers_clip_model_from_ldm(  # type: ignore[no-untyped-call]
+        create_diffusers_clip_model_from_ldm(
             CLIPTextModel, _tensors(weights, TEXT), subfolder="text_encoder", **options
         ),
     )

@@ -70,6 +70,6 @@ def _at(feature: torch.Tensor, row: int, col: int, size: tuple[int, int]) -> tor
 def _enlarged_norms(feature: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Length of the enlarged feature at every pixel, [1, 1, H, W], a few channels at a time."""
     squares = torch.zeros((1, 1, *size), device=feature.device)
-    for part in feature.split(CHANNELS_AT_ONCE, dim=1):  # type: ignore[no-untyped-call]
+    for part in feature.split(CHANNELS_AT_ONCE, dim=1):
         squares += F.interpolate(part, size, mode="bilinear").square().sum(dim=1, keepdim=True)
     return squares.sqrt().clamp_min(1e-8)

@@ -24,13 +24,12 @@ def walk_starts(noise: torch.Tensor, ratios: Sequence[float]) -> torch.Tensor:
 
 def walk_text(text: Conditioning, ratios: Sequence[float]) -> Conditioning:
     """The in-between conditionings of a chain of K, lerped part by part."""
-    count = len(text)
-    rows = [
-        Conditioning.cat([text[[at]], text[[at + 1]]]).map(lambda pair, r=ratio: torch.lerp(pair[:1], pair[1:], r))
-        for at in range(count - 1)
-        for ratio in ratios
-    ]
-    return Conditioning.cat(rows)
+    return Conditioning.cat([_between(text, at, ratio) for at in range(len(text) - 1) for ratio in ratios])
+
+
+def _between(text: Conditioning, at: int, ratio: float) -> Conditioning:
+    """One row, between the rows `at` and the next."""
+    return Conditioning.cat([text[[at]], text[[at + 1]]]).map(lambda pair: torch.lerp(pair[:1], pair[1:], ratio))
 
 
 def walk_steps(

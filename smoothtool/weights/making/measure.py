@@ -47,11 +47,10 @@ def measure(work: Path, folder: Path = FOLDER) -> None:
         "fingerprint": model.fingerprint,
     }
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    shown = list(range(48))
-    pictures = [to_image(samples[at]) for at in shown]
-    labels = [caption(singles[at]).removeprefix("a ").replace(" background", "") for at in shown]
-    rows, names = ([part[at : at + 8] for at in range(0, 48, 8)] for part in (pictures, labels))
-    contact_sheet(rows, labels=names).save(folder / "samples.png")
+    rows = [range(at, at + 8) for at in range(0, 48, 8)]
+    pictures = [[to_image(samples[at]) for at in row] for row in rows]
+    labels = [[caption(singles[at]).removeprefix("a ").replace(" background", "") for at in row] for row in rows]
+    contact_sheet(pictures, labels=labels).save(folder / "samples.png")
     (folder / "README.md").write_text(_card(figures, sum(p.numel() for p in model.unet.parameters())))
     print(json.dumps(figures, indent=2))
 
