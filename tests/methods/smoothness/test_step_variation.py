@@ -119,7 +119,7 @@ def test_weights_of_one_over_abar_turn_the_loss_in_eps_into_the_loss_in_velocity
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
 def test_gradient_checkpointing_computes_again_and_gives_the_same_gradient(model, trained, gradient):
     batch, predict, calls = noisy_batch(model, 500), predictor(model, 500), []
-    model.unet.down_blocks[0].resnets[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    model.unet.down_blocks[1].resnets[0].register_forward_pre_hook(lambda *_: calls.append(1))
     expected, _ = gradient_of(gradient, predict, batch, trained, torch.tensor(0.3))
     plain = len(calls)
     model.unet.enable_gradient_checkpointing()
