@@ -190,7 +190,8 @@ def _settled(
         deaths[work.name] += died
         if not batch.settle(work) and deaths[work.name] >= DEATHS:
             what = f"the process died {DEATHS} times while it made this, perhaps for lack of memory"
-            batch.write_down(work, failure(SmoothtoolError(what, "fewer --workers")) | {"seconds": 0.0})
+            with batch.journal.claim(work.name):  # takes away the lock that the dead have left
+                batch.write_down(work, failure(SmoothtoolError(what, "fewer --workers")) | {"seconds": 0.0})
         if work.name in batch.outcomes:
             yield work
         else:
