@@ -38,6 +38,12 @@ def fakes() -> Iterator[None]:
 
 
 @pytest.fixture
+def unconnected() -> None:
+    """No cluster, so that the engine starts or looks for its own; these tests stand last."""
+    ray.shutdown()
+
+
+@pytest.fixture
 def root(tmp_path: Path) -> Path:
     pictures(tmp_path / "in", 5)
     return tmp_path
@@ -109,15 +115,15 @@ def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
         Worker().start(Posting(1, tmp_path, set(), False, str(tmp_path / "nowhere"), {}))
 
 
+@pytest.mark.usefixtures("unconnected")
 def test_no_cluster_at_the_address_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if ray.is_initialized():
-        ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", "not-an-address")
     with pytest.raises(UsageError, match="no Ray cluster at not-an-address"):
         go(root, RAY)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unconnected")
 def test_ray_and_one_process_make_the_same_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     tiny = saved_tiny_model(tmp_path / "tiny")
