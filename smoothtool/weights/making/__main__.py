@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--text-steps", type=int, help="of unet: the text encoder learns along so far; 0: not at all")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, for example the shipped one")
     arguments = parser.parse_args()
     rate = {} if arguments.rate is None else {"rate": arguments.rate}
@@ -57,7 +58,7 @@ def main() -> None:
     elif arguments.stage == "unet":
         from smoothtool.weights.making.unet import train_unet
 
-        train_unet(arguments.work, steps, start=arguments.start, **rate)
+        train_unet(arguments.work, steps, start=arguments.start, text_steps=arguments.text_steps, **rate)
 
 
 if __name__ == "__main__":

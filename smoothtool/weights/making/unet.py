@@ -84,8 +84,15 @@ def trained_text_encoder(work: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return text_encoder.eval()
 
 
-def train_unet(work: Path, steps: int, *, rate: float = 6e-4, start: Path | None = None) -> None:
-    """Train to `work/unet.pt`. `start`: a model folder whose UNet and text encoder to go on from."""
+def train_unet(
+    work: Path, steps: int, *, rate: float = 6e-4, start: Path | None = None, text_steps: int | None = None
+) -> None:
+    """Train to `work/unet.pt`.
+
+    start: a model folder whose UNet and text encoder to go on from. text_steps: the text encoder learns along so far
+    and no further; 0 keeps it, and with it the tiny CLIP, as it is.
+    """
+    text_steps = round(TEXT_FRACTION * steps) if text_steps is None else text_steps
     torch.manual_seed(0)
     tokenizer = load_tokenizer(work)
     model = Denoiser(build_unet(), build_text_encoder(tokenizer))
@@ -108,7 +115,7 @@ def train_unet(work: Path, steps: int, *, rate: float = 6e-4, start: Path | None
         return (model(noisy, timesteps, tokenize(tokenizer, texts)) - velocity).square().mean()
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
-        model.text_encoder.requires_grad_(step <= TEXT_FRACTION * steps)
+        model.text_encoder.requires_grad_(step <= text_steps)
         rng = np.random.default_rng([3, step])
         indices = rng.integers(POOL, size=BATCH)
         texts = [pool_caption(int(i), step) if rng.random() > PROMPT_DROPOUT else "" for i in indices]
