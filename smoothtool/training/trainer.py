@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import MemoryExhaustedError, ModelError
+from smoothtool.errors import MemoryExhaustedError, ModelError, out_of_memory
 from smoothtool.methods.smoothness.step_variation import Gradient, LossTerm, NoisyBatch, Regularisation, loss_terms
 from smoothtool.training.examples import Examples
 from smoothtool.training.order import BatchOrder, draw
@@ -198,13 +198,15 @@ class Trainer:
         while True:
             try:
                 return torch.cat([self._accumulate(number) for number in numbers])
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 self.at_once = self._fewer(error)
             self.running_mean = before
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
 
-    def _fewer(self, error: torch.OutOfMemoryError) -> int:
+    def _fewer(self, error: RuntimeError) -> int:
         """Half as many pictures at once: noises and the effective batch stay, and so does this number when resumed.
 
         Not on several processes, where the others already wait for this one's figures.
