@@ -16,7 +16,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.images import a1111_parameters, save_image, to_image
 from smoothtool.files.output import new_folder
 from smoothtool.files.reports import job_document
-from smoothtool.files.sequences import save_webm, save_webp
+from smoothtool.files.sequences import check_mp4, save_gif, save_mp4, save_webm, save_webp
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.types import Report, Track
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 def run(job: InterpolateJob, track: Track) -> Report:
-    """Make the sequence; leaves frames/, sheet.png, walk.webp, walk.webm, report.json, job.yaml."""
+    """Make the sequence; leaves frames/, sheet.png, the videos, report.json, job.yaml."""
+    if job.mp4:
+        check_mp4()
     job, report = begin(job, job.images, title=job.prompt or "walk")
     with new_folder(report.folder, job.force) as folder:
         # 1. model
@@ -78,8 +80,13 @@ def _write(folder: Path, frames: Frames, parameters: str | None, job: Interpolat
     shown = pictures[:-1] if job.loop else pictures  # a loop shows its first frame once a round
     save_webp(shown, folder / "walk.webp", job.fps, ping_pong=not job.loop)
     save_webm(shown, folder / "walk.webm", job.fps)
+    if job.gif:
+        save_gif(shown, folder / "walk.gif", job.fps, ping_pong=not job.loop)
+    if job.mp4:
+        save_mp4(shown, folder / "walk.mp4", job.fps)
     contact_sheet(_rows(pictures)).save(folder / "sheet.png")
-    return {"frames": names, "sheet": "sheet.png", "webp": "walk.webp", "webm": "walk.webm"}
+    asked = {kind: f"walk.{kind}" for kind in ("gif", "mp4") if getattr(job, kind)}
+    return {"frames": names, "sheet": "sheet.png", "webp": "walk.webp", "webm": "walk.webm", **asked}
 
 
 def _rows(pictures: Sequence[Image.Image], widest: int = 11) -> list[list[Image.Image]]:

@@ -28,6 +28,7 @@ from smoothtool.training.captions import CaptionedPicture, read_captioned_folder
 from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint
 from smoothtool.training.examples import bucket_sizes, prepare_examples
 from smoothtool.training.shards import find_shards, read_shards
+from smoothtool.training.trackers import check_tracker
 from smoothtool.training.trainer import Trainer, TrainSettings
 from smoothtool.types import Report, Silent, Track
 
@@ -44,6 +45,7 @@ def run(job: TrainJob, track: Track) -> Report:
     accelerator = Accelerator(mixed_precision=job.mixed_precision, cpu=job.device == "cpu")
     track = track if accelerator.is_main_process else Silent()
     _check_precision(job)
+    check_tracker(job.tracker)
     job, report = _start(job)
     # 1. model and data
     started = time.perf_counter()

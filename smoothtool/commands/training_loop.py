@@ -19,6 +19,7 @@ from smoothtool.commands.training_results import LOG, TrainingRun, identity, wri
 from smoothtool.errors import UsageError
 from smoothtool.files.records import append_record
 from smoothtool.training.checkpoints import write_checkpoint
+from smoothtool.training.trackers import open_tracker, track_step
 from smoothtool.training.trainer import Trainer, TrainStep
 
 SHOWN_EVERY_S = 0.25
@@ -43,6 +44,7 @@ def train_to_the_end(state: TrainingRun) -> None:
             if stopping:
                 state.track.note(f"stopped after step {step.step}; go on with --resume -o {state.folder}")
                 break
+    meter.close()
 
 
 class _Meter:
@@ -53,12 +55,15 @@ class _Meter:
         self.recent: deque[TrainStep] = deque(maxlen=RECENT)
         self.at_once = state.trainer.at_once or state.job.batch_size
         self.shown = -math.inf
+        self.tracker = open_tracker(state.job.tracker, state.folder) if state.is_main else None
 
     def see(self, step: TrainStep) -> None:
         self.recent.append(step)
         if self.state.is_main:
             record = {**asdict(step), "samples_per_s": round(self._speed(), 3), "peak_memory_mb": self._memory_mb()}
             append_record(self.state.folder / LOG, record)
+            if self.tracker is not None:
+                track_step(self.tracker, record)
         if step.at_once < self.at_once:
             self.at_once = step.at_once
             self.state.track.note(
@@ -67,6 +72,10 @@ class _Meter:
         if time.perf_counter() - self.shown > SHOWN_EVERY_S:
             self.state.track.status(self.text())
             self.shown = time.perf_counter()
+
+    def close(self) -> None:
+        if self.tracker is not None:
+            self.tracker.finish()
 
     def text(self) -> str:
         step, memory = self.recent[-1], self._memory_mb()

@@ -52,15 +52,22 @@ def save_webm(frames: list[Image.Image], path: Path, fps: float) -> None:
             raise SmoothtoolError(f"{path}: this build of OpenCV cannot write VP9 video", "pip install opencv-python")
 
 
+def check_mp4() -> None:
+    """Raises: UsageError when PyAV, which writes MP4, is not installed."""
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise UsageError("MP4 needs PyAV", 'pip install "smoothtool[video]"') from error
+
+
 def save_mp4(frames: list[Image.Image], path: Path, fps: float) -> None:
     """An H.264 video through PyAV, with the same sizes as `save_webm`.
 
     Raises: UsageError when PyAV is not installed.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise UsageError(f"{path}: MP4 needs PyAV", 'pip install "smoothtool[video]"') from error
+    check_mp4()
+    import av
+
     pictures = [_video_picture(frame) for frame in frames]
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "18"})

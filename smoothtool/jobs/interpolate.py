@@ -37,6 +37,8 @@ class InterpolateJob(InversionJob):
     fps: Annotated[float, Flag()] = Field(
         8, gt=0, le=120, allow_inf_nan=False, description="Frames per second of the videos"
     )
+    gif: Annotated[bool, Flag()] = Field(False, description="Also write walk.gif, for places that play nothing else")
+    mp4: Annotated[bool, Flag()] = Field(False, description="Also write walk.mp4 (H.264; needs smoothtool[video])")
 
     @field_validator("images")
     @classmethod

@@ -66,6 +66,9 @@ class TrainJob(ModelJob):
     sample_every: Annotated[int, Flag(delivery=True)] = Field(
         0, ge=0, description="Steps between sheets of sample walks; 0 makes none"
     )
+    tracker: Annotated[Literal["none", "tensorboard", "wandb"], Flag(delivery=True)] = Field(
+        "none", description="Show the figures there too (needs smoothtool[tensorboard] or smoothtool[wandb])"
+    )
     resume: Annotated[bool, Flag(delivery=True)] = Field(
         False, description="Go on from the newest checkpoint in the output folder, or start"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,18 @@ def test_a_walk_leaves_exactly_what_is_promised(walk):
     written = json.loads((report.folder / "report.json").read_text())
     assert written["model"]["fingerprint"] == report.model["fingerprint"]
     assert len(written["figures"]["adjacent_l2"]["distances"]) == 3
+
+
+def test_a_gif_is_written_where_it_is_asked_for(walk):
+    report = walk("cat", "dog", method="vae", gif=True)
+    assert Image.open(report.folder / report.files["gif"]).n_frames == 6
+
+
+def test_mp4_without_pyav_is_refused_before_any_work(walk, place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UsageError, match="MP4 needs PyAV"):
+        walk("cat", "dog", mp4=True)
+    assert not (place / "out").exists()
 
 
 def test_the_second_run_takes_the_inversion_from_the_cache_and_only_samples(walk):
