@@ -50,10 +50,12 @@ class Batch:
         return True
 
     def write_down(self, work: Work, facts: dict[str, Any]) -> None:
-        """Append how the item went, which settles it."""
+        """Append how the item went, which settles it, even if somebody has taken its result away since."""
         self.journal.append({"name": work.name, "key": work.key, **facts})
         self.again.pop(work.name, None)
-        self.settle(work)
+        if not self.settle(work):
+            record = self.journal.latest[work.name]
+            self.outcomes[work.name] = Outcome(work.name, work.item.job.command, record["status"], record)
 
 
 def open_batch(names: set[str], journal: Journal, track: Track, *, retry_failed: bool) -> Batch:
