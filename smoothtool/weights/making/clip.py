@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from smoothtool.weights.making.icons import CONCEPTS, STYLES
+from smoothtool.weights.making.latents import judged_batch
 from smoothtool.weights.making.loop import Run
-from smoothtool.weights.making.pool import draw_pool, held_out_pixel_values, pool_caption, pool_scene, to_pixel_values
+from smoothtool.weights.making.pool import held_out_pixel_values, pool_caption, pool_scene
 from smoothtool.weights.making.scenes import COLOURS, Scene
 from smoothtool.weights.making.tokenizer import load_tokenizer, tokenize
 from smoothtool.weights.making.unet import trained_text_encoder
-from smoothtool.weights.making.vae import POOL
 
 BATCH = 64
 WORDS = {"concept": tuple(CONCEPTS), "style": STYLES, "colour": tuple(COLOURS)}
@@ -80,14 +80,12 @@ def train_clip(work: Path, steps: int, *, rate: float = 1e-3) -> None:
     torch.manual_seed(0)
     tokenizer = load_tokenizer(work)
     model = build_clip(trained_text_encoder(work, tokenizer))
-    pictures = draw_pool(work, POOL)
     run = Run("clip", model, work, rate=rate, steps=steps, weight_decay=0.05)
     single = [index for index in range(400) if len(pool_scene(index, held_out=True).items) == 1]
     scenes, unseen = [pool_scene(index, held_out=True) for index in single], held_out_pixel_values(work, 400)[single]
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
-        indices = np.sort(np.random.default_rng([2, step]).choice(len(pictures), size=BATCH, replace=False))
-        x = to_pixel_values(pictures[indices])
+        indices, x = judged_batch(work, np.random.default_rng([2, step]), BATCH)
         x = x + 0.05 * torch.randn_like(x) * torch.rand(BATCH, 1, 1, 1)
         texts = [pool_caption(int(index), step) for index in indices]
         out = model(input_ids=tokenize(tokenizer, texts), pixel_values=x)

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from smoothtool.weights.making.icons import CONCEPTS, STYLES
+from smoothtool.weights.making.latents import judged_batch
 from smoothtool.weights.making.loop import Run
-from smoothtool.weights.making.pool import draw_pool, held_out_pixel_values, pool_scene, to_pixel_values
+from smoothtool.weights.making.pool import held_out_pixel_values, pool_scene
 from smoothtool.weights.making.scenes import COLOURS, Scene
-from smoothtool.weights.making.vae import POOL
 
 BATCH = 64
 HEADS = {"concept": tuple(CONCEPTS), "style": STYLES, "colour": tuple(COLOURS)}
@@ -51,16 +51,15 @@ def _targets(scenes: list[Scene]) -> dict[str, torch.Tensor]:
 
 
 def train_judge(work: Path, steps: int, *, rate: float = 2e-3) -> None:
-    """Train to `work/judge.pt` on pool scenes; the log tells its accuracy on held-out scenes."""
+    """Train to `work/judge.pt` on pool scenes, drawn and decoded; the log tells its accuracy on held-out drawings."""
     torch.manual_seed(0)
-    model, pictures = Judge(), draw_pool(work, POOL)
+    model = Judge()
     run = Run("judge", model, work, rate=rate, steps=steps, average=0.99)
     scenes = [pool_scene(index, held_out=True) for index in range(400)]
     unseen = held_out_pixel_values(work, 400)
 
     def loss_of(step: int) -> dict[str, torch.Tensor]:
-        indices = np.sort(np.random.default_rng([4, step]).choice(POOL, size=BATCH, replace=False))
-        x = to_pixel_values(pictures[indices])
+        indices, x = judged_batch(work, np.random.default_rng([4, step]), BATCH)
         out = model(x + 0.05 * torch.randn_like(x))  # samples are never as crisp as drawings
         truth = _targets([pool_scene(int(index)) for index in indices])
         concept = F.binary_cross_entropy_with_logits(out["concept"], truth["concept"], reduction="sum") / BATCH

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
 from smoothtool.weights.making.clip import build_clip
+from smoothtool.weights.making.latents import trained_vae
 from smoothtool.weights.making.tokenizer import load_tokenizer
 from smoothtool.weights.making.unet import SCHEDULER, Denoiser, build_text_encoder, build_unet, trained_text_encoder
-from smoothtool.weights.making.vae import SCALING_FACTOR, normalised_vae
 
 FOLDER = Path(__file__).parents[1] / "stickers"
 MAX_SHARD = "15MB"
@@ -25,15 +25,6 @@ def trained_denoiser(work: Path, tokenizer: CLIPTokenizer) -> Denoiser:
     model.load_state_dict(torch.load(work / "unet.pt", weights_only=True)["averaged"])
     model.text_encoder = trained_text_encoder(work, tokenizer)
     return model.eval()
-
-
-def trained_vae(work: Path) -> AutoencoderKL:
-    """The normalised VAE, with the sharpened decoder where there is one."""
-    vae = normalised_vae(work)
-    if (work / "decoder.pt").exists():
-        vae.load_state_dict(torch.load(work / "decoder.pt", weights_only=True)["averaged"])
-    vae.register_to_config(scaling_factor=SCALING_FACTOR)
-    return vae.eval()
 
 
 def pack(work: Path, folder: Path = FOLDER) -> None:

@@ -18,10 +18,11 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
+from smoothtool.weights.making.latents import pool_latents
 from smoothtool.weights.making.loop import Run
-from smoothtool.weights.making.pool import draw_pool, pool_caption, to_pixel_values
+from smoothtool.weights.making.pool import pool_caption
 from smoothtool.weights.making.tokenizer import MAX_TOKENS, load_tokenizer, tokenize
-from smoothtool.weights.making.vae import POOL, SCALING_FACTOR, normalised_vae
+from smoothtool.weights.making.vae import POOL
 
 BATCH, PROMPT_DROPOUT = 32, 0.1
 TEXT_FRACTION = 0.8  # of the steps the text encoder learns along; then it is frozen, and the CLIP builds on it
@@ -49,17 +50,6 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
-
-
-@torch.no_grad()
-def pool_latents(work: Path) -> torch.Tensor:
-    """[POOL, 4, 16, 16] scaled latents of the pool, computed once."""
-    path = work / "latents.pt"
-    if not path.exists():
-        vae, pictures = normalised_vae(work), draw_pool(work, POOL)
-        parts = [vae.encode(to_pixel_values(pictures[at : at + 64])).latent_dist.mean for at in range(0, POOL, 64)]
-        torch.save(torch.cat(parts) * SCALING_FACTOR, path)
-    return torch.load(path, weights_only=True)
 
 
 class Denoiser(nn.Module):
