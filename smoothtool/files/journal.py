@@ -44,17 +44,20 @@ class Journal:
                 self._take(line)
 
     def append(self, record: dict[str, Any]) -> None:
-        append_record(self.own, record)
+        """Numbered per item: of two records in two files the later is known without a clock that all machines share."""
+        attempt = self.latest.get(record["name"], {"attempt": 0})["attempt"] + 1
+        append_record(self.own, {**record, "attempt": attempt})
         self.refresh()
 
     def _take(self, line: bytes) -> None:
-        """A line that was cut short by a crash counts as none."""
+        """A line that was cut short by a crash, or is of something else, counts as none."""
         with suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
-            if isinstance(record, dict) and isinstance(record.get("name"), str):
-                self.latest[record["name"]] = record
-                if record["status"] == "made":
-                    self.made[record["key"]] = record["name"]
+            name, key, status, attempt = (record[field] for field in ("name", "key", "status", "attempt"))
+            if attempt >= self.latest.get(name, {"attempt": 0})["attempt"]:
+                self.latest[name] = record
+                if status == "made":
+                    self.made[key] = name
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:

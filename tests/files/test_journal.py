@@ -18,3 +18,15 @@ def test_half_written_files_and_folders_are_swept_as_soon_as_no_process_is_at_wo
     (tmp_path / LOCKS / "of-another-process").unlink()
     journal.sweep()
     assert list(tmp_path.rglob("*")) == [tmp_path / "sub"]
+
+
+def test_of_two_records_the_later_counts_whatever_their_files_are_called(tmp_path: Path) -> None:
+    Journal(tmp_path, "items.jsonl").append({"name": "a", "key": "k", "status": "failed"})
+    Journal(tmp_path, "items-ray-1.jsonl").append({"name": "a", "key": "k", "status": "made"})
+    assert Journal(tmp_path).latest["a"]["status"] == "made"
+
+
+def test_lines_of_something_else_are_no_records(tmp_path: Path) -> None:
+    lines = ["[1]", "3", '{"name": "a"}', '{"name": ["a"], "key": "k", "status": "made", "attempt": 1}', '{"name": "b']
+    (tmp_path / "items.jsonl").write_text("\n".join(lines) + "\n")
+    assert Journal(tmp_path).latest == {}

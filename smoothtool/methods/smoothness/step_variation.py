@@ -77,8 +77,8 @@ class NoisyBatch:
 @dataclass(frozen=True)
 class Regularisation:
     """weight         lambda; 0 trains without the regulariser
-    relative_step  length r of the finite difference, to the length of z_t (METHODS: 3e-3 central and 1e-3 one-sided
-                   in float32, 0.03 in TF32 and float16; bfloat16 is too coarse)
+    relative_step  length r of the finite difference, to the length of z_t (3e-3 central and 1e-3 one-sided in float32,
+                   0.03 in TF32 and float16; bfloat16 is too coarse)
     average        a scalar's mean over all processes
     """
 
