@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothtool import __version__
-from smoothtool.errors import SmoothtoolError, UsageError
+from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.files.journal import Journal
 from smoothtool.files.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
@@ -106,8 +106,12 @@ class Work:
 
 
 def work_of(item: Item, digests: Digests) -> Work:
-    """Raises: ModelError when the model is not there."""
+    """Where it is computed is no part of it: the shards of one batch may be on different GPUs.
+
+    Raises: ModelError when the model or a LoRA is not there.
+    """
     settings = item.job.settings()
+    settings.pop("device", None)
     inputs = {key: _contents(settings.pop(key), digests) for key in sorted(INPUTS & settings.keys())}
     for key in sorted(NAMES_OR_PLACES.keys() & settings.keys()):
         settings[key] = _identity(key, settings[key], digests)
@@ -133,6 +137,8 @@ def _identity(key: str, value: Any, digests: Digests) -> Any:
     if key == "model":
         return digests.of_model(value)
     text, scale = parse_lora(value)
+    if key == "lora" and value != "none" and not Path(text).is_file():
+        raise ModelError(f"{text}: there is no such LoRA", "check the path")
     return [digests.of(Path(text)), scale] if value not in NAMES_OR_PLACES[key] and Path(text).exists() else value
 
 

@@ -105,6 +105,12 @@ def test_a_missing_model_stops_the_batch_before_it_begins(root: Path) -> None:
     assert not (root / "log").exists()
 
 
+def test_a_missing_lora_stops_the_batch_before_it_begins(root: Path) -> None:
+    with pytest.raises(ModelError, match=r"no\.safetensors: there is no such LoRA"):
+        go(root, lora=["no.safetensors:0.5"])
+    assert not (root / "log").exists()
+
+
 def test_seeds_come_from_the_pictures_alone(root: Path) -> None:
     go(root)
     for name in ("p0.png", "p2.png"):
@@ -122,6 +128,11 @@ def test_shards_make_each_item_once_and_the_last_one_sees_all(root: Path, count:
         assert ("waiting" in states(outcomes).values()) == (index < count)
     assert sorted(calls(root)) == ["p0.png", "p1.png", "p2.png", "p3.png"]
     assert not {"waiting", "failed"} & set(states(outcomes).values())
+
+
+def test_shards_on_different_devices_are_one_batch(root: Path) -> None:
+    go(root, How(shard=(1, 2)), device="cpu")
+    assert set(states(go(root, How(shard=(2, 2)))).values()) == {"made", "skipped"}
 
 
 def test_any_exception_costs_its_own_item_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
