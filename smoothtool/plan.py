@@ -16,7 +16,7 @@ from smoothtool.inputs import Picture, find_pictures
 from smoothtool.jobs import JOBS, Job, fields_of, keys_of, make_job
 from smoothtool.options import flag_of, key_of
 
-RESERVED = {"batch.json", "index.html"}
+RESERVED = re.compile(r"batch\.json|index\.html|items.*\.jsonl")
 """What a batch itself writes into its folder; what begins with a dot is never an item's name."""
 PER_PICTURE = "{dir}/{stem}"
 MAX_PART_BYTES = 120
@@ -142,6 +142,8 @@ def render(template: str, facts: Mapping[str, str]) -> str:
         raise ValueError(f"is {template}, which leaves the output folder")
     filled = re.sub(r"\{([^{}]*)\}", lambda match: facts[match[1]], path.as_posix())
     parts = [_safe(part) for part in filled.split("/") if part not in ("", ".")]
+    if parts and RESERVED.fullmatch(parts[0].casefold()):
+        parts[0] += "-"
     return "/".join(parts) or facts["command"]
 
 
@@ -153,7 +155,7 @@ def unique_names(wanted: Sequence[tuple[str, str]]) -> list[str]:
     """
     folded = [name.casefold() for name, _ in wanted]
     counts = Counter(folded)
-    barred = {str(parent) for name in folded for parent in PurePosixPath(name).parents} | RESERVED
+    barred = {str(parent) for name in folded for parent in PurePosixPath(name).parents}
     clash = [counts[name] > 1 or name in barred for name in folded]
     taken = {name for name, clashes in zip(folded, clash, strict=True) if not clashes} | barred
     names = []
