@@ -129,4 +129,5 @@ def _fixed_part(pattern: str) -> Path:
 def _lines_on_stdin() -> list[str]:
     """One name a line, or separated by zero bytes as `find -print0` does."""
     text = os.fsdecode(sys.stdin.buffer.read())
-    return [line for line in (text.split("\0") if "\0" in text else text.splitlines()) if line.strip()]
+    lines = text.split("\0") if "\0" in text else text.replace("\r\n", "\n").split("\n")
+    return [line for line in lines if line.strip()]

@@ -62,6 +62,12 @@ def test_a_dash_reads_names_from_stdin(tree: Path, monkeypatch: pytest.MonkeyPat
         assert places("-") == ["a/x.png", "b/x.png"]
 
 
+def test_a_name_on_stdin_ends_at_the_end_of_its_line_only(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a/x\u2028y.png\r\na/\x0b.png\n".encode()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    assert [picture.text for picture in find_pictures(["-"]).pictures] == ["a/x\u2028y.png", "a/\x0b.png"]
+
+
 def test_samples_are_found_by_pattern() -> None:
     assert places("samples:*") == places("samples:?*")
     assert places("samples:p*") == ["panda.png", "pear.png"]
@@ -90,6 +96,15 @@ def test_a_table_gives_options_one_item_per_row(tree: Path) -> None:
         ("1", "t.jsonl:1 trg"),
         ("2", "t.jsonl:2 trg"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("t.jsonl", '{"file_name": "x", "text": "a\u2028b"}\n'), ("t.csv", "file_name,text\nx,a\u2028b\n")],
+)
+def test_a_caption_may_hold_any_letter(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, "utf-8")
+    assert [row.options for row in read_table(tmp_path / name)] == [{"src": "a\u2028b"}]
 
 
 @pytest.mark.parametrize(
