@@ -39,6 +39,7 @@ class Captions:
     source: str
     place: str
     rows: dict[str, list[Row]] = field(default_factory=dict)
+    metadata: dict[Path, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises: ValueError when there is no such table, or nothing that can be used in it."""
@@ -53,11 +54,26 @@ class Captions:
     def about(self, picture: Picture) -> list[Located]:
         """The options given to a picture: of a table once per row; where nothing is said, nothing is given, once."""
         if self.source == SIDECARS:
-            text = sidecar_caption(picture)
+            text = self.sidecar(picture)
             return [{"src": (text, self.place)} if text else {}]
         names = [picture.text, str(picture.place), picture.place.name, _beside(Path(self.source), picture)]
         rows = next((self.rows[name] for name in names if name in self.rows), [])
         return [{key: (value, f"{row.place} {key}") for key, value in row.options.items()} for row in rows] or [{}]
+
+    def sidecar(self, picture: Picture) -> str | None:
+        """The text beside a picture (fox.txt or fox.caption), or its line in metadata.csv or .jsonl of its folder.
+
+        Raises: ValueError when that metadata cannot be read.
+        """
+        is_sample = picture.text.startswith("samples:")
+        path = SAMPLES / picture.place if is_sample else Path(picture.text).expanduser()
+        for suffix in SIDECAR_SUFFIXES:
+            sidecar = path.with_suffix(suffix)
+            if sidecar.is_file():
+                return " ".join(sidecar.read_text("utf-8-sig", errors="replace").split()) or None
+        if path.parent not in self.metadata:
+            self.metadata[path.parent] = _metadata(path.parent)
+        return self.metadata[path.parent].get(path.name)
 
 
 def _beside(table: Path, picture: Picture) -> str:
@@ -66,22 +82,11 @@ def _beside(table: Path, picture: Picture) -> str:
     return path.relative_to(table.parent).as_posix() if path.is_relative_to(table.parent) else ""
 
 
-def sidecar_caption(picture: Picture) -> str | None:
-    """The text beside a picture (fox.txt or fox.caption), or its line in metadata.csv or .jsonl of its folder.
-
-    Raises: ValueError when that metadata cannot be read.
-    """
-    is_sample = picture.text.startswith("samples:")
-    path = SAMPLES / picture.place if is_sample else Path(picture.text).expanduser()
-    for suffix in SIDECAR_SUFFIXES:
-        sidecar = path.with_suffix(suffix)
-        if sidecar.is_file():
-            return " ".join(sidecar.read_text("utf-8-sig", errors="replace").split()) or None
-    for table in (path.parent / f"metadata{suffix}" for suffix in TABLE_SUFFIXES):
-        if table.is_file():
-            texts = (row.options.get("src") for row in read_table(table) if row.file_name == path.name)
-            return next((str(text) for text in texts if text), None)
-    return None
+def _metadata(folder: Path) -> dict[str, str]:
+    """File name -> caption; empty where there is no such table."""
+    table = next((path for suffix in TABLE_SUFFIXES if (path := folder / f"metadata{suffix}").is_file()), None)
+    said = [(row.file_name, row.options.get("src")) for row in reversed(read_table(table))] if table else []
+    return {name: str(text) for name, text in said if text}
 
 
 def read_table(path: Path) -> list[Row]:

@@ -88,6 +88,15 @@ def test_sidecars_and_metadata_say_what_pictures_show(tree: Path) -> None:
     assert [[options.get("src", ("",))[0] for options in rows] for rows in told] == [["a fox"], ["a cat"], [""]]
 
 
+def test_the_metadata_of_a_folder_is_read_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tree / "b" / "metadata.csv").write_text("file_name,text\nx.png,a cat\n")
+    source, read = Captions("sidecars", "r.yaml:1:1"), []
+    monkeypatch.setattr("smoothtool.captions.read_table", lambda path: read.append(path) or read_table(path))
+    for name in ("b/x.png", "b/x.jpg"):
+        source.about(Picture(name, Path(name)))
+    assert len(read) == 1
+
+
 def test_a_table_gives_options_one_item_per_row(tree: Path) -> None:
     (tree / "t.jsonl").write_text('{"file_name": "a/x.png", "trg": "1"}\n{"file_name": "a/x.png", "trg": "2"}\n')
     source = Captions("t.jsonl", "here")
