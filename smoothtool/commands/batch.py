@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,14 +66,22 @@ def run_batch(plan: Plan, how: How, track: Track) -> list[Outcome]:
         with _one_more_item(track) as stopped, closing(engine(batch, mine, stopped)) as settled:
             for _ in track(settled, "items", len(mine)):
                 pass
-    finally:
-        journal.sweep()
-        journal.refresh()
-        for work in works:
-            if not batch.settle(work):
-                batch.outcomes[work.name] = Outcome(work.name, work.item.job.command, "waiting", {})
-        outcomes = [batch.outcomes[work.name] for work in works]
-        write_summary(plan, outcomes, folder, time.perf_counter() - started)
+    except BaseException:
+        with suppress(OSError):  # of a disk that is full: what stopped the batch is what has to be told
+            _sum_up(plan, works, batch, started)
+        raise
+    return _sum_up(plan, works, batch, started)
+
+
+def _sum_up(plan: Plan, works: Sequence[Work], batch: Batch, started: float) -> list[Outcome]:
+    """Write down how things stand, and clear away what was broken off."""
+    batch.journal.sweep()
+    batch.journal.refresh()
+    for work in works:
+        if not batch.settle(work):
+            batch.outcomes[work.name] = Outcome(work.name, work.item.job.command, "waiting", {})
+    outcomes = [batch.outcomes[work.name] for work in works]
+    write_summary(plan, outcomes, batch.journal.folder, time.perf_counter() - started)
     return outcomes
 
 

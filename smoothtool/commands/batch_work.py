@@ -108,7 +108,7 @@ def attempt(batch: Batch, works: Sequence[Work], shared: Shared) -> None:
         if len(todo) > 1:
             _work_ahead(todo, batch, shared)
         for work in todo:
-            batch.write_down(work, _make(work, batch, shared))
+            _work(work, batch, shared)
         shared.clear_ahead()
 
 
@@ -123,8 +123,18 @@ def _work_ahead(works: Sequence[Work], batch: Batch, shared: Shared) -> None:
         work_ahead(jobs, shared, batch.track)  # type: ignore[arg-type]  # what stands in one group is a PictureJob
 
 
+def _work(work: Work, batch: Batch, shared: Shared) -> None:
+    """Raises: UsageError when the disk is full: nothing can go on."""
+    try:
+        batch.write_down(work, _make(work, batch, shared))
+    except Exception as error:
+        if _is_disk_full(error):
+            raise UsageError(f"{batch.journal.folder}: {explain(error).what}", "make room, and start again") from error
+        raise
+
+
 def _make(work: Work, batch: Batch, shared: Shared) -> dict[str, Any]:
-    """Run the job; a failure is told like any other result, except that of a disk on which nothing can go on."""
+    """Run the job; a failure is told like any other result, except that of a full disk."""
     started = time.perf_counter() - shared.share_s
     try:
         known = (batch.journal.folder / work.name / "report.json").is_file()
@@ -132,7 +142,7 @@ def _make(work: Work, batch: Batch, shared: Shared) -> dict[str, Any]:
         facts: dict[str, Any] = {"status": "made"}
     except Exception as error:
         if _is_disk_full(error):
-            raise UsageError(f"{batch.journal.folder}: {explain(error).what}", "make room, and start again") from error
+            raise
         if not isinstance(error, (UsageError, InputError)):
             shared.forget()
         facts = failure(error)

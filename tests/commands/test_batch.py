@@ -160,6 +160,17 @@ def test_a_full_disk_ends_the_batch_and_the_next_run_goes_on(root: Path, monkeyp
     assert states(go(root)) == {"p0": "skipped", "p1": "skipped", "p2": "made", "p3": "made"}
 
 
+def test_a_disk_too_full_for_the_record_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("smoothtool.files.journal.append_record", full)
+    monkeypatch.setattr("smoothtool.commands.batch.write_summary", full)
+    with pytest.raises(UsageError, match="No space left"):
+        go(root)
+    assert calls(root) == ["p0.png"]
+
+
 def test_interrupted_once_it_finishes_the_item_at_hand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, root, before=lambda name: name == "p1.png" and signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
