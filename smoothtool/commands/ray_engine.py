@@ -153,6 +153,8 @@ def work_on_ray(
     Raises: UsageError when there is no cluster where $RAY_ADDRESS says, or its machines do not share the folders;
     KeyboardInterrupt when asked to stop and there is more to do.
     """
+    if not works:
+        return  # a cluster takes seconds to start
     deaths = Counter[str]()
     with _cluster(workers) as (count, options), closing(_Crew(partial(_hire, batch, retry_failed, options))) as crew:
         queue = deque(in_groups(works, lambda: options["num_gpus"] > 0))

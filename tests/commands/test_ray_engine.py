@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_toys import go, pictures, saved_tiny_model, states, toy_model
+from batch_toys import fake_invert, go, pictures, saved_tiny_model, states, toy_model
 from PIL import Image
 
 from smoothtool.commands.batch import How, run_batch
@@ -120,6 +121,13 @@ def test_no_cluster_at_the_address_is_told(root: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("RAY_ADDRESS", "not-an-address")
     with pytest.raises(UsageError, match="no Ray cluster at not-an-address"):
         go(root, RAY)
+
+
+def test_where_all_is_done_no_cluster_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "smoothtool.commands.invert", fake_invert(root / "log"))
+    go(root)
+    monkeypatch.setattr("smoothtool.commands.ray_engine._connect", lambda workers: pytest.fail("asked"))
+    assert set(states(go(root, RAY)).values()) == {"skipped"}
 
 
 @pytest.mark.slow
