@@ -1,7 +1,8 @@
 """Identity LoRA: teach the UNet one picture before dragging it, so that what is dragged stays itself.
 
 DragDiffusion (arXiv:2306.14435), section 3.2: a LoRA on the attention projections, fitted for about 80 steps with the
-ordinary loss on the noise. The picture's latents are encoded once; crops are taken from them.
+model's own training loss: on the noise, or on the velocity where that is what the UNet predicts. The picture's latents
+are encoded once; crops are taken from them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ IDENTITY = "identity"
 
 @dataclass(frozen=True)
 class FitStep:
-    """One step of the fit: the mean squared error of the noise before it."""
+    """One step of the fit: the mean squared error of the prediction before it."""
 
     step: int
     loss: float
@@ -49,7 +50,7 @@ def fit_identity_lora(
         for step in range(steps):
             crops = torch.cat([_crop(latents, side, generator) for _ in range(batch)])
             noise = torch.randn(crops.shape, generator=generator).to(crops)
-            loss = _noise_loss(model, crops, noise, text, generator)
+            loss = prediction_loss(model, crops, noise, text, generator)
             for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.grad = gradient
             optimizer.step()
@@ -60,16 +61,19 @@ def fit_identity_lora(
             parameter.grad = None
 
 
-def _noise_loss(
+def prediction_loss(
     model: DiffusionModel, crops: torch.Tensor, noise: torch.Tensor, text: Conditioning, generator: torch.Generator
 ) -> torch.Tensor:
-    """Mean squared error of the noise; every crop at its own time."""
+    """Mean squared error of what the UNet predicts; every crop [B, C, h, w] at its own time.
+
+    An error e of the velocity is one of sqrt(abar) e of the noise: without 1 / abar noisy times would hardly count.
+    """
     times = torch.randint(len(model.schedule.alphas_cumprod), (len(crops),), generator=generator)
     alpha_prod = model.schedule.alpha_prods(times.to(crops.device))
     noisy = alpha_prod.sqrt() * crops + (1 - alpha_prod).sqrt() * noise
     with torch.enable_grad():
-        predicted = model.predict_noise(noisy, times.to(crops.device), text.expand(len(crops)))
-    return (predicted - noise).square().mean()
+        error = (model.predict_noise(noisy, times.to(crops.device), text.expand(len(crops))) - noise).square()
+    return (error / alpha_prod if model.schedule.prediction_type == "v_prediction" else error).mean()
 
 
 def _crop(latents: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from toys import tiny_model
 
 from smoothtool.diffusion.lora import lora_layers, remove_lora
 from smoothtool.methods.drag.dragdiffusion import DragSettings, DragTask
 from smoothtool.methods.drag.fastdrag import warp_latents
 from smoothtool.methods.drag.gooddrag import GoodDragResult, GoodDragStep, gooddrag_steps
-from smoothtool.methods.drag.identity_lora import IDENTITY, fit_identity_lora
+from smoothtool.methods.drag.identity_lora import IDENTITY, fit_identity_lora, prediction_loss
 
 POINTS = torch.tensor([[10.0, 10.0]]), torch.tensor([[10.0, 24.0]])
 
@@ -99,3 +101,16 @@ def test_the_identity_lora_is_the_same_for_the_same_seed(model):
         runs.append([s.loss for s in fit_identity_lora(model, latents, text, 3, torch.Generator().manual_seed(5))])
         remove_lora(model, IDENTITY)
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_identity_lora_is_fitted_with_the_loss_that_the_model_was_trained_with(tmp_path, prediction_type):
+    model = tiny_model(tmp_path, prediction_type=prediction_type)
+    latents, noise, text = torch.randn(4, 4, 16, 16), torch.randn(4, 4, 16, 16), model.encode_prompts(["a fox"])
+    loss = prediction_loss(model, latents, noise, text, torch.Generator().manual_seed(3))
+    times = torch.randint(1000, (4,), generator=torch.Generator().manual_seed(3))
+    scheduler = DDIMScheduler.from_config(model.schedule.config)
+    target = noise if prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, times)
+    embeds = text.expand(4).prompt_embeds
+    predicted = model.unet(scheduler.add_noise(latents, noise, times), times, encoder_hidden_states=embeds).sample
+    torch.testing.assert_close(loss, (predicted - target).square().mean(), rtol=1e-4, atol=1e-5)
