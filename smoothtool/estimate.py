@@ -55,8 +55,10 @@ def _edit(job: Settings) -> float:
 
 
 def _drag(job: Settings) -> float:
-    iterations = 0 if job["method"] == "fastdrag" else job["iterations"] or 80
-    return float(job["lora_steps"] + 2 * job["strength"] * job["steps"] + 2 * iterations)
+    fast = job["method"] == "fastdrag"
+    iterations = 0 if fast else job["iterations"] or 80
+    lora_steps = (0 if fast else 80) if job["lora_steps"] is None else job["lora_steps"]
+    return float(lora_steps + 2 * job["strength"] * job["steps"] + 2 * iterations)
 
 
 def _istd(job: Settings) -> float:

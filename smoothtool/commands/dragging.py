@@ -17,7 +17,7 @@ from PIL import Image
 from smoothtool.commands.inverting import working_size
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
-from smoothtool.errors import UsageError
+from smoothtool.errors import InputError, UsageError
 from smoothtool.files.images import Fitted, crop_back, fit_image, to_image
 from smoothtool.methods.drag.dragdiffusion import (
     DragSettings,
@@ -205,7 +205,8 @@ def around_handles(handles_rc: torch.Tensor, targets_rc: torch.Tensor, size: Seq
     """Without a mask: bool [h, w], discs around the handles half as wide again as the drag is long."""
     rows, cols = torch.meshgrid(*(torch.arange(side, device=handles_rc.device) for side in size), indexing="ij")
     places = torch.stack([rows, cols], dim=-1).flatten(0, 1)
-    radius = 1.5 * (targets_rc - handles_rc).norm(dim=1)
+    # at least 1.5, because the picture's corner lies up to 1.3 from the last latent
+    radius = (1.5 * (targets_rc - handles_rc).norm(dim=1)).clamp_min(1.5)
     return (torch.cdist(places.float(), handles_rc) <= radius).any(dim=1).view(*size)
 
 
@@ -235,13 +236,20 @@ def _to_pixels(handles_rc: torch.Tensor, opened: Opened) -> tuple[tuple[float, f
 
 
 def _region(model: DiffusionModel, opened: Opened, mask: np.ndarray | None) -> torch.Tensor | None:
-    """The mask at latent size, float [1, 1, h, w]; the padding may not change. None when everything may."""
+    """The mask at latent size, float [1, 1, h, w]; the padding may not change. None when everything may.
+
+    Raises: InputError when nothing of the mask is left at that size.
+    """
     if mask is None or mask.all():
         return None
     width, height = opened.working_size_px
     region = F.interpolate(torch.from_numpy(mask)[None, None].float(), (height, width), mode="nearest")
     region = F.pad(region, (0, opened.padded_size_px[0] - width, 0, opened.padded_size_px[1] - height))
-    return F.interpolate(region, opened.latents.shape[-2:], mode="nearest").to(model.device)
+    region = F.interpolate(region, opened.latents.shape[-2:], mode="nearest").to(model.device)
+    if not bool(region.any()):
+        factor = model.vae_scale_factor
+        raise InputError(f"the mask is too small: the model sees {factor}x{factor} px as one", "a larger mask")
+    return region
 
 
 def fit_picture(model: DiffusionModel, picture: Image.Image, job: DragJob) -> Fitted:

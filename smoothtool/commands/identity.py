@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
 
 
+def lora_steps_of(job: DragJob) -> int:
+    """As asked for, or DragDiffusion's 80; FastDrag is quick because it learns nothing."""
+    if job.lora_steps is not None:
+        return job.lora_steps
+    return 0 if job.method == "fastdrag" else 80
+
+
 @contextmanager
 def identity_lora(
     model: DiffusionModel, picture: Image.Image, prompt: str, job: DragJob, track: Track
@@ -32,19 +39,20 @@ def identity_lora(
 
     The fit's randomness does not depend on --seed, so that one fit serves every drag in the picture.
     """
-    if job.lora_steps == 0:
+    count = lora_steps_of(job)
+    if count == 0:
         yield
         return
     fitted = fit_picture(model, picture, job)
     loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
-    settings = {"model": model.fingerprint, "loras": loras, "prompt": prompt, "steps": job.lora_steps,
+    settings = {"model": model.fingerprint, "loras": loras, "prompt": prompt, "steps": count,
                 "dtype": str(model.dtype), "version": __version__}  # fmt: skip
     path = identity_path(cache_key(fitted.pixel_values, settings))
     if not _load_identity(model, path):
         latents, text = model.encode_images(fitted.pixel_values), model.encode_prompts([prompt])
-        steps = fit_identity_lora(model, latents, text, job.lora_steps, torch.Generator().manual_seed(0))
+        steps = fit_identity_lora(model, latents, text, count, torch.Generator().manual_seed(0))
         try:
-            for _ in track(steps, "learning the picture", job.lora_steps):
+            for _ in track(steps, "learning the picture", count):
                 pass
             save_lora(model.unet, IDENTITY, path)
         finally:

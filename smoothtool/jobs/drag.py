@@ -40,8 +40,11 @@ class DragJob(ModelJob):
     method: Annotated[Literal["dragdiffusion", "gooddrag", "fastdrag"], Flag()] = Field(
         "dragdiffusion", description="gooddrag is better and slower, fastdrag rougher and done at once"
     )
-    lora_steps: Annotated[int, Flag()] = Field(
-        80, ge=0, le=10_000, description="Steps of teaching the model the picture first; 0 for none"
+    lora_steps: Annotated[int | None, Flag()] = Field(
+        None,
+        ge=0,
+        le=10_000,
+        description="Steps of teaching the model the picture first; 80 by default, none for fastdrag; 0 for none",
     )
     strength: Annotated[float, Flag()] = Field(
         0.7, gt=0, le=1, allow_inf_nan=False, description="How far towards noise the picture is opened for dragging"

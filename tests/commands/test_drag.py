@@ -14,7 +14,7 @@ from PIL import Image
 from smoothtool.commands import drag, drag_bench
 from smoothtool.commands.dragging import around_handles, open_picture
 from smoothtool.commands.dragging import drag as drag_in
-from smoothtool.commands.identity import identity_lora
+from smoothtool.commands.identity import identity_lora, lora_steps_of
 from smoothtool.errors import BatchError, InputError, UsageError
 from smoothtool.files.images import read_settings
 from smoothtool.jobs import make_job
@@ -125,6 +125,26 @@ def test_without_a_mask_the_region_is_a_disc_around_each_handle():
     assert region[4, 7]
     assert not region[4, 8]
     assert int(region.sum()) == 29  # whole pixels within 3 of the centre
+
+
+@pytest.mark.parametrize("handle", [[5.5, 5.5], [8.8, 8.8]])
+def test_the_shortest_drag_has_a_region_too(handle):
+    assert around_handles(torch.tensor([handle]), torch.tensor([handle]) + 0.1, (9, 9)).any()
+
+
+def test_a_mask_that_vanishes_among_the_latents_is_refused(session, picture, tmp_path):
+    mask = Image.new("L", (40, 24))
+    mask.putpixel((1, 1), 255)
+    mask.save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match="the mask is too small"):
+        drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method="fastdrag"), silent)
+
+
+@pytest.mark.parametrize(("method", "steps"), [("dragdiffusion", 80), ("gooddrag", 80), ("fastdrag", 0)])
+def test_fastdrag_learns_nothing_unless_asked(method, steps):
+    asked = make_job("drag", {"image": "cat.png", "point": ["8,12:30,12"], "method": method})
+    assert lora_steps_of(asked) == steps
+    assert lora_steps_of(asked.model_copy(update={"lora_steps": 5})) == 5
 
 
 def test_points_outside_the_picture_are_refused_before_a_model_is_loaded(picture, tmp_path, monkeypatch):
