@@ -87,9 +87,10 @@ def _engine(wish: Wish) -> str:
 
 
 def _shard(plan: Plan, wish: Wish) -> tuple[int, int]:
-    """As asked, else as the launcher says; a training is one job for all processes of a launcher.
+    """As asked, else as the launcher says; Ray divides the whole batch itself, whoever launched it.
 
-    Ray divides the whole batch itself, whoever launched it.
+    A training is one job for all processes of torchrun or accelerate: in a batch, where each process takes an item of
+    its own, they would wait for each other for ever. Several trainings under Slurm take one item after the other.
     """
     if wish.engine == "ray":
         if wish.shard is not None:
@@ -101,6 +102,10 @@ def _shard(plan: Plan, wish: Wish) -> tuple[int, int]:
         except ValueError as error:
             raise UsageError(f"--shard {error}", "--shard 1/2 on one machine, 2/2 on the other") from error
     trains = any(item.job.command == "train" for item in plan.items)
+    if trains and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            "a batch with a training in it runs in one process", "accelerate launch for one training alone"
+        )
     return (1, 1) if trains else shard_from_environment(os.environ)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 LAUNCHERS = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # of srun; sbatch sets SLURM_NTASKS for its one script, too
     ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"),  # Kubernetes sets the index; the count is for the manifest to set
 )
 """Names of (index, count), each from the most particular on."""

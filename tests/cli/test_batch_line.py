@@ -51,9 +51,18 @@ def test_json_is_the_whole_batch(call) -> None:
 def test_a_share_is_asked_for_by_flag_or_by_the_launcher(call, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("invert", "in", "-m", "model", "-o", "out", "--shard", "1/3")[1] == "out/p0\n"
     monkeypatch.setenv("SLURM_PROCID", "2")
-    monkeypatch.setenv("SLURM_NTASKS", "3")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
     assert call("invert", "in", "-m", "model", "-o", "out")[1] == "out/p0\nout/p2\n"
     assert call("invert", "in", "-m", "model", "-o", "out", "--shard", "4/3")[0] == 2
+
+
+def test_trainings_in_a_batch_do_not_wait_for_each_other_for_ever(call, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (tmp_path / "r.yaml").write_text("jobs: [{command: train, data: in, model: model, matrix: {rank: [1, 2]}}]")
+    code, _, err = call("run", "r.yaml", "output=out")
+    assert (code, "runs in one process" in err) == (2, True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_folder_is_a_usage_error(call, tmp_path: Path) -> None:

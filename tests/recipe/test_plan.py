@@ -177,7 +177,8 @@ def test_a_shared_inversion_is_counted_once() -> None:
     [
         ({}, (1, 1)),
         ({"RANK": "1", "WORLD_SIZE": "4"}, (2, 4)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, (1, 2)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}, (1, 2)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, (1, 1)),  # a batch script that does not call srun
         ({"SLURM_ARRAY_TASK_ID": "11", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "10"}, (2, 4)),
         ({"JOB_COMPLETION_INDEX": "2", "JOB_COMPLETIONS": "3"}, (3, 3)),
         ({"JOB_COMPLETION_INDEX": "2"}, (1, 1)),
