@@ -1,11 +1,14 @@
 """Every inversion and editing method on held-out sticker scenes whose true edited picture can be drawn.
 
     python tests/benchmarks/bench_edits.py --icons WORK/icons --out results/edits.jsonl [--scenes 60] [--lora PATH]
+        [--steps 50] [--shard 0/2] [--solver adam --only switch/nti p2p/nti]
 
 WORK is the folder of `python -m smoothtool.weights.making icons --work WORK`. A quarter of the scenes each replaces an
 item, adds one, changes the style, changes the background. Figures: PSNR and SSIM to the source where the true edit
-equals the source, PSNR to the true edit elsewhere, CLIP score of the target prompt, UNet calls, seconds. Every result
-is a line of the file as soon as it is there, and a second run goes on; --tables prints what is there.
+equals the source, PSNR to the true edit elsewhere, CLIP score of the target prompt, UNet calls, seconds. "no edit" and
+"true edit" are the two pictures through the VAE: what doing nothing earns, and the most that can be had. The
+reconstruction of `npi` is DDIM's at guidance 1. Every result is a line of the file as soon as it is there, and a second
+run with the same settings goes on; --tables prints what is there. Shards 0/2 and 1/2 are two processes on one file.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from smoothtool.commands.edit_methods import EDITS, Source
 from smoothtool.commands.inverting import Inverted, compute_inversion
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel, load_model
+from smoothtool.errors import SmoothtoolError
 from smoothtool.files.fitting import Fitted, to_pixel_values
 from smoothtool.files.images import to_image
 from smoothtool.files.records import append_record, read_records
@@ -34,15 +38,17 @@ from smoothtool.files.sheets import contact_sheet
 from smoothtool.files.tables import markdown_table
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
 from smoothtool.metrics.clip_score import Clip, load_clip
-from smoothtool.metrics.reconstruction import psnr_db, ssim
+from smoothtool.metrics.reconstruction import mse, psnr_db, ssim
 from smoothtool.types import silent
 from smoothtool.weights.making.icons import CONCEPTS, STYLES
-from smoothtool.weights.making.scenes import COLOURS, Scene, caption, render, sample_scene
+from smoothtool.weights.making.scenes import COLOURS, Scene, caption, render, sample_scene, scene_is_held_out
 from smoothtool.weights.places import STICKERS
 
 SEED = 7_000_000_000
 UNCHANGED = 0.06  # of the range -1 to 1: eight grey levels, more than the VAE changes a plain place
+BOUNDS = ("no edit", "true edit")
 VARIANTS = [
+    *((bound, "none") for bound in BOUNDS),
     *(("switch", name) for name in INVERSION_NAMES),
     ("p2p", "nti"),
     ("p2p", "direct"),
@@ -78,8 +84,11 @@ def _replace(rng: Random) -> tuple[Scene, Scene]:
 
 
 def _add(rng: Random) -> tuple[Scene, Scene]:
-    scene = sample_scene(rng, held_out=True, items=2)
-    return replace(scene, items=scene.items[:1]), scene
+    while True:
+        scene = sample_scene(rng, held_out=True, items=2)
+        source = replace(scene, items=scene.items[:1])
+        if scene_is_held_out(source):
+            return source, scene
 
 
 def _style(rng: Random) -> tuple[Scene, Scene]:
@@ -123,37 +132,68 @@ def figures(edited: torch.Tensor, before: torch.Tensor, truth: torch.Tensor, pro
     }
 
 
+class Drawn:
+    """A task's pictures, and the inversions that its variants share."""
+
+    def __init__(self, model: DiffusionModel, clip: Clip, task: Task, options: argparse.Namespace) -> None:
+        self.model, self.clip, self.task, self.options = model, clip, task, options
+        self.before, self.truth = (to_pixel_values(render(s, options.icons)) for s in (task.source, task.target))
+        self.prompts = caption(task.source), caption(task.target)
+        size = (self.before.shape[-1], self.before.shape[-2])
+        self.picture = Fitted(self.before, size, size)
+        self.inversions: dict[tuple[str, str], tuple[dict[str, Any], Inverted]] = {}
+
+    def result(self, method: str, name: str) -> tuple[dict[str, Any], Image.Image]:
+        """(row, picture) of one variant."""
+        if method in BOUNDS:
+            edited = self.through_vae(self.before if method == "no edit" else self.truth)
+            return figures(edited, self.before, self.truth, self.prompts[1], self.clip), to_image(edited)
+        job = self.job(method, name)
+        row, inverted = self.inverted("" if method == "pnp" else self.prompts[0], name, job)
+        calls, started = self.model.counter.calls, time.perf_counter()
+        latents = EDITS[method](Source(self.model, job, silent, self.picture, inverted), self.prompts[1], 0.8)
+        cost = {"edit_calls": self.model.counter.calls - calls, "edit_seconds": time.perf_counter() - started}
+        edited = self.model.decode_latents(latents)
+        return row | cost | figures(edited, self.before, self.truth, self.prompts[1], self.clip), to_image(edited)
+
+    def job(self, method: str, name: str) -> Any:
+        options, chosen = self.options, name if name in EDIT_INVERSIONS[method][0] else "auto"
+        return make_job("edit", {
+            "image": "drawn", "src": self.prompts[0], "trg": self.prompts[1], "method": method, "inversion": chosen,
+            "seed": 0, "steps": options.steps, "solver": options.solver, "clip": options.model / "clip",
+        })  # fmt: skip
+
+    def inverted(self, prompt: str, name: str, job: Any) -> tuple[dict[str, Any], Inverted | None]:
+        """(its figures, the inversion of that name); made once per prompt."""
+        if name == "none":
+            return {}, None
+        if (name, prompt) not in self.inversions:
+            started, wanted = time.perf_counter(), job.model_copy(update={"inversion": name})
+            inversion = compute_inversion(self.model, [self.picture], [prompt], wanted, silent)
+            row = {"inversion_calls": inversion.unet_calls, "inversion_seconds": time.perf_counter() - started}
+            for what, latents in (("reconstruction", inversion.reconstruction), ("vae", inversion.trajectory.image)):
+                picture = self.model.decode_latents(latents)
+                row[f"{what}_psnr_db"] = float(psnr_db(self.before, picture))
+                row[f"{what}_mse"] = float(mse(self.before, picture))
+            self.inversions[name, prompt] = row, Inverted(inversion, (self.picture,), {})
+        return self.inversions[name, prompt]
+
+    def through_vae(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model.decode_latents(self.model.encode_images(pixel_values))
+
+
 def edit_all(
     model: DiffusionModel, clip: Clip, task: Task, wanted: list[tuple[str, str]], options: argparse.Namespace
 ) -> Iterator[tuple[dict[str, Any], Image.Image]]:
-    """(row, picture) for every variant that is still wanted; inversions are shared between them."""
-    before, truth = (to_pixel_values(render(scene, options.icons)) for scene in (task.source, task.target))
-    prompts = caption(task.source), caption(task.target)
-    picture = Fitted(before, (before.shape[-1], before.shape[-2]), (before.shape[-1], before.shape[-2]))
-    inversions: dict[tuple[str, str], tuple[Inverted, float]] = {}
+    """(row, picture) for every variant that is still wanted; one that fails says why, and the others go on."""
+    drawn = Drawn(model, clip, task, options)
     for method, name in wanted:
-        chosen = name if name in EDIT_INVERSIONS[method][0] else "auto"
-        settings = {"image": "drawn", "src": prompts[0], "trg": prompts[1], "method": method, "inversion": chosen}
-        job = make_job("edit", {**settings, "seed": 0, "steps": options.steps, "clip": options.model / "clip"})
-        prompt = "" if method == "pnp" else prompts[0]
-        if name != "none" and (name, prompt) not in inversions:
-            started = time.perf_counter()
-            inverting = job.model_copy(update={"inversion": name})
-            inversion = compute_inversion(model, [picture], [prompt], inverting, silent)
-            inversions[name, prompt] = Inverted(inversion, (picture,), {}), time.perf_counter() - started
-        inverted, seconds = inversions.get((name, prompt), (None, 0.0))
-        calls, started = model.counter.calls, time.perf_counter()
-        latents = EDITS[method](Source(model, job, silent, picture, inverted), prompts[1], 0.8)
-        row = {"task": task.index, "kind": task.kind, "method": method, "inversion": name}
-        row |= {"edit_calls": model.counter.calls - calls, "edit_seconds": time.perf_counter() - started}
-        edited = model.decode_latents(latents)
-        row |= figures(edited, before, truth, prompts[1], clip)
-        if inverted is not None:
-            given_back = model.decode_latents(inverted.inversion.reconstruction)
-            row |= {"inversion_calls": inverted.inversion.unet_calls, "inversion_seconds": seconds}
-            row |= {"reconstruction_psnr_db": float(psnr_db(before, given_back))}
-            row |= {"vae_psnr_db": float(psnr_db(before, model.decode_latents(inverted.inversion.trajectory.image)))}
-        yield row, to_image(edited)
+        head = {"task": task.index, "kind": task.kind, "method": method, "inversion": name}
+        try:
+            row, picture = drawn.result(method, name)
+        except SmoothtoolError as error:
+            row, picture = {"error": str(error)}, Image.new("RGB", drawn.picture.size_px)
+        yield head | row, picture
 
 
 def table(
@@ -164,7 +204,9 @@ def table(
         chosen = [row for row in rows if tuple(row[head] for head in heads) == group]
         if chosen:
             means = {key: _mean([row.get(key) for row in chosen]) for key in keys}
-            lines.append({**dict(zip(heads, group, strict=True)), "n": len(chosen), **means})
+            failed = sum("error" in row for row in chosen)
+            counts = {"n": len(chosen) - failed, "failed": failed}
+            lines.append({**dict(zip(heads, group, strict=True)), **counts, **means})
     return markdown_table(lines)
 
 
@@ -181,7 +223,8 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
     print(table(rows, quality, kinds, ("kind", "method", "inversion")))
     switch = [row for row in rows if row["method"] == "switch"]
     names = [(name,) for name in INVERSION_NAMES]
-    given_back = ("reconstruction_psnr_db", "vae_psnr_db", "inversion_calls", "inversion_seconds")
+    quality = ("reconstruction_psnr_db", "vae_psnr_db", "reconstruction_mse", "vae_mse")
+    given_back = (*quality, "inversion_calls", "inversion_seconds")
     print(table(switch, given_back, names, ("inversion",)))
 
 
@@ -195,6 +238,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--skip", nargs="*", default=[], choices=list(EDITS), help="methods to leave out")
+    parser.add_argument("--only", nargs="*", default=["/".join(v) for v in VARIANTS], help="METHOD/INVERSION to run")
+    parser.add_argument("--solver", default="gauss-newton", choices=["gauss-newton", "adam"], help="for null-text")
+    parser.add_argument("--shard", default="0/1", help="INDEX/COUNT of the scenes")
     parser.add_argument("--tables", action="store_true")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -208,11 +254,14 @@ def main() -> None:
 
 
 def run(model: DiffusionModel, clip: Clip, options: argparse.Namespace, done: set[Any]) -> list[dict[str, Any]]:
-    rows = []
+    rows, (shard, shards) = [], map(int, options.shard.split("/"))
     for task in tasks(options.scenes):
+        if task.index // len(CHANGES) % shards != shard:  # every shard has its part of each kind
+            continue
         wanted = [
-            variant for variant in VARIANTS if variant[0] not in options.skip and (task.index, *variant) not in done
-        ]
+            v for v in VARIANTS
+            if "/".join(v) in options.only and v[0] not in options.skip and (task.index, *v) not in done
+        ]  # fmt: skip
         pictures = [render(scene, options.icons) for scene in (task.source, task.target)]
         for row, picture in edit_all(model, clip, task, wanted, options):
             append_record(options.out, row)
@@ -220,7 +269,7 @@ def run(model: DiffusionModel, clip: Clip, options: argparse.Namespace, done: se
             pictures.append(picture)
         if wanted:
             labels = ["source", "true edit", *(f"{method} {name}" for method, name in wanted)]
-            sheet = contact_sheet([pictures[:9], pictures[9:]], [labels[:9], labels[9:]])
+            sheet = contact_sheet([pictures[:10], pictures[10:]], [labels[:10], labels[10:]])
             sheet.save(options.out.with_name(f"{options.out.stem}-{task.index:03d}.png"))
     return rows
 
