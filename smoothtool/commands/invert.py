@@ -77,7 +77,7 @@ def note_convergence(inverted: Inverted, track: Track, report: Report) -> None:
     if not inverted.inversion.converged:
         note = (
             f"the inversion has not converged (loss {inverted.inversion.losses[-1]:.2g} at the last step): "
-            "expect end frames that differ from the input; try --guidance 3, more --inner-steps, or a --src that fits"
+            "expect pictures that differ from the input; try --guidance 3, the other --solver, or a --src that fits"
         )
         report.notes.append(note)
         track.note(note)

@@ -25,7 +25,7 @@ class InversionJob(ModelJob):
         "gauss-newton", description="How null-text inversion optimises; adam is the paper's"
     )
     inner_steps: Annotated[int, Flag(panel=INVERSION)] = Field(
-        10, ge=0, le=1000, description="Most optimisation steps of null-text inversion per denoising step"
+        10, ge=0, le=1000, description="Most optimisation steps of the adam solver per denoising step"
     )
 
 
