@@ -237,17 +237,23 @@ class _Given:
         if found is None:
             yield None, settings
         elif key == "images":
-            told = [captions.about(picture)[0].get("src", ("",))[0] if captions else "" for picture in found.pictures]
+            told = [self.about(captions, picture)[0].get("src", ("",))[0] for picture in found.pictures]
             src: Located = {"src": (told, place)} if any(told) else {}
             yield None, settings | {key: ([picture.text for picture in found.pictures], place)} | src
         else:
             pictures = dict.fromkeys(found.pictures)
-            said = [
-                (picture, about) for picture in pictures for about in (captions.about(picture) if captions else [{}])
-            ]
+            said = [(picture, about) for picture in pictures for about in self.about(captions, picture)]
             self.several |= found.several or len(said) > 1
             for picture, about in said:
                 yield picture, settings | {key: (picture.text, place)} | about
+
+    def about(self, captions: Captions | None, picture: Picture) -> list[Located]:
+        """What captions say about a picture; nothing, once, where there are none or they cannot be read."""
+        try:
+            return captions.about(picture) if captions else [{}]
+        except ValueError as error:
+            self.problems.append(f"{captions.place if captions else ''}: {error}")
+            return [{}]
 
     def captions(self, source: tuple[Any, str] | None) -> Captions | None:
         if source is None or source[0] is None:
@@ -275,10 +281,9 @@ class _Given:
 
 
 def _job_schema(command: str, model: type[Job]) -> dict[str, Any]:
-    options = model.model_json_schema(by_alias=True)["properties"]
-    for key, option in options.items():
-        if option.get("type") == "array":
-            options[key] = {"anyOf": [option, option["items"]]}
+    options = {key: _as_written(option) for key, option in model.model_json_schema(by_alias=True)["properties"].items()}
+    if picture_key(model) == "image":
+        options["image"] = {"anyOf": [options["image"], {"type": "array", "minItems": 1, "items": {"type": "string"}}]}
     axes = {key: {"type": "array", "minItems": 1, "items": option} for key, option in options.items()}
     return {
         "title": command,
@@ -292,3 +297,14 @@ def _job_schema(command: str, model: type[Job]) -> dict[str, Any]:
         "required": ["command"],
         "additionalProperties": False,
     }
+
+
+def _as_written(option: dict[str, Any]) -> dict[str, Any]:
+    """One value will do for a list of one, and a number for text: `size: 512`."""
+    if option.get("type") == "array":
+        return {"anyOf": [option | {"items": _as_written(option["items"])}, _as_written(option["items"])]}
+    if "anyOf" in option:
+        return option | {"anyOf": [_as_written(part) for part in option["anyOf"]]}
+    return (
+        option | {"type": ["string", "number"]} if option.get("type") == "string" and "enum" not in option else option
+    )

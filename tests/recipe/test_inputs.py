@@ -11,7 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from smoothtool.captions import Captions, read_table
+from smoothtool.errors import UsageError
 from smoothtool.inputs import Picture, find_pictures
+from smoothtool.recipe import plan_recipe
+from smoothtool.yaml12 import read_yaml
 
 
 @pytest.fixture
@@ -86,6 +89,13 @@ def test_sidecars_and_metadata_say_what_pictures_show(tree: Path) -> None:
     source = Captions("sidecars", "r.yaml:1:1")
     told = [source.about(Picture(name, Path(name))) for name in ("a/x.png", "b/x.png", "b/x.jpg")]
     assert [[options.get("src", ("",))[0] for options in rows] for rows in told] == [["a fox"], ["a cat"], [""]]
+
+
+def test_metadata_that_cannot_be_read_is_a_mistake_of_the_recipe(tree: Path) -> None:
+    (tree / "b" / "metadata.csv").write_text("name,text\nx.png,a cat\n")
+    recipe = "jobs:\n  - {command: invert, image: b, captions: sidecars}\n"
+    with pytest.raises(UsageError, match=r"r\.yaml:2:33 .*file_name is missing"):
+        plan_recipe(read_yaml(recipe, "r.yaml"))
 
 
 def test_the_metadata_of_a_folder_is_read_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ import yaml
 
 from smoothtool.errors import UsageError
 from smoothtool.recipe import dump_plan, load_recipe, plan_recipe, recipe_schema
-from smoothtool.yaml12 import read_yaml
+from smoothtool.yaml12 import load_yaml, read_yaml
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def jobs_of(text: str, *overrides: str) -> list[dict]:
@@ -103,6 +105,13 @@ def test_a_dumped_recipe_reads_back_to_the_same_jobs(tmp_path: Path) -> None:
     path.write_text(dump_plan(plan), "utf-8")
     again = load_recipe(path)
     assert (again.items, again.folder) == (plan.items, plan.folder)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_has_a_plan_and_fits_the_schema(path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    assert load_recipe(path).items
+    jsonschema.Draft202012Validator(recipe_schema()).validate(load_yaml(path).value)
 
 
 def test_the_schema_knows_every_command_and_option() -> None:
