@@ -1,21 +1,23 @@
 """Does the item arrive? Held-out sticker scenes with one item to be moved by a known vector.
 
     python tests/benchmarks/bench_drag_scenes.py --icons FOLDER --output FOLDER [--count 30] [--lora-steps 0 80]
+        [--shard 0/2]
 
-Every scene is dragged by every method with one point, from the item's middle to where it should be, and with a mask
-of the item at both places. The item is then found by matching its own picture (masked squared error) against the
-result; the distance is from there to the true place. Leaves scenes.json and a sheet per LoRA setting.
+Every scene is dragged by every method with one point, from the item's middle (the pixel of it next to that: a donut has
+none there) to where it should be, and with a mask of the item at both places. The item is then found by matching its
+own picture (masked squared error) against the result, and against the picture as the model gives it back undragged; the
+distances are from there to the true place. The methods share a scene's LoRA, so its seconds stand apart. Leaves a line
+in scenes.jsonl per result, which a second run goes on from, the pictures, and a sheet per LoRA setting. Shards 0/2 and
+1/2 are two processes on one folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -28,6 +30,7 @@ from PIL import Image, ImageFilter
 from smoothtool.commands.drag import Wish, drag_wish
 from smoothtool.commands.session import open_session
 from smoothtool.files.points import points_from_numbers
+from smoothtool.files.records import append_record, read_records
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.files.trajectory import draw_points
 from smoothtool.jobs import make_job
@@ -86,9 +89,15 @@ def _tensor(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(picture.convert("RGB")) / 255.0).permute(2, 0, 1)[None]
 
 
+def handle(scene: Scene, icons: Path) -> tuple[int, int]:
+    """(x, y) of the item's own pixel that is next to its middle."""
+    rows, cols = np.nonzero(np.asarray(item_mask(scene, 0, icons)) > 127)
+    nearest = np.argmin((cols - scene.items[0].x_px) ** 2 + (rows - scene.items[0].y_px) ** 2)
+    return int(cols[nearest]), int(rows[nearest])
+
+
 def wish(move: Move, icons: Path) -> Wish:
-    item = move.scene.items[0]
-    x, y = round(item.x_px), round(item.y_px)
+    x, y = handle(move.scene, icons)
     masks = [item_mask(scene, 0, icons).filter(ImageFilter.MaxFilter(5)) for scene in (move.scene, move.moved)]
     painted = np.maximum(*(np.asarray(mask) for mask in masks)) > 127
     points = points_from_numbers([[x, y, x + move.dx, y + move.dy]])
@@ -96,45 +105,67 @@ def wish(move: Move, icons: Path) -> Wish:
 
 
 def measure(model, move: Move, icons: Path, method: str, lora_steps: int) -> tuple[Image.Image, dict]:
-    job = make_job(
-        "drag", {"image": "scene", "point": ["0,0:1,1"], "method": method, "lora_steps": lora_steps, "seed": 0}
-    )
-    started, report = time.perf_counter(), Report("drag", Path(), {})
+    job = make_job("drag", {**SCENE, "method": method, "lora_steps": lora_steps})
+    calls, report = model.counter.calls, Report("drag", Path(), {})
     dragged = drag_wish(model, wish(move, icons), job, silent, report)
-    dx, dy = locate(dragged.after, move, icons)
+    before, after = (
+        math.dist((move.dx, move.dy), locate(picture, move, icons)) for picture in (dragged.before, dragged.after)
+    )
     truth = _tensor(render(move.moved, icons))
     return dragged.after, {
-        "caption": caption(move.scene), "method": method, "lora_steps": lora_steps,
-        "asked_px": math.hypot(move.dx, move.dy), "left_px": math.hypot(move.dx - dx, move.dy - dy),
+        "caption": caption(move.scene), "asked_px": math.hypot(move.dx, move.dy), "before_px": before, "left_px": after,
         "tracked_arrived": dragged.arrived, "iterations": len(dragged.path),
         "psnr_to_truth_db": float(-10 * (_tensor(dragged.after) - truth).square().mean().log10()),
-        "seconds": time.perf_counter() - started, "seconds_dragging": report.seconds["drag"],
+        "unet_calls": model.counter.calls - calls, **{f"{name}_seconds": s for name, s in report.seconds.items()},
     }  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--icons", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--model", default="stickers")
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--lora-steps", type=int, nargs="+", default=[0, 80])
     parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--shard", default="0/1", help="INDEX/COUNT of the scenes")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    job = make_job("drag", {**SCENE, "model": options.model})
-    model, chosen, rows = open_session(job, silent), moves(options.count), []
+    chosen, (shard, shards) = moves(options.count), map(int, options.shard.split("/"))
+    model = open_session(make_job("drag", {**SCENE, "model": options.model}), silent)
     for lora_steps in options.lora_steps:
-        pictures = [asked_and_true(move, options.icons) for move in chosen]
+        for index in range(shard, len(chosen), shards):
+            drag_scene(model, index, chosen[index], lora_steps, options)
+    rows = read_records(options.output, "scenes.jsonl")
+    for lora_steps in options.lora_steps:
         for method in options.methods:
-            for move, row in zip(chosen, pictures, strict=True):
-                picture, figures = measure(model, move, options.icons, method, lora_steps)
-                row.append(picture)
-                rows.append(figures)
-            print(summary(rows, method, lora_steps), flush=True)
+            print(summary(rows, method, lora_steps))
+        sheet(chosen, lora_steps, options)
+
+
+def drag_scene(model, index: int, move: Move, lora_steps: int, options: argparse.Namespace) -> None:
+    """By every method that has no record yet; the LoRA is fitted for the first and remembered."""
+    rows = read_records(options.output, "scenes.jsonl")
+    done = {(row["scene"], row["method"], row["lora_steps"]) for row in rows}
+    for method in options.methods:
+        if (index, method, lora_steps) not in done:
+            picture, figures = measure(model, move, options.icons, method, lora_steps)
+            picture.save(options.output / f"{method}-lora-{lora_steps}-{index:03d}.png")
+            head = {"scene": index, "method": method, "lora_steps": lora_steps}
+            append_record(options.output / "scenes.jsonl", head | figures)
+
+
+def sheet(chosen: list[Move], lora_steps: int, options: argparse.Namespace) -> None:
+    """Of the scenes that every method has dragged."""
+    shown = []
+    for index, move in enumerate(chosen):
+        places = [options.output / f"{method}-lora-{lora_steps}-{index:03d}.png" for method in options.methods]
+        if all(place.is_file() for place in places):
+            shown.append([*asked_and_true(move, options.icons), *map(Image.open, places)])
+    if shown:
         columns = ["asked", "truth", *options.methods]
-        contact_sheet(pictures, column_labels=columns, cell_px=96).save(options.output / f"sheet-lora-{lora_steps}.png")
-    (options.output / "scenes.json").write_text(json.dumps(rows, indent=1))
+        picture = contact_sheet(shown, column_labels=columns, cell_px=96)
+        picture.save(options.output / f"sheet-lora-{lora_steps}.png")
 
 
 def asked_and_true(move: Move, icons: Path) -> list[Image.Image]:
@@ -149,13 +180,15 @@ def summary(rows: list[dict], method: str, lora_steps: int) -> str:
     mine = [row for row in rows if (row["method"], row["lora_steps"]) == (method, lora_steps)]
 
     def mean(name: str) -> float:
-        return sum(row[name] for row in mine) / len(mine)
+        return sum(row[name] for row in mine) / max(1, len(mine))
 
     arrived = sum(row["left_px"] <= ARRIVED_PX for row in mine)
     return (
-        f"{method:14} LoRA {lora_steps:3}   asked {mean('asked_px'):5.1f} px   left {mean('left_px'):5.1f} px   "
-        f"arrived {arrived}/{len(mine)}   PSNR to truth {mean('psnr_to_truth_db'):5.2f} dB   "
-        f"{mean('seconds_dragging'):6.2f} s dragging, {mean('seconds'):6.2f} s in all"
+        f"{method:14} LoRA {lora_steps:3}   asked {mean('asked_px'):5.1f} px   before {mean('before_px'):5.1f} px   "
+        f"left {mean('left_px'):5.1f} px   arrived {arrived}/{len(mine)}   "
+        f"PSNR to truth {mean('psnr_to_truth_db'):5.2f} dB   {mean('unet_calls'):5.0f} UNet calls   "
+        f"{mean('invert_seconds'):6.2f} s inverting {mean('drag_seconds'):6.2f} s dragging "
+        f"{mean('sample_seconds'):6.2f} s sampling"
     )
 
 
