@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from batch_toys import saved_tiny_model
+from batch_toys import pictures, saved_tiny_model
 
 from smoothtool.cli.launch import Wish, launch
 from smoothtool.recipe import load_recipe
@@ -17,6 +17,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 SMALL = ["steps=2", "size=16", "inner_steps=1", "frames=3", "n=2", "lora_steps=1", "iterations=1", "guidance=2"]
 """Overrides; each recipe takes those that its commands have."""
+TRAININGS = [name for name in NAMES if name.startswith("train-")]
 OWN = {
     "morph-folder": ["images=[samples:fox, samples:cat]"],
     "restyle-folder": ["image=[samples:fox, samples:cat]"],
@@ -26,8 +27,9 @@ OWN = {
     "drag-list": ["size=64"],
     "smoothness": ["compare_lora=[]", "frames=3"],
     "noise-walks": [],
+    **{name: ["max_steps=1", "batch_size=2", "accumulate=1", "sample_every=0", "device=cpu"] for name in TRAININGS},
 }
-"""Recipes that this test runs, and what it changes; trainings and the paper's tables have tests of their own."""
+"""Recipes that this test runs, and what it changes; the paper's tables have a test of their own."""
 LEAVES = {
     "morph-folder": ["walk.webm", "frames/000.png"],
     "restyle-folder": ["fox/edited.png", "cat/edited.png", "index.html"],
@@ -37,6 +39,7 @@ LEAVES = {
     "drag-list": ["fox/dragged.png", "pear/trajectory.webp"],
     "smoothness": ["distances.png", "report.json"],
     "noise-walks": ["a-3d-fox-on-a-green-background/walk.webp"],
+    **{name: ["smooth-lora.safetensors", "smooth-lora-kohya.safetensors", "training.png"] for name in TRAININGS},
 }
 
 
@@ -73,6 +76,13 @@ def prompts(folder: Path) -> Path:
     return folder / "prompts.txt"
 
 
+def captioned(folder: Path) -> Path:
+    pictures(folder / "data", 2)
+    for index in range(2):
+        (folder / "data" / f"p{index}.txt").write_text("a cat")
+    return folder / "data"
+
+
 def overrides(name: str, tiny: Path, tmp_path: Path) -> list[str]:
     """The reductions that the recipe's commands know."""
     text = (RECIPES / f"{name}.yaml").read_text("utf-8")
@@ -81,6 +91,7 @@ def overrides(name: str, tiny: Path, tmp_path: Path) -> list[str]:
 
     small = [change for change in SMALL if change.partition("=")[0] in keys_of(JOBS[command])]
     more = [f"prompts={prompts(tmp_path)}"] if command == "istd" else []
+    more += [f"data={captioned(tmp_path)}"] if command == "train" else []
     return [*small, *OWN[name], *more, f"model={tiny}", f"output={tmp_path / 'out'}"]
 
 
