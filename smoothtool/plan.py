@@ -174,9 +174,12 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _safe(text: str) -> str:
-    """One part of a path on any system: no control characters, no slashes, nothing hidden, not too long."""
+    """One part of a path on any system: no control characters, no slashes, nothing hidden, not too long.
+
+    Braces neither: names stand in the plan that --dry-run prints, as output templates.
+    """
     plain = text.encode("utf-8", errors="replace").decode()
-    plain = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]+', "-", plain).strip(" .")
+    plain = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*{}]+', "-", plain).strip(" .")
     return plain.encode()[:MAX_PART_BYTES].decode(errors="ignore").strip(" .") or "-"
 
 

@@ -68,6 +68,8 @@ def copy_recipe(name: Name, target: Target = None) -> None:
     place = (target / source.name if target and target.is_dir() else target) or Path(source.name)
     if place.exists():
         raise UsageError(f"{place}: is there already", "another name")
+    if not place.parent.is_dir():
+        raise UsageError(f"{place.parent}: there is no such folder", f"mkdir -p {place.parent}")
     place.write_bytes(source.read_bytes())
     console.data(str(place))
     for table in source.parent.glob("*.[cj]s*"):

@@ -85,6 +85,7 @@ def test_shipped_recipes_are_listed_run_by_name_and_copied_with_their_table(call
     assert call("recipe", "cp", "drag-list")[1] == "drag-list.yaml\ndrags.jsonl\n"
     assert (tmp_path / "drags.jsonl").is_file()
     assert call("recipe", "cp", "drag-list")[0] == 2  # it is there already
+    assert call("recipe", "cp", "drag-list", "none/x.yaml")[0] == 2
     code, _, err = call("recipe", "cp", "drag-lst")
     assert code == 2
     assert "drag-list" in err

@@ -65,6 +65,7 @@ def test_names_never_collide(wanted: list[tuple[str, str]], given: list[str]) ->
         ("a:b/x\n<y>.png", "a-b/x-y-"),
         ("ä" * 300 + ".png", "ä" * 60),
         ("con . .png", "con"),
+        ("{trg}.png", "-trg-"),
         ("\udce4.png", "-"),
         ("batch.json.png", "batch.json-"),
         ("Index.HTML/x.png", "Index.HTML-/x"),
