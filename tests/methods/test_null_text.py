@@ -139,3 +139,12 @@ def test_the_unet_is_itself_again_after_an_exception(model: DiffusionModel) -> N
     with pytest.raises(RuntimeError, match="solver"):
         next(iter(null_text_steps(model, trajectory, text, null, GUIDANCE, failing)))  # type: ignore[arg-type]
     assert all("forward" not in module.__dict__ for module in model.unet.modules())
+
+
+def test_a_batch_that_is_split_to_fit_memory_is_fitted_like_one_that_is_not(exact: DiffusionModel) -> None:
+    together = fit(exact, 2, gauss_newton_solver(), torch.float64)
+    exact.max_batch = 1
+    split = fit(exact, 2, gauss_newton_solver(), torch.float64)
+    for one, other in zip(together, split, strict=True):
+        torch.testing.assert_close(one.null_embeds, other.null_embeds, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(one.latents, other.latents, rtol=1e-6, atol=1e-6)

@@ -14,6 +14,7 @@ cross-attention is computed once a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,7 +103,8 @@ def null_text_steps(
             return model.predict_noise(z, t, null.with_embeds(candidate).expand(batch))
 
         problem = InnerProblem(noise_of, offset, slope, 1e-5 + 2e-5 * index, shared=len(null) == 1)
-        with constant_latents(model.unet):
+        whole = batch <= model.max_batch  # a call that is split to fit memory brings other latents with each part
+        with constant_latents(model.unet) if whole else nullcontext():
             embeds, noise_null, losses = solver(problem, embeds, index, num_inference_steps)
         noise = guide(noise_null, noise_text, guidance_scale)
         latents = ddim_step(latents, noise, alpha_from, alpha_to)
