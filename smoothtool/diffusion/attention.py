@@ -84,7 +84,7 @@ def fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor)
 
 def attention_probs(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     """A = softmax(Q K^T / sqrt(d)), [B, heads, Q, K], for controls that read or change it; A @ V is the output."""
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # scaled first: float16 ends at 65504
     return scores.float().softmax(dim=-1).to(query.dtype)
 
 

@@ -162,3 +162,14 @@ def test_a_batch_that_memory_would_split_is_refused_rather_than_mixed_wrongly(mo
         torch.no_grad(),
     ):
         model.predict_noise(latents, 301, model.encode_prompts(["a cat", "a dog"]))
+
+
+def test_attention_maps_survive_products_that_float16_cannot_hold():
+    query = torch.full((1, 1, 2, 64), 50.0)
+    key = torch.stack([torch.full((64,), 50.0), torch.full((64,), 49.9)])[None, None]
+    expected = torch.tensor(
+        [[1.0, 0.0], [1.0, 0.0]]
+    )  # the products are 160000 and 159680, an eighth of it after scaling
+    probs = attention_probs(query.half(), key.half())
+    assert torch.isfinite(probs).all()
+    torch.testing.assert_close(probs[0, 0].float(), expected, rtol=0, atol=1e-3)
