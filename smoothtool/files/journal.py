@@ -17,6 +17,8 @@ from smoothtool.files.records import append_record
 
 PATTERN = "items*.jsonl"
 LOCKS = ".locks"
+SWEPT = 50
+"""Times in a row that the folder of locks may vanish under a claim, before the fault is another."""
 
 
 class Journal:
@@ -60,17 +62,14 @@ class Journal:
                     self.made[key] = name
 
     @contextmanager
-    def claim(self, name: str) -> Iterator[bool]:
+    def claim(self, name: str, patience_s: float = 0) -> Iterator[bool]:
         """True for as long as no other process works on the item; the operating system frees it after a crash.
 
         The lock's file is left behind only when the work was broken off.
         """
         path = self.folder / LOCKS / hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:24]
-        path.parent.mkdir(exist_ok=True)
         lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+        if not _acquired(lock, path.parent, patience_s):
             yield False
             return
         try:
@@ -87,3 +86,18 @@ class Journal:
         except OSError:
             return
         sweep_leftovers(self.folder, deep=True, before=now)
+
+
+def _acquired(lock: FileLock, folder: Path, patience_s: float) -> bool:
+    """Whether nobody else holds it. Another process that sweeps may take the folder away just before it is used."""
+    for attempt in range(SWEPT):
+        try:
+            folder.mkdir(exist_ok=True)
+            lock.acquire(timeout=patience_s)
+            return True
+        except Timeout:
+            return False
+        except (FileNotFoundError, FileExistsError):
+            if attempt == SWEPT - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from filelock import FileLock
+
 from smoothtool.files.journal import LOCKS, Journal
 
 
@@ -30,3 +33,28 @@ def test_lines_of_something_else_are_no_records(tmp_path: Path) -> None:
     lines = ["[1]", "3", '{"name": "a"}', '{"name": ["a"], "key": "k", "status": "made", "attempt": 1}', '{"name": "b']
     (tmp_path / "items.jsonl").write_text("\n".join(lines) + "\n")
     assert Journal(tmp_path).latest == {}
+
+
+def test_a_claim_outlives_that_another_process_sweeps_its_folder_away(tmp_path: Path, monkeypatch) -> None:
+    sweeps, acquire = [1, 1], FileLock.acquire
+
+    def late(lock: FileLock, **how):
+        if sweeps:
+            sweeps.pop()
+            (tmp_path / LOCKS).rmdir()
+            raise FileNotFoundError(lock.lock_file)
+        return acquire(lock, **how)
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with Journal(tmp_path).claim("a") as mine:
+        assert mine
+        assert len(list((tmp_path / LOCKS).iterdir())) == 1
+    assert not sweeps
+
+
+def test_a_folder_that_is_gone_for_good_is_told(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    journal = Journal(tmp_path / "out")
+    (tmp_path / "out").rmdir()
+    with pytest.raises(FileNotFoundError), journal.claim("a"):
+        pass
