@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ITEM_BYTES = 2_000_000
 """Room asked for per item before the work begins: about what an edit of a 512 px picture leaves."""
 
+PAGE_PATIENCE_S = 60.0
+"""For another process that writes the page of the same share at this moment."""
 
 Engine = Callable[[Batch, Sequence[Work], Callable[[], bool]], Generator[Work, None, None]]
 """(batch, items, whether to stop) -> the items as they are settled."""
@@ -74,14 +76,21 @@ def run_batch(plan: Plan, how: How, track: Track) -> list[Outcome]:
 
 
 def _sum_up(plan: Plan, works: Sequence[Work], batch: Batch, started: float) -> list[Outcome]:
-    """Write down how things stand, and clear away what was broken off."""
-    batch.journal.sweep()
-    batch.journal.refresh()
-    for work in works:
-        if not batch.settle(work):
-            batch.outcomes[work.name] = Outcome(work.name, work.item.job.command, "waiting", {})
-    outcomes = [batch.outcomes[work.name] for work in works]
-    write_summary(plan, outcomes, batch.journal.folder, time.perf_counter() - started)
+    """Write down how things stand, and clear away what was broken off.
+
+    Under a claim, so that no other process takes the half-written page for a leftover.
+    """
+    journal = batch.journal
+    try:
+        with journal.claim(journal.own.name, PAGE_PATIENCE_S):
+            journal.refresh()
+            for work in works:
+                if not batch.settle(work):
+                    batch.outcomes[work.name] = Outcome(work.name, work.item.job.command, "waiting", {})
+            outcomes = [batch.outcomes[work.name] for work in works]
+            write_summary(plan, outcomes, journal.folder, time.perf_counter() - started, batch.track)
+    finally:
+        journal.sweep()
     return outcomes
 
 

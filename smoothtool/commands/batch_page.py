@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.errors import SmoothtoolError
-from smoothtool.files.gallery import Card, gallery_page
-from smoothtool.files.output import write_json_atomic, write_text_atomic
+from smoothtool.files.gallery import Card, write_gallery
+from smoothtool.files.output import write_json_atomic
 from smoothtool.files.reports import versions
-from smoothtool.types import Outcome
+from smoothtool.types import Outcome, Track
 from smoothtool.weights.places import resolve_picture
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ SHOWN = ("edited", "reconstruction", "dragged", "sheet", "plot", "before_after")
 DONE = ("made", "skipped")
 
 
-def write_summary(plan: Plan, outcomes: Sequence[Outcome], folder: Path, seconds: float) -> None:
+def write_summary(plan: Plan, outcomes: Sequence[Outcome], folder: Path, seconds: float, track: Track) -> None:
     """batch.json and index.html, as things stand."""
     reports = [_report(folder, outcome) for outcome in outcomes]
     rows = [_row(*pair) for pair in zip(outcomes, reports, strict=True)]
@@ -37,7 +37,7 @@ def write_summary(plan: Plan, outcomes: Sequence[Outcome], folder: Path, seconds
         _card(item.job, outcome, row, report, folder, varied)
         for item, outcome, row, report in zip(plan.items, outcomes, rows, reports, strict=True)
     ]
-    write_text_atomic(folder / "index.html", gallery_page(plan.title, counts, cards))
+    write_gallery(folder / "index.html", plan.title, counts, cards, track)
 
 
 def _report(folder: Path, outcome: Outcome) -> dict[str, Any]:

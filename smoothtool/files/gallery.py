@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.images import load_image
+from smoothtool.files.output import atomic_path, write_text_atomic
+from smoothtool.types import Track
 
 TEMPLATES = Path(__file__).parent / "templates"
 THUMBNAIL_PX = 256
 QUALITY = 80
+THUMBNAILS = ".thumbnails"
+"""Folder beside the page: pictures are decoded once, not again for every page that shows them."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +45,70 @@ class Card:
     notes: list[str]
 
 
-def gallery_page(title: str, counts: Mapping[str, int], cards: Sequence[Card]) -> str:
-    """HTML with thumbnails inside; everything that people wrote is escaped, and nothing is loaded from elsewhere."""
+def write_gallery(path: Path, title: str, counts: Mapping[str, int], cards: Sequence[Card], track: Track) -> None:
+    """HTML with thumbnails inside; everything that people wrote is escaped, and nothing is loaded from elsewhere.
+
+    Written card by card: a page of thousands is many times larger than what has to be in memory for it.
+    """
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters["url"] = lambda text: quote(text.encode("utf-8", "replace"))
-    thumbnails: dict[Path, str] = {}
-
-    def thumbnail(path: Path | None) -> str:
-        """A data URI; empty without a picture. The same source under many settings is read once."""
-        if path is not None and path not in thumbnails:
-            thumbnails[path] = _data_uri(path)
-        return thumbnails[path] if path else ""
-
+    kept = _Thumbnails(path.parent / THUMBNAILS)
+    missing = [picture for picture in dict.fromkeys(_pictures(cards)) if not kept.have(picture)]
+    for picture in track(missing, "thumbnails", len(missing)) if missing else ():
+        kept.make(picture)
     metrics = sorted({name for card in cards for name in card.metrics})
     template = environment.get_template("gallery.html.j2")
-    return template.render(title=title, counts=counts, cards=cards, metrics=metrics, thumbnail=thumbnail)
+    parts = template.generate(title=title, counts=counts, cards=cards, metrics=metrics, thumbnail=kept.data_uri)
+    write_text_atomic(path, parts)
 
 
-def _data_uri(path: Path) -> str:
-    try:
-        picture = load_image(path)
-    except (SmoothtoolError, OSError):
-        return ""
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    buffer = BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _pictures(cards: Sequence[Card]) -> Iterator[Path]:
+    return (picture for card in cards for picture in (card.before, card.after) if picture is not None)
+
+
+@dataclass(frozen=True)
+class _Thumbnails:
+    """Small JPEGs named after where their pictures lie; each says inside of which state of the picture it was made."""
+
+    folder: Path
+
+    def have(self, picture: Path) -> bool:
+        try:
+            with Image.open(self._place(picture), formats=["JPEG"]) as kept:
+                return bool(kept.info.get("comment") == _state(picture))
+        except OSError:
+            return False
+
+    def make(self, picture: Path) -> None:
+        """None of a picture that is missing or broken, nor an outdated one."""
+        place = self._place(picture)
+        try:
+            state = _state(picture)
+            small = load_image(picture, at_least_px=THUMBNAIL_PX)
+        except (SmoothtoolError, OSError):
+            with suppress(OSError):
+                place.unlink()
+            return
+        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        self.folder.mkdir(exist_ok=True)
+        with atomic_path(place) as temporary:
+            small.save(temporary, "JPEG", quality=QUALITY, comment=state)
+
+    def data_uri(self, picture: Path | None) -> str:
+        """Empty without a picture."""
+        try:
+            content = self._place(picture).read_bytes() if picture else b""
+        except OSError:
+            return ""
+        return "data:image/jpeg;base64," + base64.b64encode(content).decode() if content else ""
+
+    def _place(self, picture: Path) -> Path:
+        name = os.fsencode(os.path.abspath(picture))
+        return self.folder / f"{hashlib.sha256(name).hexdigest()[:24]}.jpg"
+
+
+def _state(picture: Path) -> bytes:
+    """What tells a changed file from the one that was there: its size and time."""
+    stat = picture.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}".encode()

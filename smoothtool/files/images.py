@@ -29,14 +29,17 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "J
 SRGB = ImageCms.createProfile("sRGB")
 
 
-def load_image(path: Path, *, content: bytes | None = None, max_pixels: int = 178_000_000) -> Image.Image:
+def load_image(
+    path: Path, *, content: bytes | None = None, max_pixels: int = 178_000_000, at_least_px: int | None = None
+) -> Image.Image:
     """The picture in a file: upright, sRGB, 8-bit RGB, transparency on white, of an animation the first frame.
 
-    content  the file's bytes where it lies inside another; `path` then only names it
+    content      the file's bytes where it lies inside another; `path` then only names it
+    at_least_px  for a thumbnail: sides of a JPEG may be decoded, sooner, at down to an eighth, not below this
     `info["note"]` says when frames were left out.
     Raises: InputError when there is no file, no picture in it, a broken one, or one above `max_pixels`.
     """
-    decoded = _decode(path, max_pixels, content)
+    decoded = _decode(path, max_pixels, content, at_least_px)
     picture = _rgb(decoded, path)
     frames = getattr(decoded, "n_frames", 1)
     picture.info = {"note": f"{path.name}: the first of {frames} frames is used"} if frames > 1 else {}
@@ -82,7 +85,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     return settings_inside(_decode(path, max_pixels=178_000_000))
 
 
-def _decode(path: Path, max_pixels: int, content: bytes | None = None) -> Image.Image:
+def _decode(path: Path, max_pixels: int, content: bytes | None = None, at_least_px: int | None = None) -> Image.Image:
     """Pixels in memory, upright, in the file's own colour mode."""
     if content is None and not os.path.isfile(path):  # unlike Path.is_file it takes names of any length
         why = "this is not a file" if os.path.exists(path) else "there is no such file"
@@ -94,6 +97,8 @@ def _decode(path: Path, max_pixels: int, content: bytes | None = None) -> Image.
             source = path if content is None else BytesIO(content)
             with Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
                 _check_pixels(path, image.size, max_pixels)
+                if at_least_px is not None:
+                    image.draft(None, (at_least_px, at_least_px))  # type: ignore[arg-type]  # None keeps the mode
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 upright.info.setdefault("icc_profile", image.info.get("icc_profile"))

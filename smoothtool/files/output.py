@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from pathlib import Path
@@ -35,10 +35,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """UTF-8; undecodable bytes of a command line (lone surrogates) become question marks."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", errors="replace"))
+def write_text_atomic(path: Path, text: str | Iterable[str]) -> None:
+    """UTF-8, whole or part by part; undecodable bytes of a command line (lone surrogates) become question marks."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for part in [text] if isinstance(text, str) else text:
+            file.write(part.encode("utf-8", errors="replace"))
 
 
 def write_json_atomic(path: Path, data: Any) -> None:

@@ -15,6 +15,7 @@ from batch_toys import fake_invert, go, pictures, states, toy_model
 
 from smoothtool.commands.batch import How, run_batch
 from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError
+from smoothtool.files.journal import Journal
 from smoothtool.plan import plan_flags
 
 TOYS = Path(__file__).parents[1] / "batch_toys.py"
@@ -37,7 +38,7 @@ def calls(root: Path) -> list[str]:
 
 
 def visible(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return {path.name for path in folder.iterdir()} - {".thumbnails"}
 
 
 def test_every_picture_gets_a_folder_and_the_batch_a_record_and_a_page(root: Path) -> None:
@@ -258,7 +259,7 @@ class Recorder:
         self.order = order
 
     def __call__(self, items, description, total):
-        for item in items:
+        for item in items if description == "items" else ():
             self.order.append(item.item.job.model)
             yield item
 
@@ -268,3 +269,15 @@ class Recorder:
 
 def test_a_plan_of_one_plain_file_is_no_batch(root: Path) -> None:
     assert plan_flags("invert", {"image": [str(root / "in" / "p0.png")]}).folder is None
+
+
+def test_the_page_at_work_is_no_leftover_to_another_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(plan, outcomes, folder: Path, *_: object) -> None:
+        (folder / ".0123456789ab.part.html").write_text("half")
+        time.sleep(0.02)
+        Journal(folder).sweep()
+        (folder / ".0123456789ab.part.html").rename(folder / "index.html")
+
+    monkeypatch.setattr("smoothtool.commands.batch.write_summary", write)
+    go(root)
+    assert not list((root / "out").glob(".*"))

@@ -70,6 +70,14 @@ def test_a_cmyk_jpeg_comes_out_in_its_colours(tmp_path: Path) -> None:
     assert blue < 15
 
 
+def test_for_a_thumbnail_a_jpeg_is_decoded_smaller_upright_and_never_too_small(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 480), "red").save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0"
+                                             b"\x01\0\0\0\x06\0\0\0\0\0\0\0")  # fmt: skip
+    assert load_image(tmp_path / "x.jpg").size == (480, 640)
+    assert load_image(tmp_path / "x.jpg", at_least_px=60).size == (60, 80)
+    assert load_image(tmp_path / "x.jpg", at_least_px=61).size == (120, 160)
+
+
 def test_a_palette_picture_comes_out_in_its_colours(tmp_path: Path) -> None:
     gradient().quantize(8).save(tmp_path / "p.png")
     assert np.array_equal(pixels(load_image(tmp_path / "p.png")), pixels(gradient().quantize(8).convert("RGB")))
