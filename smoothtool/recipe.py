@@ -47,7 +47,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Plan:
 
 def dump_plan(plan: Plan) -> str:
     """YAML that `load_recipe` reads back to the same plan."""
-    rows = [{**row, **({"output": item.name} if plan.folder else {})}
+    rows = [{**row, **item.job.handover(), **({"output": item.name} if plan.folder else {})}
             for item in plan.items for row in item.job.recipe()["jobs"]]  # fmt: skip
     document = {**({"output": str(plan.folder)} if plan.folder else {}), "jobs": rows}
     return str(yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))

@@ -37,6 +37,12 @@ class Job(BaseModel):
         plain = self.model_dump(mode="json")
         return {key: plain[name] for name, key in kept.items()}
 
+    def handover(self) -> dict[str, Any]:
+        """The options without a part in the result that were set, but for the place: what makes a plan the same run."""
+        own = {name: field for name, field in fields_of(type(self)) if flag_of(field).delivery and name != "output"}
+        plain = self.model_dump(mode="json", exclude_defaults=True)
+        return {key_of(name, field): plain[name] for name, field in own.items() if name in plain}
+
     def recipe(self) -> dict[str, Any]:
         """The recipe that makes the same result again: what `job.yaml` holds."""
         given = {key: value for key, value in self.settings().items() if value is not None}

@@ -146,6 +146,14 @@ def test_a_dumped_batch_reads_back_to_the_same_plan() -> None:
     assert (again.items, again.folder) == (plan.items, plan.folder)
 
 
+def test_a_dumped_plan_says_how_many_go_together_although_no_result_is_known_by_it() -> None:
+    several = plan_flags("invert", {"image": ["in"], "batch_size": 8})
+    assert planned(dump_plan(several)).items == several.items
+    assert [item.job.batch_size for item in several.items] == [8, 8, 8]
+    assert several.items[0].job.settings() == plan_flags("invert", {"image": ["in"]}).items[0].job.settings()
+    assert "force" not in dump_plan(several)
+
+
 def test_flags_plan_like_recipes() -> None:
     assert [item.name for item in plan_flags("invert", {"image": ["in"]}).items] == ["a/x", "b/x-jpg", "b/x-png"]
     (walk,) = plan_flags("interpolate", {"images": ["in"]}).items
