@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from smoothtool.commands.batch_items import Digests, Work, work_of
+from smoothtool import __version__
+from smoothtool.commands.batch_items import Digests, Work, made_by, work_of
 from smoothtool.commands.batch_page import write_summary
 from smoothtool.commands.batch_work import Batch, open_batch, work_here
+from smoothtool.commands.sharing import model_key
 from smoothtool.errors import UsageError
 from smoothtool.files.journal import PATTERN, Journal
 from smoothtool.files.output import free_space_check
@@ -51,7 +54,8 @@ def run_batch(plan: Plan, how: How, track: Track) -> list[Outcome]:
     """Work through the plan, or a share of it; leaves a folder per item, items.jsonl, batch.json and index.html.
 
     Raises: KeyboardInterrupt after the item at hand, when asked to stop; UsageError before any work when the folder
-    cannot be used or holds results of other settings, or Ray is missing; ModelError when a model is missing.
+    cannot be used or holds results of other settings, or Ray is missing; ModelError when a model is missing, or, after
+    all that other models can do, when one does not load: its items stay to do.
     """
     assert plan.folder is not None
     started, engine = time.perf_counter(), _engine(how)
@@ -61,13 +65,19 @@ def run_batch(plan: Plan, how: How, track: Track) -> list[Outcome]:
     index, count = how.shard
     journal = Journal(folder, "items.jsonl" if count == 1 else f"items-{index}-of-{count}.jsonl")
     batch = open_batch({work.name for work in works}, journal, track, retry_failed=how.retry_failed)
-    mine = [work for work in _by_model(works)[index - 1 :: count] if not batch.settle(work)]
+    share = _by_model(works)[index - 1 :: count]
+    if not share:
+        track.note(f"shard {index}/{count} holds no item of this batch of {len(works)}")
+    mine = [work for work in share if not batch.settle(work)]
     _check_replaced(mine, journal, plan.folder, how)
     free_space_check(folder, len(mine) * ITEM_BYTES)
     try:
         with _one_more_item(track) as stopped, closing(engine(batch, mine, stopped)) as settled:
             for _ in track(settled, "items", len(mine)):
                 pass
+        if batch.stuck:
+            track.note(f"{len(batch.stuck)} items stay to do: their model does not load")
+            raise next(iter(batch.stuck.values()))
     except BaseException:
         with suppress(OSError):  # of a disk that is full: what stopped the batch is what has to be told
             _sum_up(plan, works, batch, started)
@@ -86,7 +96,7 @@ def _sum_up(plan: Plan, works: Sequence[Work], batch: Batch, started: float) -> 
             journal.refresh()
             for work in works:
                 if not batch.settle(work):
-                    batch.outcomes[work.name] = Outcome(work.name, work.item.job.command, "waiting", {})
+                    batch.outcomes[work.name] = Outcome(work.name, work.item.job.command, "waiting", batch.why(work))
             outcomes = [batch.outcomes[work.name] for work in works]
             write_summary(plan, outcomes, journal.folder, time.perf_counter() - started, batch.track)
     finally:
@@ -112,25 +122,30 @@ def _open_folder(path: Path) -> Path:
 
 def _by_model(works: Sequence[Work]) -> list[Work]:
     """In order, except that jobs of one model stand together: each model is loaded once."""
-    first: dict[str, int] = {}
-
-    def model_of(work: Work) -> str:
-        job = work.item.job
-        return str([getattr(job, key, None) for key in ("model", "lora", "device", "dtype")])
-
+    first: dict[tuple[object, ...], int] = {}
     for work in works:
-        first.setdefault(model_of(work), len(first))
-    return sorted(works, key=lambda work: first[model_of(work)])
+        first.setdefault(model_key(work.item.job), len(first))
+    return sorted(works, key=lambda work: first[model_key(work.item.job)])
 
 
 def _check_replaced(works: Sequence[Work], journal: Journal, typed: Path, how: How) -> None:
-    """A changed picture replaces its result; other settings in the same folder are more likely a slip."""
+    """A changed picture replaces its result; other settings in the same folder are more likely a slip.
+
+    Another version of smoothtool counts as other settings: one batch is made by one.
+    """
     known = [(work, journal.latest.get(work.name)) for work in works]
     slips = [
         work.name
         for work, record in known
         if record is not None and record["status"] == "made" and not record["key"].endswith(f"-{work.settings}")
     ]
+    older = Counter(version for name in slips if (version := made_by(journal, name)) not in ("", __version__))
+    if older and not how.force:
+        version, count = older.most_common(1)[0]
+        raise UsageError(
+            f"{typed}: {count} results there were made by smoothtool {version}, and this is {__version__}",
+            f"another folder with -o, --force to make them again, or pip install smoothtool=={version} to go on",
+        )
     if slips and not how.force:
         raise UsageError(
             f"{typed}: {len(slips)} results there were made with other settings, first {slips[0]}",

@@ -157,5 +157,13 @@ def finished(work: Work, journal: Journal, names: set[str]) -> dict[str, Any] | 
     return known if there else None
 
 
+def made_by(journal: Journal, name: str) -> str:
+    """The version of smoothtool that made a result, or nothing where its report does not say."""
+    try:
+        return str(json.loads((journal.folder / name / "report.json").read_text("utf-8"))["versions"]["smoothtool"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _is_there(journal: Journal, name: str) -> bool:
     return (journal.folder / name / "report.json").is_file()

@@ -30,6 +30,7 @@ class Batch:
 
     again   failures that this run gives a second chance
     before  the records of earlier runs
+    stuck   by item, why its model does not load: no fault of the item's, which stays to do
     """
 
     names: set[str]
@@ -38,6 +39,7 @@ class Batch:
     again: dict[str, dict[str, Any]]
     before: dict[str, dict[str, Any]]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    stuck: dict[str, Exception] = field(default_factory=dict)
 
     def settle(self, work: Work) -> bool:
         """Whether the item needs no work now: it is made, or has failed and gets no second chance."""
@@ -48,6 +50,14 @@ class Batch:
         status = record["status"] if record["status"] == "failed" or not before else "skipped"
         self.outcomes[work.name] = Outcome(work.name, work.item.job.command, status, record)
         return True
+
+    def why(self, work: Work) -> dict[str, Any]:
+        """Why an item is not done, as the page tells it; nothing when it is not its turn yet."""
+        fault = self.stuck.get(work.name)
+        return {} if fault is None else {"error": explain(fault).what, "hint": explain(fault).hint}
+
+    def is_left(self, work: Work) -> bool:
+        return work.name not in self.outcomes and work.name not in self.stuck
 
     def write_down(self, work: Work, facts: dict[str, Any]) -> None:
         """Append how the item went, which settles it, even if somebody has taken its result away since."""
@@ -78,7 +88,7 @@ def work_here(batch: Batch, works: Sequence[Work], stopped: Callable[[], bool]) 
                     raise KeyboardInterrupt
                 attempt(batch, group, shared)
                 yield from (work for work in group if work.name in batch.outcomes)
-            left = [[work] for group in left for work in group if work.name not in batch.outcomes]
+            left = [[work] for group in left for work in group if batch.is_left(work)]
             time.sleep(PATIENCE_S if left else 0)
 
 
@@ -108,7 +118,9 @@ def attempt(batch: Batch, works: Sequence[Work], shared: Shared) -> None:
         if len(todo) > 1:
             _work_ahead(todo, batch, shared)
         for work in todo:
-            _work(work, batch, shared)
+            fault = shared.fault(work.item.job) or _work(work, batch, shared)
+            if fault is not None:
+                batch.stuck[work.name] = fault
         shared.clear_ahead()
 
 
@@ -123,10 +135,17 @@ def _work_ahead(works: Sequence[Work], batch: Batch, shared: Shared) -> None:
         work_ahead(jobs, shared, batch.track)  # type: ignore[arg-type]  # what stands in one group is a PictureJob
 
 
-def _work(work: Work, batch: Batch, shared: Shared) -> None:
-    """Raises: UsageError when the disk is full: nothing can go on."""
+def _work(work: Work, batch: Batch, shared: Shared) -> Exception | None:
+    """Why the item cannot be made yet: its model does not load. Else it is written down how it went.
+
+    Raises: UsageError when the disk is full: nothing can go on.
+    """
     try:
-        batch.write_down(work, _make(work, batch, shared))
+        facts = _make(work, batch, shared)
+        fault = shared.fault(work.item.job)
+        if fault is None:
+            batch.write_down(work, facts)
+        return fault
     except Exception as error:
         if _is_disk_full(error):
             raise UsageError(f"{batch.journal.folder}: {explain(error).what}", "make room, and start again") from error

@@ -98,7 +98,8 @@ def work_ahead(jobs: Sequence[PictureJob], shared: Shared, track: Track) -> None
         members = [member for job in jobs if (member := _member(model, job))]
         _in_parts(members, shared, lambda part: _together(model, part, shared, track))
     except Exception as error:
-        track.note(f"one at a time, because together it failed: {error}")
+        if shared.fault(jobs[0]) is None:  # else told once, for all items of that model
+            track.note(f"one at a time, because together it failed: {error}")
     shared.share_s = (time.perf_counter() - started) / len(jobs)
 
 

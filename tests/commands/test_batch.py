@@ -95,6 +95,19 @@ def test_other_settings_in_the_same_folder_are_refused_unless_forced(root: Path)
     assert set(states(go(root, How(force=True), steps=7)).values()) == {"made"}
 
 
+def test_results_of_another_version_are_refused_as_such(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smoothtool.__version__", "0.0.9")
+    monkeypatch.setattr("smoothtool.commands.batch_items.__version__", "0.0.9")
+    go(root)
+    monkeypatch.undo()
+    use(monkeypatch, root)
+    with pytest.raises(UsageError, match=r"4 results there were made by smoothtool 0\.0\.9, and this is") as told:
+        go(root)
+    assert "--force" in told.value.hint
+    assert "pip install smoothtool==0.0.9" in told.value.hint
+    assert set(states(go(root, How(force=True))).values()) == {"made"}
+
+
 def test_a_folder_of_other_things_is_refused(root: Path) -> None:
     with pytest.raises(UsageError, match="not of a batch"):
         go(root, output=str(root / "in"))

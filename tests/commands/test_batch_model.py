@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from smoothtool.commands import session
 from smoothtool.commands.batch import How, run_batch
+from smoothtool.errors import ModelError
 from smoothtool.recipe import plan_recipe
 from smoothtool.types import Outcome, silent
 from smoothtool.yaml12 import read_yaml
@@ -73,3 +75,22 @@ def test_a_finished_item_repeats_from_its_own_job_file(tiny: Path, tmp_path: Pat
     plan = plan_recipe(read_yaml("output: x\n" + job, "job.yaml"), [f"output={tmp_path / 'again'}"])
     run_batch(plan, How(), silent)
     assert np.array_equal(edited(tmp_path / "out")["fox"], edited(tmp_path / "again")["fox"])
+
+
+def test_weights_that_do_not_load_are_tried_once_and_jobs_of_other_models_go_on(
+    tiny: Path, tmp_path: Path, loads: list[str]
+) -> None:
+    shutil.copytree(tiny, tmp_path / "broken")
+    weights = tmp_path / "broken" / "unet" / "diffusion_pytorch_model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:1000])
+    text = f"""jobs: [{{command: edit, method: sdedit, image: 'samples:[fc]*', trg: a cat, batch_size: 3,
+                       matrix: {{model: ['{tmp_path}/broken', '{tiny}']}}}}]"""
+    with pytest.raises(ModelError):
+        batch(text, tiny, tmp_path / "out")
+    assert len(loads) == 2
+    summary = json.loads((tmp_path / "out" / "batch.json").read_text())
+    assert summary["counts"] == {"waiting": 3, "made": 3}
+    assert {"error" in row for row in summary["items"] if row["status"] == "waiting"} == {True}
+    weights.write_bytes(good)
+    assert {outcome.status for outcome in batch(text, tiny, tmp_path / "out")} == {"made", "skipped"}
