@@ -53,6 +53,18 @@ def plan_alone(job: Job) -> Plan:
     return Plan((Item(job, ""),), None, job.command)
 
 
+def batch_of_one(plan: Plan) -> Plan:
+    """The plan of one job as the batch that its picture would be in among others: for what only batches know."""
+    job = plan.items[0].job
+    name = getattr(job, "image", None)
+    found = find_pictures([name]) if name else None
+    picture = found.pictures[0] if found else None
+    spoken = {key: value for key, value in job.settings().items() if key != "image"}
+    draft = draft_of(job, picture, default_template(None, picture is not None, ()))
+    title = f"{job.command}-{found.title}" if found else job.command
+    return plan_batch([draft], getattr(job, "output", None), title, spoken)
+
+
 def plan_batch(drafts: Sequence[Draft], folder: Path | None, title: str, spoken: object) -> Plan:
     """A batch of these jobs.
 

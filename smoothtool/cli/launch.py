@@ -17,7 +17,7 @@ from smoothtool.cli.shards import shard_from_environment
 from smoothtool.errors import BatchError, UsageError, closest
 from smoothtool.estimate import estimate_unet_calls
 from smoothtool.jobs import Job, parse_shard
-from smoothtool.plan import Plan
+from smoothtool.plan import Plan, batch_of_one
 from smoothtool.recipe import dump_plan
 from smoothtool.weights.places import resolve_picture
 
@@ -42,6 +42,8 @@ class Wish:
 
 def launch(plan: Plan, wish: Wish) -> None:
     """Print the plan, run its one job, or work through it as a batch."""
+    if plan.folder is None and _needs_batch(plan.items[0].job, wish):
+        plan = batch_of_one(plan)
     if wish.dry_run:
         console.data(dump_plan(plan))
         console.notice(_summary(plan))
@@ -52,6 +54,15 @@ def launch(plan: Plan, wish: Wish) -> None:
         _run(plan.items[0].job)
     else:
         _run_batch(plan, wish)
+
+
+def _needs_batch(job: Job, wish: Wish) -> bool:
+    """Whether something is asked for that only a batch knows, or several processes were started on one picture.
+
+    A glob that happens to match a single file looks like one plain file once the shell has replaced it.
+    """
+    asked = wish.shard is not None or wish.retry_failed or wish.engine != "local" or wish.workers is not None
+    return asked or (bool(getattr(job, "image", None)) and shard_from_environment(os.environ)[1] > 1)
 
 
 def _summary(plan: Plan) -> str:

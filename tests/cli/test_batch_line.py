@@ -56,6 +56,35 @@ def test_a_share_is_asked_for_by_flag_or_by_the_launcher(call, monkeypatch: pyte
     assert call("invert", "in", "-m", "model", "-o", "out", "--shard", "4/3")[0] == 2
 
 
+def test_one_picture_is_divided_too_by_flag_or_launcher(call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one = ("invert", "in/p1.png", "-m", "model", "-o", "out")
+    code, out, err = call(*one, "--shard", "2/2")
+    assert (code, out, "shard 2/2 holds no item" in err) == (0, "", True)
+    assert call(*one, "--shard", "1/2")[:2] == (0, "out/p1\n")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call(*one)[:2] == (0, "out/p1\n")
+    assert (tmp_path / "log").read_text().count("p1.png") == 1
+
+
+def test_one_picture_that_failed_is_tried_again_when_asked(call, tmp_path: Path) -> None:
+    good = (tmp_path / "in" / "p1.png").read_bytes()
+    (tmp_path / "in" / "p1.png").write_bytes(b"")
+    one = ("invert", "in/p1.png", "-m", "model", "-o", "out", "--retry-failed")
+    assert call(*one)[0] == 3
+    (tmp_path / "in" / "p1.png").write_bytes(good)
+    assert call(*one)[:2] == (0, "out/p1\n")
+
+
+def test_a_recipe_of_one_job_goes_to_the_engine_that_was_asked_for(call, monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("jobs: [{command: invert, image: in/p0.png, model: model}]")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "smoothtool.commands.ray_engine", raising=False)
+    code, _, err = call("run", "r.yaml", "--engine", "ray")
+    assert (code, "Ray is not installed" in err) == (2, True)
+    assert call("run", "r.yaml", "--workers", "2")[0] == 2
+
+
 def test_trainings_in_a_batch_do_not_wait_for_each_other_for_ever(call, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
