@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from PIL import Image
 
 from smoothtool.commands.batch import How, run_batch
+from smoothtool.commands.sharing import Shared
+from smoothtool.errors import ModelError
 from smoothtool.files.images import load_image, save_image
 from smoothtool.files.output import new_folder
 from smoothtool.files.reports import write_report
@@ -44,8 +46,12 @@ def fake_invert(log: Path, before: Callable[[str], None] = lambda name: None,
 def replace_invert() -> None:
     """For the workers of Ray: `invert` without a model, which waits at first until two of them are at work.
 
+    A file root/broken-model says that no model loads.
     A file root/always-p1.png kills every process that is half done with that picture, root/once-p1.png the first.
     """
+
+    def no_model() -> None:
+        raise ModelError("model/unet: is broken", "another copy of it")
 
     def run(job, track: Track) -> Report:
         root, name = job.output.parents[1], Path(job.image).name
@@ -58,6 +64,8 @@ def replace_invert() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             (folder / "half.png").unlink()
 
+        if (root / "broken-model").exists():
+            Shared.active.open(job, no_model)
         (root / "workers").mkdir(exist_ok=True)
         (root / "workers" / str(os.getpid())).touch()
         end = time.monotonic() + 20
@@ -66,6 +74,11 @@ def replace_invert() -> None:
         return fake_invert(root / "log", inside=inside).run(job, track)
 
     sys.modules["smoothtool.commands.invert"] = SimpleNamespace(run=run)  # type: ignore[assignment]
+
+
+def forget_smoothtool() -> None:
+    """For the workers of Ray on a machine where it is not installed."""
+    sys.modules["smoothtool.commands.ray_engine"] = None  # type: ignore[assignment]
 
 
 def pictures(folder: Path, count: int, suffix: str = ".png") -> Path:

@@ -31,12 +31,14 @@ from ray.exceptions import RayError, RayTaskError
 from smoothtool.commands.batch_items import Work
 from smoothtool.commands.batch_work import PATIENCE_S, Batch, attempt, failure, in_groups, open_batch
 from smoothtool.commands.sharing import Shared
-from smoothtool.errors import SmoothtoolError, UsageError
+from smoothtool.errors import SmoothtoolError, UsageError, explain
 from smoothtool.files.journal import Journal
-from smoothtool.types import Silent
+from smoothtool.types import Silent, Track
 
 DEATHS = 3
 """Workers that an item may outlive; a machine that goes away is bad luck, three in a row are the item's doing."""
+ROOM_S = 30.0
+"""Without any worker after which it is told what they wait for."""
 OURS = "SMOOTHTOOL_"
 """How the names of our environment variables begin, which workers on other machines have to know too."""
 
@@ -63,6 +65,14 @@ class Posting:
     environment: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a worker has to say, and by item why its model does not load there."""
+
+    notes: list[str]
+    stuck: dict[str, SmoothtoolError]
+
+
 class Worker:
     """A process that makes items; its model stays loaded from one to the next."""
 
@@ -83,15 +93,16 @@ class Worker:
         journal = Journal(posting.folder, f"items-ray-{posting.number}.jsonl")
         self.batch = open_batch(posting.names, journal, Notes(), retry_failed=posting.retry_failed)
 
-    def make(self, works: Sequence[Work]) -> list[str]:
-        """Make these items unless they are made meanwhile; returns what there is to say."""
+    def make(self, works: Sequence[Work]) -> Answer:
+        """Make these items unless they are made meanwhile."""
         assert self.batch is not None, "a worker is started first"
         self.batch.track = notes = Notes()
+        self.batch.stuck = {}
         with self.shared as shared:
             attempt(self.batch, works, shared)
-        if any(work.name not in self.batch.outcomes for work in works):
+        if any(map(self.batch.is_left, works)):
             time.sleep(PATIENCE_S)  # a process outside the cluster is at it: no hurry to be given it again
-        return notes.said
+        return Answer(notes.said, {name: explain(fault) for name, fault in self.batch.stuck.items()})
 
 
 @dataclass
@@ -102,6 +113,9 @@ class _Crew:
     at_work: dict[Any, tuple[Any, list[Work]]] = field(default_factory=dict)
     idle: list[Any] = field(default_factory=list)
     hired: int = 0
+    came_in: int = 0
+    alone_since: float = field(default_factory=time.monotonic)
+    told: bool = False
 
     def grow(self) -> None:
         self.hired += 1
@@ -115,8 +129,8 @@ class _Crew:
     def busy(self) -> bool:
         return any(works for _, works in self.at_work.values())
 
-    def answers(self) -> Iterator[tuple[list[Work], list[str] | None]]:
-        """What came back since: the items that were given, and the worker's notes, or None when it died.
+    def answers(self) -> Iterator[tuple[list[Work], Answer | None]]:
+        """What came back since: the items that were given, and the worker's answer, or None when it died.
 
         Raises: what a worker raised.
         """
@@ -124,15 +138,35 @@ class _Crew:
         for answer in done:
             worker, works = self.at_work.pop(answer)
             try:
-                notes = ray.get(answer) or []
+                told = ray.get(answer) or Answer([], {})
             except RayTaskError as error:
                 raise (error.cause or error) from None
             except RayError:
                 _kill(worker)  # out of reach is not always dead
                 yield works, None
             else:
+                self.came_in += not works
                 self.idle.append(worker)
-                yield works, notes
+                yield works, told
+
+    def tell_waiting(self, track: Track, options: dict[str, Any]) -> None:
+        """Once, when for a while all workers have been on their way in: perhaps there is no room for one."""
+        if self.idle or self.busy():
+            self.alone_since = time.monotonic()
+        elif not self.told and time.monotonic() - self.alone_since > ROOM_S:
+            self.told = True
+            there, free = ray.cluster_resources(), ray.available_resources()
+            asked = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
+            asks = " and ".join(f"{count:g} {kind}" for kind, count in asked.items() if count)
+            have = " and ".join(f"{free.get(kind, 0):g} of {there.get(kind, 0):g} {kind}" for kind in asked)
+            track.note(f"--engine ray: still waiting for a worker, which asks for {asks}; free in the cluster: {have}")
+
+    def why_empty(self) -> SmoothtoolError:
+        """Why there is no worker at all."""
+        if self.came_in:
+            return SmoothtoolError("--engine ray: no worker stays alive", "fewer --workers, or ray status")
+        hint = "pip install 'smoothtool[ray]' on every machine of the cluster, or fewer --workers"
+        return SmoothtoolError("--engine ray: every worker died at its start", hint)
 
     def close(self) -> None:
         """A cluster that goes on without us wants its processors back at once."""
@@ -162,14 +196,16 @@ def work_on_ray(
             crew.grow()
         while crew.busy() or (queue and not stopped()):
             if not crew.at_work and not crew.idle:
-                raise SmoothtoolError("--engine ray: no worker stays alive", "fewer --workers, or ray status")
+                raise crew.why_empty()
+            crew.tell_waiting(batch.track, options)
             while queue and crew.idle and not stopped():
                 crew.give(queue.popleft())
-            for given, notes in crew.answers():
-                for text in notes or []:
+            for given, told in crew.answers():
+                for text in told.notes if told else ():
                     batch.track.note(text)
-                yield from _settled(batch, given, queue, deaths, died=notes is None)
-                if given and notes is None and queue:
+                batch.stuck |= told.stuck if told else {}
+                yield from _settled(batch, given, queue, deaths, died=told is None)
+                if given and told is None and queue:
                     crew.grow()
         if queue:
             raise KeyboardInterrupt
@@ -196,7 +232,7 @@ def _settled(
                 batch.write_down(work, failure(SmoothtoolError(what, "fewer --workers")) | {"seconds": 0.0})
         if work.name in batch.outcomes:
             yield work
-        else:
+        elif batch.is_left(work):
             queue.append([work])
 
 

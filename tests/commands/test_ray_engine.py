@@ -13,9 +13,9 @@ from batch_toys import fake_invert, go, pictures, saved_tiny_model, states, toy_
 from PIL import Image
 
 from smoothtool.commands.batch import How, run_batch
-from smoothtool.errors import UsageError
+from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.recipe import plan_recipe
-from smoothtool.types import silent
+from smoothtool.types import Silent, silent
 from smoothtool.yaml12 import read_yaml
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'smoothtool[ray]'")
@@ -92,6 +92,37 @@ def test_a_bad_file_fails_alone(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("fakes")
+def test_a_model_that_does_not_load_ends_the_batch_and_its_items_stay_to_do(root: Path) -> None:
+    (root / "broken-model").touch()
+    with pytest.raises(ModelError, match="unet: is broken") as told:
+        go(root, RAY)
+    assert told.value.hint == "another copy of it"
+    assert json.loads((root / "out" / "batch.json").read_text())["counts"] == {"waiting": 5}
+    (root / "broken-model").unlink()
+    assert set(states(go(root, RAY)).values()) == {"made"}
+
+
+@pytest.mark.usefixtures("fakes")
+def test_without_room_in_the_cluster_it_is_told_once_what_is_waited_for(root: Path, monkeypatch) -> None:
+    monkeypatch.setattr("smoothtool.commands.ray_engine.ROOM_S", 0.1)
+    other = ray.remote(num_cpus=2)(Silent).remote()
+    ray.get(other.status.remote("here"))
+    said: list[str] = []
+
+    class Listener(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+            if "waiting" in text:
+                ray.kill(other)
+
+    assert set(states(go(root, RAY, Listener())).values()) == {"made"}
+    waiting = (
+        "--engine ray: still waiting for a worker, which asks for 1 CPU; free in the cluster: 0 of 2 CPU and 0 of 0 GPU"
+    )
+    assert said == [waiting]
+
+
+@pytest.mark.usefixtures("fakes")
 def test_asked_to_stop_it_finishes_what_is_at_hand_and_gives_out_no_more(root: Path) -> None:
     from smoothtool.commands.batch_items import Digests, work_of
     from smoothtool.commands.batch_work import open_batch
@@ -114,6 +145,14 @@ def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="nowhere is not there on"):
         Worker().start(Posting(1, tmp_path, set(), False, str(tmp_path / "nowhere"), {}))
+
+
+@pytest.mark.usefixtures("unconnected")
+def test_workers_that_cannot_start_are_told_what_to_install(root: Path) -> None:
+    for _ in cluster(worker_process_setup_hook="batch_toys.forget_smoothtool"):
+        with pytest.raises(SmoothtoolError, match="every worker died at its start") as told:
+            go(root, RAY)
+        assert "on every machine of the cluster" in told.value.hint
 
 
 @pytest.mark.usefixtures("unconnected")
