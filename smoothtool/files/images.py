@@ -98,7 +98,7 @@ def _decode(path: Path, max_pixels: int, content: bytes | None = None, at_least_
             with Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
                 _check_pixels(path, image.size, max_pixels)
                 if at_least_px is not None:
-                    image.draft(None, (at_least_px, at_least_px))  # type: ignore[arg-type]  # None keeps the mode
+                    image.draft(None, (at_least_px, at_least_px))  # None keeps the mode
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 upright.info.setdefault("icc_profile", image.info.get("icc_profile"))
