@@ -35,7 +35,7 @@ def _inversion(job: Settings) -> float:
     method = job["inversion"]
     if method == "auto":
         method = {"sdedit": "none", "cycle": "none", "pnp": "ddim"}.get(job["method"], "nti")
-    null_text = 8 if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]
+    null_text = 10 if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]
     per_step = {"nti": null_text, "none": 0, "direct": 1, "edict": 4, "fixed-point": 5}.get(method, 2)
     return float(job["steps"] * per_step)
 

@@ -144,7 +144,7 @@ def _adam(
     return null, noise_null, losses
 
 
-def gauss_newton_solver(iterations: int = 4, trust_rms: float = 0.15) -> Solver:
+def gauss_newton_solver(iterations: int = 6, trust_rms: float = 0.15) -> Solver:
     """Gauss-Newton by truncated conjugate gradients (CGLS): within a step the residual is almost linear in null.
 
     Each iteration costs one backward pass and one forward pass (J p by finite difference). The update is clipped to
