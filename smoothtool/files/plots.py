@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 PAPER, INK, GRID = (250, 250, 248), (40, 40, 44), (224, 224, 220)
 COLOURS = ((38, 104, 176), (214, 96, 32), (60, 140, 70), (130, 60, 170))
 SIZE_PX, MARGIN_PX = (960, 540), (84, 48, 24, 60)  # margins: left, top, right, bottom
+MOST_TICKS = 12  # of the x axis; with more values than that, round numbers stand there and the points lose their dots
 SMOOTHING = 2  # drawn this much larger and reduced, because Pillow's lines have hard edges
 
 
@@ -29,15 +30,23 @@ def line_plot(lines: Sequence[Line], title: str, x_label: str, y_label: str) -> 
     """All lines on one pair of axes; y starts at 0, the legend stands at the top right."""
     top = _nice_step(max(value for line in lines for value in line.high))
     canvas = _Axes(min(min(line.x) for line in lines), max(max(line.x) for line in lines), top * 5)
-    canvas.grid([top * tick for tick in range(6)], sorted({x for line in lines for x in line.x}))
+    canvas.grid([top * tick for tick in range(6)], _x_ticks(sorted({x for line in lines for x in line.x})))
     for line, colour in zip(lines, COLOURS, strict=False):
         canvas.line(line, colour)
     canvas.words(title, x_label, y_label, [line.label for line in lines])
     return canvas.picture.resize(SIZE_PX, Image.Resampling.LANCZOS)
 
 
+def _x_ticks(values: Sequence[float]) -> Sequence[float]:
+    """The values themselves where they are few, else round numbers between the first and the last."""
+    if len(values) <= MOST_TICKS:
+        return values
+    step = _nice_step(values[-1] - values[0])
+    return [step * tick for tick in range(math.ceil(values[0] / step), math.floor(values[-1] / step) + 1)]
+
+
 def _nice_step(highest: float) -> float:
-    """A fifth of the y axis: 1, 2, 2.5 or 5 times a power of ten."""
+    """A fifth of an axis: 1, 2, 2.5 or 5 times a power of ten."""
     if not highest > 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(highest / 5))
@@ -76,8 +85,8 @@ class _Axes:
         if len(points) > 1:
             self.draw.polygon([*above, *reversed(below)], fill=(*colour, 48))
             self.draw.line(points, fill=colour, width=3 * SMOOTHING, joint="curve")
-        for x, y in points:
-            reach = 4 * SMOOTHING
+        reach = 4 * SMOOTHING
+        for x, y in points if len(points) <= MOST_TICKS else ():
             self.draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour)
 
     def words(self, title: str, x_label: str, y_label: str, labels: Sequence[str]) -> None:

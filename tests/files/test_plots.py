@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smoothtool.files.plots import COLOURS, PAPER, SIZE_PX, Line, line_plot
+from smoothtool.files.plots import COLOURS, PAPER, SIZE_PX, Line, _x_ticks, line_plot
 
 
 def flat(y: float) -> Line:
@@ -36,3 +36,8 @@ def test_zeros_and_a_single_point_are_drawn_too():
         picture = line_plot([line], "", "", "")
         assert len(picture.getcolors(maxcolors=100_000)) > 2
         assert picture.getpixel((2, 2)) == PAPER
+
+
+def test_many_values_get_round_ticks_that_do_not_overlap():
+    assert _x_ticks([1, 2, 3]) == [1, 2, 3]
+    assert _x_ticks(range(5, 501, 5)) == [100, 200, 300, 400, 500]
