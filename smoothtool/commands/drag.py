@@ -20,6 +20,7 @@ from smoothtool.commands.dragging import (
     drag,
     first_step,
     generated_size_px,
+    grid_size,
     open_picture,
     open_prompt,
     peak_memory_mb,
@@ -35,7 +36,7 @@ from smoothtool.files.sequences import save_webp
 from smoothtool.files.sheets import before_after
 from smoothtool.files.trajectory import trajectory_frames
 from smoothtool.jobs import parse_point
-from smoothtool.methods.drag.motion_supervision import ARRIVED
+from smoothtool.methods.drag.dragdiffusion import DragSettings
 from smoothtool.types import DragPoints, Report, Track
 from smoothtool.weights.places import resolve_picture
 
@@ -149,7 +150,8 @@ def drag_figures(points: DragPoints, dragged: Dragged) -> dict[str, Any]:
 
 def _note_near_points(points: DragPoints, opened: Opened, report: Report) -> None:
     """Points that the method takes for arrived from the start are said aloud: nothing would happen to them."""
-    near_px = ARRIVED * GRID_PX * opened.size_px[0] / opened.working_size_px[0]
+    arrived = DragSettings().on_grid(grid_size(opened)).arrived
+    near_px = arrived * GRID_PX * opened.size_px[0] / opened.working_size_px[0]
     for handle, target in zip(points.handles_xy_px, points.targets_xy_px, strict=True):
         if math.dist(handle, target) < near_px:
             x, y = handle

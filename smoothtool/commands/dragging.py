@@ -156,7 +156,7 @@ def _dragdiffusion(
     model: DiffusionModel, opened: Opened, points: DragPoints, mask: np.ndarray | None, job: DragJob, track: Track
 ) -> _Moved:
     task = _task(model, opened, points, mask)
-    settings = DragSettings(iterations=job.iterations or DragSettings.iterations)
+    settings = DragSettings(iterations=job.iterations or DragSettings.iterations).on_grid(task.grid_size)
     look = unet_look(
         model, opened.start, job.steps, opened.text, opened.null, opened.guidance_scale, masked=task.region is not None
     )
@@ -169,16 +169,18 @@ def _gooddrag(
 ) -> _Moved:
     per_step = GOODDRAG.iterations // GOODDRAG.track_every
     denoising_steps = -(-job.iterations // per_step) if job.iterations else DENOISING_STEPS
+    task = _task(model, opened, points, mask)
     records = gooddrag_steps(
         model,
         opened.latents,
-        _task(model, opened, points, mask),
+        task,
         opened.text,
         opened.null,
         job.steps,
         opened.guidance_scale,
         opened.start,
-        denoising_steps=denoising_steps,
+        GOODDRAG.on_grid(task.grid_size),
+        denoising_steps,
     )
     steps: list[DragStep] = []
     for record in track(records, "dragging", denoising_steps * GOODDRAG.iterations):
@@ -210,8 +212,14 @@ def around_handles(handles_rc: torch.Tensor, targets_rc: torch.Tensor, size: Seq
     return (torch.cdist(places.float(), handles_rc) <= radius).any(dim=1).view(*size)
 
 
+def grid_size(opened: Opened) -> tuple[int, int]:
+    """(height, width) of the grid that handles and targets are on."""
+    width, height = opened.padded_size_px
+    return height // GRID_PX, width // GRID_PX
+
+
 def _task(model: DiffusionModel, opened: Opened, points: DragPoints, mask: np.ndarray | None) -> DragTask:
-    width, height = (side // GRID_PX for side in opened.padded_size_px)
+    height, width = grid_size(opened)
     limit = torch.tensor([height - 1, width - 1])
     handles, targets = (_scaled_rc(places, opened, 1 / GRID_PX).round().minimum(limit) for places in _places(points))
     return DragTask(handles.to(model.device), targets.to(model.device), (height, width), _region(model, opened, mask))

@@ -162,7 +162,7 @@ def test_a_mask_of_another_size_is_refused_and_nothing_is_left_behind(session, p
 
 
 def test_points_that_count_as_arrived_from_the_start_are_said_aloud(session, picture, tmp_path):
-    report = drag.run(job(picture, point=["8,12:10,12"], output=tmp_path / "out"), silent)
+    report = drag.run(job(picture, point=["8,12:8.5,12"], output=tmp_path / "out"), silent)
     assert any("counts as arrived" in note for note in report.notes)
 
 

@@ -11,7 +11,7 @@ mask the noise is not needed and the UNet stops behind the feature block. Weight
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,12 +21,14 @@ from smoothtool.diffusion.features import predict_with_feature
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise, guide
 from smoothtool.methods.drag.feature_grid import FeatureGrid
-from smoothtool.methods.drag.motion_supervision import have_arrived, motion_loss
+from smoothtool.methods.drag.motion_supervision import ARRIVED, have_arrived, motion_loss
 from smoothtool.methods.drag.point_tracking import track_points
 from smoothtool.types import Conditioning
 
 SHARED_FROM_SD_BLOCK = 10
 """Of 16: from this transformer block on, the dragged row looks through the original's keys and values."""
+SD_GRID = 256
+"""Side of the grid that the papers' lengths are meant for: half of 512 px."""
 _GRADIENT_SCALE = 2.0**10
 """Gradients of single latents are near 1e-5, where float16 has few digits left; Adam does not see the factor."""
 
@@ -54,6 +56,7 @@ class DragSettings:
     stride          grid pixels that a patch is pulled at once
     track_every     updates between two trackings
     hold_original   the patch must stay what it was at first, not what it has become
+    arrived         grid pixels from the target that count as there
     """
 
     iterations: int = 80
@@ -64,6 +67,20 @@ class DragSettings:
     mask_weight: float = 0.1
     track_every: int = 1
     hold_original: bool = False
+    arrived: float = ARRIVED
+
+    def on_grid(self, size: tuple[int, int]) -> DragSettings:
+        """The same lengths as shares of the picture where the grid is smaller than SD's 256: two pixels of a grid of
+        32 are a sixteenth of the picture, and what stops there has not arrived. DragDiffusion's radii are the least.
+        """
+        share = min(1.0, min(size) / SD_GRID)
+        return replace(
+            self,
+            patch_radius=max(1, round(share * self.patch_radius)),
+            window_radius=max(3, round(share * self.window_radius)),
+            stride=max(1.0, share * self.stride),
+            arrived=max(0.5, share * self.arrived),
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,7 @@ class DragStep:
 
 
 def drag_steps(look: Look, latents: torch.Tensor, task: DragTask, settings: DragSettings) -> Iterator[DragStep]:
-    """Optimise the latents [1, C, h, w] until every handle is within two grid pixels of its target, or no more."""
+    """Optimise the latents [1, C, h, w] until every handle has arrived at its target, or no more."""
     return pull(look, latents, task, settings, task.handles_rc)
 
 
@@ -124,7 +141,7 @@ def pull(
         if iteration % settings.track_every == 0 and (search or iteration):
             looked_for = grid.patches(original.feature, task.handles_rc, 0)[:, :, 0, 0]
             handles_rc = track_points(grid, sight.feature.detach(), handles_rc, looked_for, settings.window_radius)
-        if have_arrived(handles_rc, task.targets_rc):
+        if have_arrived(handles_rc, task.targets_rc, settings.arrived):
             yield DragStep(iteration, latents.detach().clone(), handles_rc, 0.0, arrived=True)
             return
         loss = _loss(grid, sight, original, handles_rc, task, settings)
@@ -148,7 +165,9 @@ def _loss(
     """
     radius = settings.patch_radius
     wanted = grid.patches(original.feature, task.handles_rc, radius) if settings.hold_original else None
-    loss = motion_loss(grid, sight.feature, handles_rc, task.targets_rc, radius, settings.stride, wanted)
+    loss = motion_loss(
+        grid, sight.feature, handles_rc, task.targets_rc, radius, settings.stride, wanted, settings.arrived
+    )
     if task.region is not None and sight.previous is not None and original.previous is not None:
         drift = ((sight.previous - original.previous) * (1 - task.region)).abs().sum()
         loss = loss + settings.mask_weight * drift

@@ -27,6 +27,7 @@ def motion_loss(
     radius: int,
     stride: float = 1.0,
     wanted: torch.Tensor | None = None,
+    arrived: float = ARRIVED,
 ) -> torch.Tensor:
     """The loss, a scalar, differentiable in the feature; arrived handles take no part.
 
@@ -34,18 +35,19 @@ def motion_loss(
     handles_rc, targets_rc  [P, 2] on the grid
     stride   most grid pixels that a patch is pulled at once
     wanted   [P, C, k, k] the patches to arrive; None: those at the handles now
+    arrived  grid pixels from the target that count as there
     """
     way = targets_rc - handles_rc
     distance = way.norm(dim=1, keepdim=True)
-    ahead = way / distance.clamp_min(ARRIVED) * distance.clamp(max=stride)
+    ahead = way / distance.clamp_min(arrived) * distance.clamp(max=stride)
     if wanted is None:
         wanted = grid.patches(feature.detach(), handles_rc, radius)
     inside = grid.inside(handles_rc, radius)
     error = (grid.patches(feature, handles_rc + ahead, radius) - wanted).abs().mean(dim=1, keepdim=True) * inside
     per_point = error.sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3))
-    return (2 * radius + 1) ** 2 * (per_point * (distance[:, 0] >= ARRIVED)).sum()
+    return (2 * radius + 1) ** 2 * (per_point * (distance[:, 0] >= arrived)).sum()
 
 
-def have_arrived(handles_rc: torch.Tensor, targets_rc: torch.Tensor) -> bool:
-    """Every handle is closer than `ARRIVED` to its target."""
-    return bool(((targets_rc - handles_rc).norm(dim=1) < ARRIVED).all())
+def have_arrived(handles_rc: torch.Tensor, targets_rc: torch.Tensor, arrived: float = ARRIVED) -> bool:
+    """Every handle is closer than `arrived` grid pixels to its target."""
+    return bool(((targets_rc - handles_rc).norm(dim=1) < arrived).all())

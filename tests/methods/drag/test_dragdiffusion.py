@@ -21,6 +21,7 @@ from smoothtool.methods.drag.dragdiffusion import (
     sample_beside_original,
     unet_look,
 )
+from smoothtool.methods.drag.gooddrag import GOODDRAG
 
 
 def blob(centre_rc: torch.Tensor, size: int = 24) -> torch.Tensor:
@@ -139,3 +140,22 @@ def test_an_unchanged_row_beside_the_original_samples_the_original(model):
     steps = list(sample_beside_original(model, latents, latents.clone(), text, text, 6, 1.0, start=2))
     assert [step.step_index for step in steps] == [2, 3, 4, 5]
     torch.testing.assert_close(steps[-1].latents[0], steps[-1].latents[1])
+
+
+def test_lengths_are_the_papers_on_their_grid_and_shares_of_the_picture_on_smaller_ones():
+    assert DragSettings().on_grid((256, 384)) == DragSettings()
+    assert GOODDRAG.on_grid((256, 256)) == GOODDRAG
+    small = GOODDRAG.on_grid((128, 200))
+    assert (small.patch_radius, small.window_radius, small.stride, small.arrived) == (2, 6, 2.0, 1.0)
+    least = GOODDRAG.on_grid((32, 32))
+    assert (least.patch_radius, least.window_radius, least.stride, least.arrived) == (1, 3, 1.0, 0.5)
+
+
+def test_on_a_small_grid_the_blob_must_reach_its_very_target():
+    def drag(settings):
+        task = DragTask(torch.tensor([[12.0, 7.0]]), torch.tensor([[12.0, 15.0]]), (24, 24))
+        *_, last = drag_steps(planted(torch.ones(1, 1, 8, 8)), torch.zeros(1, 2, 8, 8), task, settings)
+        return float((task.targets_rc - last.handles_rc).norm()), last.arrived
+
+    assert drag(DragSettings().on_grid((24, 24))) == (0.0, True)
+    assert drag(DragSettings()) == (pytest.approx(1.0), True)
