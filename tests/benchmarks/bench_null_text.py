@@ -53,11 +53,10 @@ def main() -> None:
     model.unet.requires_grad_(False)
     error = path_error(model, trajectory, text, null, [embeds for embeds, _ in theirs])
     reference = seconds
-    print(f"{'reference, Adam':24} {seconds:8.2f} s  {calls:5} calls  latent error {error:.2e}")
+    print(f"{'reference, Adam':24} {seconds:8.2f} s  {calls:5} calls  latent error {error:.2e}", flush=True)
     solvers: dict[str, Solver] = {
         "Adam": adam_solver(),
-        "Gauss-Newton, 1": gauss_newton_solver(1),
-        "Gauss-Newton, 2": gauss_newton_solver(2),
+        **{f"Gauss-Newton, {iterations}": gauss_newton_solver(iterations) for iterations in (2, 4, 6)},
     }
     for name, solver in solvers.items():
         seconds, calls, steps = timed(
@@ -71,7 +70,7 @@ def main() -> None:
             pairs = [(a, b) for ours, (_, losses) in zip(steps, theirs, strict=True)
                      for a, b in zip(ours.losses, losses, strict=False)]  # fmt: skip
             line += f"  losses differ by {max(abs(a - b) / max(b, 1e-4) for a, b in pairs):.1e}"
-        print(line)
+        print(line, flush=True)
 
 
 def timed(model: DiffusionModel, work):
