@@ -29,7 +29,7 @@ from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint
 from smoothtool.training.examples import bucket_sizes, prepare_examples
 from smoothtool.training.shards import find_shards, read_shards
 from smoothtool.training.trackers import check_tracker
-from smoothtool.training.trainer import Trainer, TrainSettings
+from smoothtool.training.trainer import COMPILED_ERROR, Trainer, TrainSettings
 from smoothtool.types import Report, Silent, Track
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def run(job: TrainJob, track: Track) -> Report:
     prompts = tuple(dict.fromkeys(picture.captions[0] for picture in pictures[:SHOWN_PROMPTS]))
     state = TrainingRun(job, trainer, examples, prompts, report.folder, report, track)
     _resume(state)
+    _check_compiled(state)
     report.seconds["load"] = time.perf_counter() - started
     # 3. train
     started = time.perf_counter()
@@ -147,6 +148,18 @@ def _complain(complaints: Sequence[str], report: Report, track: Track) -> None:
         track.note(f"skipped: {complaint}")
     if len(complaints) > 5:
         track.note(f"skipped {len(complaints)} in all; report.json names them")
+
+
+def _check_compiled(state: TrainingRun) -> None:
+    """A compiled UNet whose gradient is wrong is not trained with, and that is told."""
+    if not (state.job.compile and state.job.variation_weight):
+        return
+    error = state.trainer.check_compiled()
+    state.report.figures["compiled_gradient_error"] = error
+    if error > COMPILED_ERROR:
+        note = f"--compile gets the regulariser's gradient wrong by {error:.0%} on this machine: going on without it"
+        state.report.notes.append(note)
+        state.track.note(note)
 
 
 def _settings(job: TrainJob) -> TrainSettings:

@@ -285,3 +285,26 @@ def test_without_data_no_folder_is_made(job, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         train.run(job(data=str(tmp_path / "nowhere"), output=tmp_path / "made"), silent)
     assert not (tmp_path / "made").exists()
+
+
+class Compiled(torch.nn.Module):
+    """A UNet whose gradient to its latents is `factor` of what it should be, and whose values are right."""
+
+    def __init__(self, unet, factor: float) -> None:
+        super().__init__()
+        self.unet, self.factor = unet, factor
+
+    def forward(self, latents, *rest, **options):
+        return self.unet(latents.detach() + self.factor * (latents - latents.detach()), *rest, **options)
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1.0, False), (1.5, True)])
+def test_a_compiled_unet_with_a_wrong_gradient_is_told_and_not_trained_with(job, monkeypatch, factor, told):
+    monkeypatch.setattr(train.shutil, "which", lambda name: name)
+    plain = train.run(job(max_steps=2), silent)
+    monkeypatch.setattr(torch, "compile", lambda unet: Compiled(unet, factor))
+    compiled = train.run(job(max_steps=2, compile=True, output=plain.folder.with_name("compiled")), silent)
+    assert any("going on without it" in note for note in compiled.notes) == told
+    assert (compiled.figures["compiled_gradient_error"] > 0.03) == told
+    weights = [load_file(folder / "smooth-lora.safetensors") for folder in (plain.folder, compiled.folder)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

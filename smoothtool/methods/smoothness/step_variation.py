@@ -152,6 +152,13 @@ def variation(
     return Variation(norms, after, (norms - after).square().mean(), weights)
 
 
+def noise_gradient(predict: Predict, batch: NoisyBatch, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """g = d <x0_hat, v> / d eps [B, C, h, w], with the parameters frozen."""
+    with _frozen(parameters), torch.enable_grad():
+        noise = batch.noise.detach().requires_grad_(True)
+        return _noise_gradient(predict(batch.noisy(noise)), noise, batch)
+
+
 def _plain(predict: Predict, batch: NoisyBatch) -> Iterator[LossTerm]:
     base = batch.base_loss(batch.noise, predict(batch.noisy(batch.noise)))
     yield LossTerm(base.mean(), base.detach(), None)
@@ -168,10 +175,7 @@ def _central(
 
     The base loss is the mean of the pair's, and <x0_hat(+) - x0_hat(-), v> / (2 delta) splits into the two terms.
     """
-    with _frozen(parameters), torch.enable_grad():
-        noise = batch.noise.detach().requires_grad_(True)
-        gradient = _noise_gradient(predict(batch.noisy(noise)), noise, batch)
-    norms, unit = _length_and_unit(gradient)
+    norms, unit = _length_and_unit(noise_gradient(predict, batch, parameters))
     found = variation(norms, running_mean, settings.average)
     delta = _step_length(batch, settings)
     for sign in (1.0, -1.0):
