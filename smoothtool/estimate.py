@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from smoothtool.jobs import Job
+from smoothtool.jobs import Job, identity_steps
 
 SHARED = ("image", "images", "src", "model", "lora", "size", "steps", "guidance", "inversion", "solver", "inner_steps")
 """What an inversion depends on: jobs that agree in all of it share one through the cache."""
@@ -55,10 +55,9 @@ def _edit(job: Settings) -> float:
 
 
 def _drag(job: Settings) -> float:
-    fast = job["method"] == "fastdrag"
-    iterations = 0 if fast else job["iterations"] or 80
-    lora_steps = (0 if fast else 80) if job["lora_steps"] is None else job["lora_steps"]
-    return float(lora_steps + 2 * job["strength"] * job["steps"] + 2 * iterations)
+    updates = {"dragdiffusion": job["iterations"] or 80, "gooddrag": 3 * (job["iterations"] or 70), "fastdrag": 0}
+    iterations = updates[job["method"]]
+    return float(identity_steps(job["method"], job["lora_steps"]) + 2 * job["strength"] * job["steps"] + 2 * iterations)
 
 
 def _istd(job: Settings) -> float:

@@ -17,18 +17,12 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 from smoothtool.files.cache import cache_key
 from smoothtool.files.identity_cache import identity_path
+from smoothtool.jobs import identity_steps
 from smoothtool.methods.drag.identity_lora import IDENTITY, fit_identity_lora
 from smoothtool.types import Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
-
-
-def lora_steps_of(job: DragJob) -> int:
-    """As asked for, or DragDiffusion's 80; FastDrag is quick because it learns nothing."""
-    if job.lora_steps is not None:
-        return job.lora_steps
-    return 0 if job.method == "fastdrag" else 80
 
 
 @contextmanager
@@ -39,7 +33,7 @@ def identity_lora(
 
     The fit's randomness does not depend on --seed, so that one fit serves every drag in the picture.
     """
-    count = lora_steps_of(job)
+    count = identity_steps(job.method, job.lora_steps)
     if count == 0:
         yield
         return

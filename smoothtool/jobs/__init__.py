@@ -5,7 +5,7 @@ nowhere else. A new command is one class and one line in `JOBS`.
 """
 
 from smoothtool.jobs.base import Job, ModelJob, ReportJob, fields_of
-from smoothtool.jobs.drag import DragJob
+from smoothtool.jobs.drag import DragJob, identity_steps
 from smoothtool.jobs.edit import EDIT_INVERSIONS, NEED_SOURCE, EditJob
 from smoothtool.jobs.interpolate import InterpolateJob
 from smoothtool.jobs.invert import INVERSION_NAMES, InversionJob, InvertJob
@@ -32,6 +32,7 @@ __all__ = [
     "TablesJob",
     "TrainJob",
     "fields_of",
+    "identity_steps",
     "keys_of",
     "make_job",
     "parse_lora",

@@ -82,3 +82,10 @@ class DragJob(ModelJob):
         if points is None and not sources and "point" in info.data:
             raise ValueError("is missing: give point as X,Y:X,Y, a points file, or pick to click them")
         return points
+
+
+def identity_steps(method: str, lora_steps: int | None) -> int:
+    """As asked for, or DragDiffusion's 80; FastDrag is quick because it learns nothing."""
+    if lora_steps is not None:
+        return lora_steps
+    return 0 if method == "fastdrag" else 80

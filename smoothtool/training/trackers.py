@@ -32,5 +32,5 @@ def open_tracker(name: str, folder: Path) -> GeneralTracker | None:
 def track_step(tracker: GeneralTracker, record: Mapping[str, Any]) -> None:
     """One line of the log; the means per timestep band come as `n/0-249` and so on."""
     bands = {f"{name}/{band}": value for band, row in record.get("bands", {}).items() for name, value in row.items()}
-    flat = {key: value for key, value in (record | bands).items() if key not in ("step", "bands")}
+    flat = {key: value for key, value in {**record, **bands}.items() if key not in ("step", "bands")}
     tracker.log({key: value for key, value in flat.items() if value is not None}, step=record["step"])

@@ -29,20 +29,14 @@ from smoothtool.methods.smoothness.step_variation import (
     loss_terms,
     noise_gradient,
 )
+from smoothtool.training.bands import in_bands
+from smoothtool.training.difference import finite_difference_step
 from smoothtool.training.examples import Examples
 from smoothtool.training.order import BatchOrder, draw
 from smoothtool.types import Conditioning
 
-BANDS = 4
-"""Timesteps are logged in this many bands of equal width: x0_hat grows as 1/sqrt(abar_t), and n with it."""
-RELATIVE_STEPS: dict[Gradient, float] = {"central": 3e-3, "one-sided": 1e-3, "forward-variation": 3e-3}
-VELOCITY_STEP = 1e-3
-"""The central difference's length where the model predicts velocities, which bend more than eps at the noisiest steps:
-the gradient's error at t = 980 is 1.7e-4 with it and 1.6e-3 with 3e-3 (a small model in float32)."""
 COMPILED_ERROR = 0.03
-"""Where a compiled UNet's gradient to the noise is further from the plain one's than float16 takes it, it is wrong."""
-COARSE_STEP = 0.03
-"""Length of the finite difference where products are rounded to 10 bits, as TF32 and float16 do."""
+"""How far a compiled UNet's gradient to the noise may be from the plain one's, relatively."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ class Trainer:
         self.regularisation = Regularisation(
             settings.gradient,
             settings.variation_weight,
-            self._relative_step(),
+            settings.relative_step or finite_difference_step(settings.gradient, model),
             partial(accelerator.reduce, reduction="mean"),
         )
         self._unet: Any = torch.compile(model.unet) if settings.compile else model.unet
@@ -118,7 +112,7 @@ class Trainer:
         """How far the compiled UNet's gradient to the noise is from the plain one's, relatively, on the next batch.
 
         Beyond `COMPILED_ERROR` the training goes on without compiling. Compilers do get it wrong: torch 2.13's Inductor
-        by 7 % on a CPU, for a UNet whose outputs and weights' gradients it gets right to 1e-6.
+        by 7 % on a CPU, for a tiny UNet whose outputs and weights' gradients it gets right to 1e-6.
         """
         batch, timesteps, conditioning = self._batch(self.step * self.settings.accumulate)
         part = slice(self.at_once or len(timesteps))
@@ -214,7 +208,11 @@ class Trainer:
             samples=len(base),
             at_once=self.at_once or self.settings.batch_size,
             seconds=time.perf_counter() - started,
-            bands=self._bands(timesteps, base, norms, regulariser),
+            bands=in_bands(
+                timesteps,
+                len(self.model.schedule.alphas_cumprod),
+                {"base_loss": base, "n": norms, "regulariser": regulariser},
+            ),
         )
 
     def _gradients(self) -> torch.Tensor:
@@ -334,27 +332,6 @@ class Trainer:
             f"step {self.step + 1}: {what} is not a number, at timesteps {times}",
             "a lower --learning-rate, then --resume from the last checkpoint",
         )
-
-    def _bands(self, timesteps: torch.Tensor, *figures: torch.Tensor) -> dict[str, dict[str, float]]:
-        width = -(-len(self.model.schedule.alphas_cumprod) // BANDS)
-        found = {}
-        for band in range(BANDS):
-            inside = timesteps // width == band
-            if bool(inside.any()):
-                means = {name: float(values[inside].mean())
-                         for name, values in zip(("base_loss", "n", "regulariser"), figures, strict=True)}  # fmt: skip
-                found[f"{band * width}-{(band + 1) * width - 1}"] = {**means, "samples": int(inside.sum())}
-        return found
-
-    def _relative_step(self) -> float:
-        """What is asked for, else what the precision of the perturbed passes allows: float32, TF32 or float16."""
-        if self.settings.relative_step is not None:
-            return self.settings.relative_step
-        if not (self.model.device.type == "cpu" and self.model.unet.dtype == torch.float32):
-            return COARSE_STEP
-        if self.settings.gradient == "central" and self.model.schedule.prediction_type == "v_prediction":
-            return VELOCITY_STEP
-        return RELATIVE_STEPS.get(self.settings.gradient, COARSE_STEP)
 
     def _mean_on_device(self) -> torch.Tensor | None:
         return None if self.running_mean is None else self.running_mean.to(self.model.device)

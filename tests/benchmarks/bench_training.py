@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ from toys import tiny_model
 
 from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
-from smoothtool.methods.smoothness.step_variation import NoisyBatch, Regularisation, loss_terms
+from smoothtool.methods.smoothness.step_variation import NoisyBatch, Regularisation, loss_terms, noise_gradient
 from smoothtool.types import Conditioning
 
 SIDE_BATCH_REPEATS = {"stickers": (16, 16, 5), "sd15": (32, 1, 2)}
@@ -152,8 +153,10 @@ def main() -> None:
     batch = NoisyBatch(latents, noise, probe, abar, weights)
     running_mean = torch.tensor(0.5, device=device)
 
-    def predict(noisy: torch.Tensor) -> torch.Tensor:
+    def predict_with(unet: torch.nn.Module, noisy: torch.Tensor) -> torch.Tensor:
         return predict_noise_at(model, noisy, timesteps.to(device), text, unet)
+
+    predict = partial(predict_with, unet)
 
     def ours(gradient: str) -> None:
         weight = 0.0 if gradient == "plain" else 1.0
@@ -167,6 +170,9 @@ def main() -> None:
     print(f"{asked.shape}, batch {size}, latents {side} x {side}, {device}, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}")  # fmt: skip
     print("".join(f"{head:>18} {'ratio':>6}" for head in ("seconds", "kept MB", "allocated MB", "GFLOP")))
+    if asked.compile:
+        found, expected = (noise_gradient(partial(predict_with, of), batch, parameters) for of in (unet, model.unet))
+        print(f"the compiled gradient to the noise is wrong by {(found - expected).norm() / expected.norm():.1e}")
     plain = None
     for name, step in steps.items():
         seconds, kept, allocated = measure(step, list(model.unet.parameters()), repeats, device.type == "cuda")

@@ -14,10 +14,10 @@ from PIL import Image
 from smoothtool.commands import drag, drag_bench
 from smoothtool.commands.dragging import around_handles, open_picture
 from smoothtool.commands.dragging import drag as drag_in
-from smoothtool.commands.identity import identity_lora, lora_steps_of
+from smoothtool.commands.identity import identity_lora
 from smoothtool.errors import BatchError, InputError, UsageError
 from smoothtool.files.images import read_settings
-from smoothtool.jobs import make_job
+from smoothtool.jobs import identity_steps, make_job
 from smoothtool.types import silent
 
 
@@ -143,8 +143,8 @@ def test_a_mask_that_vanishes_among_the_latents_is_refused(session, picture, tmp
 @pytest.mark.parametrize(("method", "steps"), [("dragdiffusion", 80), ("gooddrag", 80), ("fastdrag", 0)])
 def test_fastdrag_learns_nothing_unless_asked(method, steps):
     asked = make_job("drag", {"image": "cat.png", "point": ["8,12:30,12"], "method": method})
-    assert lora_steps_of(asked) == steps
-    assert lora_steps_of(asked.model_copy(update={"lora_steps": 5})) == 5
+    assert identity_steps(asked.method, asked.lora_steps) == steps
+    assert identity_steps(asked.method, 5) == 5
 
 
 def test_points_outside_the_picture_are_refused_before_a_model_is_loaded(picture, tmp_path, monkeypatch):

@@ -91,6 +91,7 @@ class Sight:
     previous: torch.Tensor | None
 
     def detach(self) -> Sight:
+        """The same values without a graph."""
         return Sight(self.feature.detach(), None if self.previous is None else self.previous.detach())
 
 

@@ -32,6 +32,7 @@ class FeatureGrid:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(H, W) of the grid."""
         return len(self.rows), len(self.cols)
 
     def patches(self, feature: torch.Tensor, centres_rc: torch.Tensor, radius: int) -> torch.Tensor:

@@ -159,6 +159,7 @@ def _map_gradient(
     """d/dz_t of the distance between the shifted text's maps and the reference's, [1, C, h, w] like the latents."""
 
     def distance(candidate: torch.Tensor) -> torch.Tensor:
+        """A scalar of the latents [1, C, h, w]."""
         maps = _Maps()
         with maps.read(model):
             _both(model, candidate, timestep, null, shifted)

@@ -68,6 +68,7 @@ def cross_edit(source: PromptTokens, target: PromptTokens, weights: dict[tuple[i
     mapper, alpha = refinement_map(source, target)
 
     def refine(a_src: torch.Tensor, a_tgt: torch.Tensor) -> torch.Tensor:
+        """A = A_src[mapper] alpha + A_tgt (1 - alpha), over the words, which are the last dimension of both."""
         kept = alpha.to(a_src)
         return (a_src[..., mapper.to(a_src.device)] * kept + a_tgt * (1 - kept)) * scale.to(a_src)
 
@@ -147,6 +148,7 @@ class _LocalBlend:
         self.downsampling = max(1, max(layer.downsampling for layer in attention_layers(self.model.unet)) // 2)
 
     def reads(self, layer: AttentionLayer) -> bool:
+        """Whether the blend looks at this layer's maps."""
         return self.words is not None and layer.downsampling == self.downsampling
 
     def remember(self, probs: torch.Tensor) -> None:

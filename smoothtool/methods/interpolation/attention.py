@@ -34,7 +34,10 @@ def attention_between_ends(unet: UNet2DConditionModel, ratios: Sequence[float], 
     ends = [start + frames - 1 for start in starts]
 
     def attend(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """All [frames, heads, L, d]; the output of each frame between those with either end's keys and values."""
+
         def towards(rows: list[int]) -> torch.Tensor:
+            """Attention with the keys and values of `rows` beside each frame's own."""
             return fused_attention(query, torch.cat([key, key[rows]], dim=2), torch.cat([value, value[rows]], dim=2))
 
         weight = last.to(query.device, query.dtype)

@@ -29,6 +29,7 @@ def proximal_guidance(kind: Literal["l0", "l1"] = "l0", quantile: float = 0.7) -
     """The guidance rule of ProxNPI."""
 
     def rule(noise_null: torch.Tensor, noise_text: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+        """eps [B, C, h, w] from both halves' predictions, with the threshold per picture."""
         delta = noise_text - noise_null
         size = delta.abs()
         threshold = torch.quantile(size.flatten(1).float(), quantile, dim=1).view(-1, 1, 1, 1).to(delta.dtype)

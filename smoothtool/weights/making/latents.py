@@ -36,9 +36,9 @@ def pool_latents(work: Path) -> torch.Tensor:
 
 @torch.no_grad()
 def decoded_pool(work: Path) -> np.ndarray:
-    """uint8 [DECODED, 64, 64, 3]: the pool's first pictures as the VAE gives them back, made on first use."""
-    path = work / f"decoded-{DECODED}.npy"
-    if not path.exists():
+    """uint8 [DECODED, 64, 64, 3]: the pool's first pictures as the VAE gives them back; anew for a newer decoder."""
+    path, decoder = work / f"decoded-{DECODED}.npy", work / "decoder.pt"
+    if not path.exists() or (decoder.exists() and decoder.stat().st_mtime > path.stat().st_mtime):
         vae, parts = trained_vae(work), []
         for latents in pool_latents(work)[:DECODED].split(64):
             pictures = vae.decode(latents / SCALING_FACTOR).sample.clamp(-1, 1)
