@@ -28,7 +28,7 @@ CONVERGED_LOSS = 1e-2
 """Latents have unit variance: a mean squared error above 1 % per picture at the last step is seen in the picture."""
 
 EACH = ("nti", "ddim", "npi", "proxnpi", "direct", "edict", "belm")
-"""Inversions in which no picture of a batch depends on another. `fixed-point` stops by all of them together."""
+"""Inversions that can be taken apart by picture. `fixed-point` keeps one residual for all of a batch."""
 LOSSES = "losses"
 """In `extra` of a null-text inversion with one null embedding per picture: the last losses [N, B]."""
 

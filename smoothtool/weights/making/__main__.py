@@ -2,7 +2,7 @@
 
 From nothing: vae, unet, decoder (any time after vae), clip (when the text encoder is frozen), judge, pack, measure.
 To go on from the shipped weights: unpack, unet --start smoothtool/weights/stickers, decoder, clip, judge, pack,
-measure.
+measure. When recipes/train-smooth-lora-stickers.yaml has made a LoRA for them: measure-smooth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ STEPS = {"vae": 2_000, "unet": 4_000, "decoder": 4_000, "clip": 3_000, "judge": 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m smoothtool.weights.making", description=__doc__)
-    parser.add_argument("stage", choices=["icons", "unpack", *STEPS, "pack", "samples", "measure"])
+    parser.add_argument("stage", choices=["icons", "unpack", *STEPS, "pack", "samples", "measure", "measure-smooth"])
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
@@ -55,6 +55,10 @@ def main() -> None:
         from smoothtool.weights.making.measure import measure
 
         measure(arguments.work)
+    elif arguments.stage == "measure-smooth":
+        from smoothtool.weights.making.measure import measure_smooth
+
+        measure_smooth(arguments.work)
     elif arguments.stage == "unet":
         from smoothtool.weights.making.unet import train_unet
 

@@ -1,30 +1,36 @@
-"""Measure the packed model on held-out scenes and write its card: figures.json, samples.png, README.md."""
+"""Measure the packed model and its smooth LoRA on held-out scenes, and write its card and sheets of samples."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
+from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel, load_model
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.files.images import to_image
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import adam_solver, gauss_newton_solver, null_text_steps
+from smoothtool.metrics.bootstrap import paired_difference
+from smoothtool.metrics.clip_score import load_clip
 from smoothtool.metrics.reconstruction import psnr_db
+from smoothtool.weights.making.card import write_card
 from smoothtool.weights.making.clip import clip_accuracy
-from smoothtool.weights.making.icons import CONCEPTS
 from smoothtool.weights.making.judge import accuracy, load_judge
 from smoothtool.weights.making.pack import FOLDER
 from smoothtool.weights.making.pool import HELD_OUT_SEED, to_pixel_values
-from smoothtool.weights.making.scenes import COLOURS, Scene, caption, render, sample_scene
+from smoothtool.weights.making.scenes import Scene, caption, render, sample_scene
 
 STEPS, GUIDANCE = 50, 7.5
 SAMPLES, INVERSIONS, VAE_SCENES = 96, 4, 200
@@ -46,15 +52,61 @@ def measure(work: Path, folder: Path = FOLDER) -> None:
         "judge_on_decoded": accuracy(judge, decoded, scenes),
         "clip_on_drawings": _clip_accuracy(folder, singles, work),
         "inversion_psnr_db": _inversions(model, unseen[:INVERSIONS], [caption(s) for s in scenes[:INVERSIONS]]),
+        "inversion_count": INVERSIONS,
+        "unet_parameters": sum(p.numel() for p in model.unet.parameters()),
         "fingerprint": model.fingerprint,
     }
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_card(figures, folder)
+    _sample_sheet(samples, singles).save(folder / "samples.png")
+    print(json.dumps(figures, indent=2))
+
+
+def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
+    """Add the smooth LoRA to the card, with the samples' captions and noises, beside the model without it.
+
+    ISTD is read from WORK/istd: smoothtool istd --model stickers --lora none --compare-lora default --n 30 -o WORK/istd
+    """
+    figures = json.loads((folder / "figures.json").read_text())
+    istd = json.loads((work / "istd" / "report.json").read_text())["figures"]
+    model, judge, clip = load_model(folder, "stickers", device="cpu"), load_judge(work), load_clip(folder / "clip")
+    singles = list(_held_out(SAMPLES, items=1))
+    prompts = [caption(scene) for scene in singles]
+    plain = _samples(model, prompts)
+    load_lora(model, folder / "smooth.safetensors")
+    with_lora = _samples(model, prompts)
+    scores = [clip.score(pictures, prompts).tolist() for pictures in (plain, with_lora)]
+    figures["smooth"] = {
+        "plain": accuracy(judge, plain, singles),
+        "with_lora": accuracy(judge, with_lora, singles),
+        "clip_score": {
+            "plain": fmean(scores[0]), "with_lora": fmean(scores[1]), "difference": asdict(paired_difference(*scores))
+        },
+        "istd": {
+            "plain": istd["istd"]["mean"],
+            "with_lora": istd["compared"]["istd"]["mean"],
+            "plain_normalised": _per_distance(istd),
+            "with_lora_normalised": _per_distance(istd["compared"]),
+            "difference": istd["difference"],
+        },
+        "lora": model.loras[0]["fingerprint"],
+    }  # fmt: skip
+    write_card(figures, folder)
+    _sample_sheet(with_lora, singles).save(folder / "samples-smooth.png")
+    print(json.dumps(figures["smooth"], indent=2))
+
+
+def _per_distance(figures: dict[str, Any]) -> float:
+    """Of all walks: the mean deviation over the mean distance, which does not shrink with the pictures' contrast."""
+    walks = figures["per_prompt"].values()
+    return fmean(walk["population_std"] for walk in walks) / fmean(walk["mean"] for walk in walks)
+
+
+def _sample_sheet(samples: torch.Tensor, scenes: list[Scene]) -> Image.Image:
+    """The first 48, each under its caption."""
     rows = [range(at, at + 8) for at in range(0, 48, 8)]
     pictures = [[to_image(samples[at]) for at in row] for row in rows]
-    labels = [[caption(singles[at]).removeprefix("a ").replace(" background", "") for at in row] for row in rows]
-    contact_sheet(pictures, labels=labels).save(folder / "samples.png")
-    (folder / "README.md").write_text(_card(figures, sum(p.numel() for p in model.unet.parameters())))
-    print(json.dumps(figures, indent=2))
+    labels = [[caption(scenes[at]).removeprefix("a ").replace(" background", "") for at in row] for row in rows]
+    return contact_sheet(pictures, labels=labels)
 
 
 def _held_out(count: int, items: int | None = None) -> Iterator[Scene]:
@@ -93,78 +145,3 @@ def _inversions(model: DiffusionModel, pixel_values: torch.Tensor, prompts: list
         for name, step in (("ddim", plain), ("nti_adam", adam), ("nti_gauss_newton", newton)):
             totals[name] += float(psnr_db(picture, model.decode_latents(step.latents))) / len(prompts)
     return {**figures, **totals}
-
-
-def _card(figures: dict[str, Any], unet_parameters: int) -> str:
-    samples, inversion = figures["samples"], figures["inversion_psnr_db"]
-    clip = figures["clip_on_drawings"]
-    rows = [
-        ("VAE, unseen scenes, PSNR", f"{figures['vae_psnr_db']:.2f} dB", ">= 30 dB"),
-        ("samples: right concept first among 50", f"{samples['concept']:.0%}", ">= 70 %"),
-        ("samples: right style", f"{samples['style']:.0%}", ">= 90 %"),
-        ("samples: right background colour", f"{samples['colour']:.0%}", ">= 95 %"),
-        ("reconstruction: the VAE alone, PSNR", f"{inversion['vae']:.2f} dB", ""),
-        (
-            "reconstruction: null-text, Gauss-Newton",
-            f"{inversion['nti_gauss_newton']:.2f} dB",
-            "within 0.5 dB of the VAE",
-        ),
-        ("reconstruction: null-text, Adam", f"{inversion['nti_adam']:.2f} dB", "within 0.5 dB of the VAE"),
-        ("reconstruction: DDIM", f"{inversion['ddim']:.2f} dB", "clearly worse"),
-        ("tiny CLIP on drawings: right concept first among 50", f"{clip['concept']:.0%}", ""),
-        ("tiny CLIP on drawings: right style, colour", f"{clip['style']:.0%}, {clip['colour']:.0%}", ""),
-    ]
-    table = "\n".join(f"| {name} | {figure} | {aim} |" for name, figure, aim in rows)
-    return CARD.format(
-        table=table,
-        millions=unet_parameters / 1e6,
-        fingerprint=figures["fingerprint"],
-        count=samples["count"],
-        inversions=INVERSIONS,
-        concepts=", ".join(CONCEPTS),
-        colours=", ".join(COLOURS),
-        drawings=_percentages(figures["judge_on_drawings"]),
-        decoded=_percentages(figures["judge_on_decoded"]),
-    )
-
-
-def _percentages(judge: dict[str, float]) -> str:
-    return f"{judge['concept']:.1%} of concepts, {judge['style']:.1%} of styles and {judge['colour']:.1%} of colours"
-
-
-CARD = """# stickers
-
-A small but complete Stable Diffusion (AutoencoderKL, CLIPTextModel, UNet2DConditionModel with {millions:.1f} million
-parameters, DDIM schedule) for 64 px pictures of icons. It lets every part of smoothtool run within a minute, without a
-GPU. It is an ordinary diffusers folder: `StableDiffusionPipeline.from_pretrained` loads it.
-
-![48 samples from held-out captions](samples.png)
-
-## What it knows
-
-One or two icons of one style on a plain or softly graded background. Captions such as `a 3d fox on a blue background`,
-`a flat banana and an apple on a white background`, `cartoon cake`.
-
-- Styles: 3d, cartoon, flat.
-- Backgrounds: {colours}.
-- Concepts: {concepts}.
-
-Photos, people, text and anything else are outside its world.
-
-## Measured
-
-On held-out combinations of concept, style and colour, never trained on: {count} captions of one item sampled with 50
-DDIM steps at guidance 7.5, 200 scenes for the VAE, {inversions} scenes inverted with their captions and reconstructed
-at guidance 7.5. Concept, style and colour are decided by a separate small classifier, trained on drawings and on the
-same as the VAE gives them back. It is right itself on {drawings} of unseen drawings,
-and on {decoded} of those through the VAE. Model fingerprint {fingerprint}.
-
-| figure | measured | aim |
-|---|---|---|
-{table}
-
-## Made from
-
-Scenes composed of Microsoft Fluent Emoji (MIT), Noto Emoji (Apache 2.0) and Twemoji (Copyright Twitter and other
-contributors, CC-BY 4.0). The weights are under the Apache License 2.0. Made by `python -m smoothtool.weights.making`.
-"""
