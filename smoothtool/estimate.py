@@ -62,7 +62,7 @@ def _drag(job: Settings) -> float:
 
 def _istd(job: Settings) -> float:
     """Walks fill batches of the default size."""
-    return float((1 + bool(job["compare_lora"])) * math.ceil(job["n"] * job["frames"] / 33) * job["steps"])
+    return float((1 + bool(job["compare_lora"])) * math.ceil(job["n"] * job["frames"] / 22) * job["steps"])
 
 
 _CALLS: dict[str, Callable[[Settings], float]] = {

@@ -15,7 +15,7 @@ from smoothtool.commands.session import start_report
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.images import load_image, to_pixel_values
 from smoothtool.files.output import new_folder
-from smoothtool.files.prompts import read_prompts
+from smoothtool.files.prompts import prompts_of, read_prompts
 from smoothtool.files.reports import write_report
 from smoothtool.metrics.bootstrap import bootstrap_mean
 from smoothtool.metrics.clip_score import Clip, load_clip
@@ -79,9 +79,8 @@ def _frechet(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
 def _clip_score(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
     """100 max(cos, 0) per picture, and the mean with its interval."""
     clip, paths = _clip(job), _pictures(job.folders[0])
-    prompts = read_prompts(Path(job.prompts)) if job.prompts else [_own_prompt(path) for path in paths]
-    if len(prompts) != len(paths):
-        raise InputError(f"{len(paths)} pictures have {len(prompts)} prompts", "one prompt per picture, in name order")
+    names = [path.name for path in paths]
+    prompts = prompts_of(Path(job.prompts), names) if job.prompts else [_own_prompt(path) for path in paths]
     scores = {}
     for path, prompt in track(zip(paths, prompts, strict=True), "scoring", len(paths)):
         scores[path.name] = float(clip.score(to_pixel_values(load_image(path)), [prompt]))

@@ -61,7 +61,7 @@ def run(job: IstdJob, track: Track) -> Report:
     with timed(report, "load"):
         prompts = _prompts(job, report, track)
         bench = _Bench(job, prompts, _open_folder(job, report), report, track)
-        model = open_session(job, track)
+        model = open_session(_base_job(job), track)
         note_cut_prompts(model, prompts, track, report)
     # 2. walk under every prompt, without and then with the LoRAs to compare
     names = ["base", *(["compared"] if job.compare_lora else [])]
@@ -106,14 +106,20 @@ def _open_folder(job: IstdJob, report: Report) -> Path:
     if not earlier:
         folder = output_folder(report.folder, force=job.force)
     elif job.force:
-        for path in earlier:
-            path.unlink()
+        for path in [folder / _records_name(job)] if job.shard else earlier:  # other shards may be at work
+            path.unlink(missing_ok=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be created ({error.strerror})", "another folder with -o") from error
     report.folder = folder
     return folder
+
+
+def _base_job(job: IstdJob) -> IstdJob:
+    """What is compared with the model's own LoRA goes without it."""
+    alone = "default" in job.compare_lora and "none" not in job.lora
+    return job.model_copy(update={"lora": ["none", *job.lora]}) if alone else job
 
 
 def _load_compared(model: DiffusionModel, job: IstdJob) -> None:
@@ -134,7 +140,7 @@ def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
     known = _known(bench, key)
     groups = prompt_groups(bench.prompts, settings.frames, bench.job.batch_size)[index - 1 :: count]
     todo = [prompt for group in groups if not known.keys() >= set(group) for prompt in group]
-    path = bench.folder / ("walks.jsonl" if count == 1 else f"walks-{index}-of-{count}.jsonl")
+    path = bench.folder / _records_name(bench.job)
     walks = prompt_walks(model, todo, settings, bench.job.batch_size) if todo else iter(())
     for walk in bench.track(walks, f"walking ({name})", len(todo)):
         if walk.prompt in known:
@@ -144,6 +150,7 @@ def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
         figures = known[walk.prompt]
         record = {"key": key, "model": name, "prompt": walk.prompt, "deviation": figures and asdict(figures)}
         append_record(path, record)
+    known = {**_known(bench, key), **known}  # with what other shards have done meanwhile
     measured = {prompt: known[prompt] for prompt in bench.prompts if prompt in known}
     missing = len(bench.prompts) - len(measured)
     if missing:
@@ -154,6 +161,11 @@ def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
     if sheet.exists():
         bench.report.files[f"sheet_{name}"] = sheet
     return measured
+
+
+def _records_name(job: IstdJob) -> str:
+    index, count = parse_shard(job.shard)
+    return "walks.jsonl" if count == 1 else f"walks-{index}-of-{count}.jsonl"
 
 
 def _walk_settings(model: DiffusionModel, job: IstdJob) -> WalkSettings:

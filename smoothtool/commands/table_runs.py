@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from smoothtool import __version__
 from smoothtool.commands import eval as evaluate
 from smoothtool.commands import interpolate, invert, istd, train
+from smoothtool.commands.batch_items import Digests
 from smoothtool.commands.session import open_session
 from smoothtool.commands.table_figures import Figure, mean_figure, missing
 from smoothtool.commands.table_pictures import RealPictures, digest, made_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError, SmoothtoolError
-from smoothtool.jobs import make_job
+from smoothtool.jobs import make_job, parse_lora
 from smoothtool.metrics.fid import inception_missing
 from smoothtool.metrics.reconstruction import lpips_missing
 from smoothtool.types import Report, Track
@@ -55,20 +56,38 @@ class Bench:
     real: RealPictures
     report: Report
     track: Track
+    failures: list[str] = field(default_factory=list)
+    digests: Digests = field(default_factory=Digests)
+
+    def attempt(self, measure: Callable[[], T], otherwise: Callable[[str], T]) -> T:
+        """What `measure` gives, or `otherwise` with the reason: one figure that cannot be had costs no other."""
+        try:
+            return measure()
+        except MemoryExhaustedError:
+            raise
+        except SmoothtoolError as error:
+            self.failures.append(error.what)
+            return otherwise(error.what)
 
     def once(self, name: str, command: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """The report of a job, and its path from the tables; run now unless its folder holds it already.
 
-        The folder is named after everything that the job says, so another job never meets its results.
+        The folder is named after everything that the job says and reads, so another job never meets its results.
         """
         job = make_job(command, settings)
-        place = f"{RUNS}/{command}/{name}-{digest([job.settings(), __version__])}"
+        place = f"{RUNS}/{command}/{name}-{digest([job.settings(), self.behind(job.settings()), __version__])}"
         extra = {"resume": True} if command == "train" else {}
         path = self.folder / place / "report.json"
         if not path.exists():
             done = COMMANDS[command](job.model_copy(update={"output": path.parent, **extra}), self.track)
             self.report.unet_calls += done.unet_calls
         return json.loads(path.read_text("utf-8")), f"{place}/report.json"
+
+    def behind(self, settings: Mapping[str, Any]) -> list[str]:
+        """Digests of the LoRAs, prompts and models that a job names, which may be others under the same name."""
+        named = [parse_lora(text)[0] for text in settings.get("lora", []) if text != "none"]
+        named += [str(settings[key]) for key in ("prompts", "model") if settings.get(key)]
+        return [self.digests.of(path) for path in map(Path, named) if path.exists()]
 
     def common(self, variant: Variant) -> dict[str, Any]:
         """The settings that every run of a model shares."""
@@ -79,16 +98,6 @@ class Bench:
     def session(self, variant: Variant) -> DiffusionModel:
         update = {"model": variant.model, "lora": list(variant.lora)}
         return open_session(self.job.model_copy(update=update), self.track)
-
-
-def attempt(measure: Callable[[], T], otherwise: Callable[[str], T]) -> T:
-    """What `measure` gives, or `otherwise` with the reason: one figure that cannot be had must not cost the others."""
-    try:
-        return measure()
-    except MemoryExhaustedError:
-        raise
-    except SmoothtoolError as error:
-        return otherwise(error.what)
 
 
 def empty(count: int) -> Callable[[str], Figures]:
@@ -110,7 +119,7 @@ def trained(bench: Bench, base: Variant, name: str, settings: Mapping[str, Any])
             return Variant(name, str(made / report["files"]["model"]), base.lora)
         return Variant(name, base.model, (*base.lora, str(made / report["files"]["lora"])))
 
-    return attempt(train_it, lambda reason: Variant(name, reason=reason))
+    return bench.attempt(train_it, lambda reason: Variant(name, reason=reason))
 
 
 def istd_figure(bench: Bench, variant: Variant) -> Figure:
@@ -126,7 +135,7 @@ def istd_figure(bench: Bench, variant: Variant) -> Figure:
         rows = report["figures"]["per_prompt"]
         return mean_figure({prompt: row["population_std"] for prompt, row in rows.items()}, place)
 
-    return attempt(measure, missing)
+    return bench.attempt(measure, missing)
 
 
 def clip_name(bench: Bench) -> str:
@@ -153,11 +162,11 @@ def picture_figures(bench: Bench, variant: Variant) -> Figures:
         bench.report.unet_calls += model.counter.calls
         scores = {"metric": "clip", "folders": [str(made)], "clip": bench.job.clip}
         return [
-            attempt(lambda: _distance(bench, variant, made), missing),
-            attempt(lambda: _per_picture(bench, f"clip-{variant.name}", scores), missing),
+            bench.attempt(lambda: _distance(bench, variant, made), missing),
+            bench.attempt(lambda: _per_picture(bench, f"clip-{variant.name}", scores), missing),
         ]
 
-    return attempt(measure, empty(2))
+    return bench.attempt(measure, empty(2))
 
 
 def _distance(bench: Bench, variant: Variant, made: Path) -> Figure:
@@ -186,7 +195,7 @@ def inversion_figures(bench: Bench, variant: Variant, label: str, inversion: str
         figures = {label: reconstruction_figures(bench, collected, name)}
         return figures | ({f"{label}, guidance 1": _unguided(unguided, f"{RUNS}/invert/{name}")} if unguided else {})
 
-    return attempt(measure, lambda reason: {label: [missing(reason)] * 4})
+    return bench.attempt(measure, lambda reason: {label: [missing(reason)] * 4})
 
 
 def _inverted(bench: Bench, variant: Variant, name: str, inversion: str) -> tuple[Path, dict[str, dict[str, Any]]]:
@@ -227,7 +236,7 @@ def reconstruction_figures(bench: Bench, folder: Path, name: str) -> Figures:
             rows["lpips"] = missing(figures.get("lpips_reason", "LPIPS is missing"))
         return [rows[key] for key in RECONSTRUCTION]
 
-    return attempt(measure, empty(4))
+    return bench.attempt(measure, empty(4))
 
 
 def _unguided(rows: Mapping[str, Mapping[str, Any]], place: str) -> Figures:
@@ -261,4 +270,4 @@ def sequence_figures(
             mean_figure({str(at): row[part][key] for at, row in enumerate(rows.values())}, place) for part, key in parts
         ]
 
-    return attempt(measure, empty(3)), folders
+    return bench.attempt(measure, empty(3)), folders

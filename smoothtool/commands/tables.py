@@ -40,7 +40,7 @@ from smoothtool.commands.table_runs import (
     trained,
 )
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import ModelError, UsageError
+from smoothtool.errors import BatchError, ModelError, UsageError
 from smoothtool.files.images import load_image
 from smoothtool.files.output import output_folder, write_text_atomic
 from smoothtool.files.paper_tables import Ordering, Table, tables_html, tables_markdown
@@ -96,6 +96,9 @@ def run(job: TablesJob, track: Track) -> Report:
         _sequences(bench, base, smooth, document)
     # 4. write
     _write(bench, document)
+    if bench.failures:
+        more = f" and {len(bench.failures) - 1} more" if bench.failures[1:] else ""
+        raise BatchError(f"{bench.folder}: cells are empty: {bench.failures[0]}{more}", "tables.md has every reason")
     return report
 
 
@@ -161,7 +164,7 @@ def _generation(bench: Bench, base: Variant, smooth: Variant, document: _Documen
         label: [istd_figure(bench, variant), *picture_figures(bench, variant)]
         for label, variant in (("base", base), ("smooth", smooth))
     }
-    count, pictures = bench.job.n, len(bench.real.captions)
+    count, pictures = len(rows["base"][0].per_item), len(bench.real.captions)
     note = (
         f"ISTD over {count} prompts: population standard deviation of L2 distances over [0, 1] pixels (the paper does "
         f"not say which scale it took, so compare ratios{_ratio(rows)}). The other two over {pictures} pictures; the "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from platformdirs import user_cache_dir
 
@@ -42,9 +43,9 @@ SHOWN_PROMPTS = 3
 
 def run(job: TrainJob, track: Track) -> Report:
     """Train; leaves the LoRA, its kohya twin, training.jsonl, training.png, checkpoints/, report.json, job.yaml."""
-    accelerator = Accelerator(mixed_precision=job.mixed_precision, cpu=job.device == "cpu")
-    track = track if accelerator.is_main_process else Silent()
     _check_precision(job)
+    accelerator = _accelerator(job)
+    track = track if accelerator.is_main_process else Silent()
     check_tracker(job.tracker)
     job, report = _start(job)
     # 1. model and data
@@ -103,14 +104,21 @@ def _session_job(job: TrainJob, accelerator: Accelerator) -> TrainJob:
     return job.model_copy(update=update)
 
 
+def _accelerator(job: TrainJob) -> Accelerator:
+    """A batch may train in one precision after another, which accelerate refuses while it remembers the first."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != job.mixed_precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=job.mixed_precision, cpu=job.device == "cpu")
+
+
 def _check_precision(job: TrainJob) -> None:
+    if job.mixed_precision == "fp16" and (job.device == "cpu" or not torch.cuda.is_available()):
+        raise UsageError("--mixed-precision fp16 needs a CUDA device", "--mixed-precision no")
     if job.dtype == "bfloat16" and job.variation_weight and job.gradient != "double-backward":
         raise UsageError("--dtype bfloat16 is too coarse for the regulariser's finite differences", "--dtype float32")
 
 
 def _check_device(job: TrainJob, model: DiffusionModel) -> None:
-    if job.mixed_precision == "fp16" and model.device.type != "cuda":
-        raise UsageError(f"--mixed-precision fp16 needs a CUDA device, not {model.device}", "--mixed-precision no")
     if job.compile and not shutil.which(os.environ.get("CXX", "g++")):
         raise UsageError("--compile needs a C++ compiler, and there is no g++", "without --compile, or install g++")
     if job.full and model.unet.dtype != torch.float32:
@@ -204,6 +212,8 @@ def _resume(state: TrainingRun) -> None:
     free_space_check(state.folder, 4 * bytes_each)
     found = newest_checkpoint(state.folder) if state.job.resume else None
     if found is None:
+        if state.is_main:  # of a run that was stopped before its first checkpoint
+            (state.folder / LOG).unlink(missing_ok=True)
         return
     tensors, facts = found
     changes = _differences(facts["identity"], identity(state))

@@ -1,4 +1,4 @@
-"""What training asks of a model beyond sampling: a timestep per sample, and the VAE's whole posterior."""
+"""What training asks of a model beyond sampling: a timestep per sample."""
 
 from __future__ import annotations
 
@@ -33,11 +33,3 @@ def predict_noise_at(
     if model.schedule.prediction_type == "v_prediction":
         return noise_from_velocity(latents, out, model.schedule.alpha_prods(timesteps))
     return out
-
-
-@torch.no_grad()
-def encode_posterior(model: DiffusionModel, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """pixel_values [B, 3, H, W] in [-1, 1] -> mean and standard deviation of the latents, each [B, C, h, w]."""
-    posterior = model.vae.encode(pixel_values.to(model.device, model.vae.dtype)).latent_dist
-    factor = float(model.vae.config.scaling_factor)
-    return posterior.mean.float() * factor, posterior.std.float() * factor

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -33,7 +33,8 @@ class DiffusionModel:
     """UNet, VAE and text encoder, all frozen; latents and embeddings go in and out as float32.
 
     fingerprint  short digest of all weights, the same in float32 and float16 storage
-    max_batch    most rows in one UNet or VAE call; halved when memory runs out
+    max_batch    most rows in one UNet call; halved when memory runs out
+    max_pictures the same of one VAE call
     """
 
     name: str
@@ -47,6 +48,7 @@ class DiffusionModel:
     fingerprint: str
     loras: list[dict[str, Any]] = field(default_factory=list)
     max_batch: int = 64
+    max_pictures: int = 64
     counter: UNetCalls = field(default_factory=UNetCalls)
     _prompt_cache: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
@@ -83,9 +85,19 @@ class DiffusionModel:
     @torch.no_grad()
     def encode_images(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """pixel_values [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w]: posterior mean times the scaling factor."""
-        rows = [self.vae.encode(part.to(self.device, self.vae.dtype)).latent_dist.mean.float()
-                for part in pixel_values.split(self.max_batch)]  # fmt: skip
-        return torch.cat(rows) * self.vae.config.scaling_factor
+        return self.encode_posterior(pixel_values)[0]
+
+    @torch.no_grad()
+    def encode_posterior(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """pixel_values [B, 3, H, W] in [-1, 1] -> mean and standard deviation of the latents, each [B, C, h, w]."""
+
+        def encode(part: slice) -> torch.Tensor:
+            posterior = self.vae.encode(pixel_values[part].to(self.device, self.vae.dtype)).latent_dist
+            return torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
+
+        mean, deviation = self._in_parts(encode, len(pixel_values), "max_pictures").unbind(dim=1)
+        factor = float(self.vae.config.scaling_factor)
+        return mean * factor, deviation * factor
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
@@ -94,8 +106,11 @@ class DiffusionModel:
         Raises: ModelError when the latents or the decoded picture are not finite.
         """
         scaled = latents / self.vae.config.scaling_factor
-        rows = [self.vae.decode(part.to(self.vae.dtype)).sample.float().cpu() for part in scaled.split(self.max_batch)]
-        pixel_values = torch.cat(rows)
+
+        def decode(part: slice) -> torch.Tensor:
+            return self.vae.decode(scaled[part].to(self.vae.dtype)).sample.float().cpu()
+
+        pixel_values = self._in_parts(decode, len(latents), "max_pictures")
         if not bool(torch.isfinite(pixel_values).all()):
             raise ModelError(f"{self.name}: the picture came out as NaN", "--dtype float32, or lower --guidance")
         return pixel_values.clamp(-1, 1)
@@ -135,17 +150,24 @@ class DiffusionModel:
         """
         if torch.is_grad_enabled():
             return self._predict(latents, timestep, conditioning)
+        return self._in_parts(
+            lambda part: self._predict(latents[part], timestep, conditioning[part]), len(latents), "max_batch"
+        )
+
+    def _in_parts(
+        self, work: Callable[[slice], torch.Tensor], count: int, limit: Literal["max_batch", "max_pictures"]
+    ) -> torch.Tensor:
+        """`work` on `count` rows, as many at a time as the limit says, which is halved when memory runs out."""
         while True:
+            most: int = getattr(self, limit)
             try:
-                rows = range(0, len(latents), self.max_batch)
-                parts = [slice(at, at + self.max_batch) for at in rows]
-                return torch.cat([self._predict(latents[p], timestep, conditioning[p]) for p in parts])
+                return torch.cat([work(slice(at, at + most)) for at in range(0, count, most)])
             except torch.OutOfMemoryError as error:
-                if self.max_batch == 1 or len(latents) == 1:
+                if most == 1 or count == 1:
                     raise MemoryExhaustedError(
                         "out of memory with one picture at a time", "a smaller --size, or --dtype float16"
                     ) from error
-                self.max_batch = max(1, min(self.max_batch, len(latents)) // 2)
+                setattr(self, limit, max(1, min(most, count) // 2))
                 torch.cuda.empty_cache()
 
     def _predict(self, latents: torch.Tensor, timestep: int | torch.Tensor, conditioning: Conditioning) -> torch.Tensor:

@@ -16,25 +16,53 @@ def read_prompts(path: Path) -> list[str]:
 
     Raises: InputError when the file is missing, unreadable, or holds no prompts.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file", COCO_HINT) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: this prompt file cannot be read as UTF-8 text", COCO_HINT) from error
-    lines = _coco_captions(path, text) if path.suffix.lower() == ".json" else text.splitlines()
+    text = _text(path)
+    lines = list(_coco_captions(path, text).values()) if _is_coco(path) else text.splitlines()
     prompts = [" ".join(line.split()) for line in lines if line.strip()]
     if not prompts:
         raise InputError(f"{path}: there are no prompts in this file", COCO_HINT)
     return prompts
 
 
-def _coco_captions(path: Path, text: str) -> list[str]:
+def prompts_of(path: Path, names: list[str]) -> list[str]:
+    """A prompt for each picture: by its file name in COCO's captions that know these names, else line by line.
+
+    Raises: InputError as `read_prompts`, for counts that differ, and for a picture that the captions do not know.
+    """
+    captions = _coco_captions(path, _text(path)) if _is_coco(path) else {}
+    if not captions.keys() & set(names):
+        prompts = read_prompts(path)
+        if len(prompts) != len(names):
+            hint = "one prompt per picture, in name order"
+            raise InputError(f"{len(names)} pictures have {len(prompts)} prompts", hint)
+        return prompts
+    unknown = [name for name in names if name not in captions]
+    if unknown:
+        raise InputError(f"{path}: there is no caption for {unknown[0]} ({len(unknown)} in all)", "COCO's own pictures")
+    return [" ".join(captions[name].split()) for name in names]
+
+
+def _is_coco(path: Path) -> bool:
+    return path.suffix.lower() == ".json"
+
+
+def _text(path: Path) -> str:
     try:
-        annotations = json.loads(text)["annotations"]
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file", COCO_HINT) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: this prompt file cannot be read as UTF-8 text", COCO_HINT) from error
+
+
+def _coco_captions(path: Path, text: str) -> dict[Any, str]:
+    """The first caption of every picture, by its file name, or by its id where the file does not name it."""
+    try:
+        found = json.loads(text)
+        names = {image["id"]: image["file_name"] for image in found.get("images", [])}
         first: dict[Any, str] = {}
-        for annotation in annotations:
-            first.setdefault(annotation["image_id"], str(annotation["caption"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        for annotation in found["annotations"]:
+            first.setdefault(names.get(annotation["image_id"], annotation["image_id"]), str(annotation["caption"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: this is not a COCO captions file", COCO_HINT) from error
-    return list(first.values())
+    return first

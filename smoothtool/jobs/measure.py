@@ -21,7 +21,7 @@ class IstdJob(ModelJob):
     n: Annotated[int, Flag("-n")] = Field(500, ge=1, description="How many prompts to walk under")
     frames: Annotated[int, Flag()] = Field(11, ge=3, le=1000, description="Pictures per walk, both ends included")
     compare_lora: Annotated[list[str], Flag()] = Field(
-        [], description="Measure again with this LoRA (PATH[:SCALE]) on top, in pairs; default is the model's own"
+        [], description="Measure again with this LoRA (PATH[:SCALE]) on top, in pairs; default: with the model's own"
     )
     std: Annotated[Literal["population", "sample"], Flag()] = Field(
         "population", description="Standard deviation of a walk's adjacent distances"
@@ -30,7 +30,7 @@ class IstdJob(ModelJob):
         "0..1", description="Pixel values in which distances are taken"
     )
     batch_size: Annotated[int, Flag(delivery=True)] = Field(
-        33, ge=1, le=4096, description="Pictures sampled at once, as many whole walks as fit; changes the speed alone"
+        22, ge=1, le=4096, description="Pictures sampled at once, as many whole walks as fit; changes the speed alone"
     )
     shard: Annotated[str | None, Flag(delivery=True)] = Field(
         None, description="Walk under a share of the prompts only: 1/4 to 4/4, all with the same -o"

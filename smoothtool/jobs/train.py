@@ -52,7 +52,12 @@ class TrainJob(ModelJob):
         0.0, ge=0, le=1, allow_inf_nan=False, description="Share of samples trained without their caption"
     )
     ema: Annotated[float, Flag()] = Field(
-        0.0, ge=0, lt=1, allow_inf_nan=False, description="Decay of averaged weights, for example 0.999; 0 keeps none"
+        0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Decay of averaged weights, for example 0.999; 0 keeps none; "
+        "begins lower, as (1 + step) / (10 + step)",
     )
     crop: Annotated[Literal["square", "buckets"], Flag()] = Field(
         "square", description="Crop pictures to squares, or to the nearest of several shapes of one area"
@@ -86,6 +91,13 @@ class TrainJob(ModelJob):
         if compile and info.data.get("gradient") == "double-backward" and info.data.get("variation_weight"):
             raise ValueError("has no second derivative, which --gradient double-backward takes; take central")
         return compile
+
+    @field_validator("gradient_checkpointing")
+    @classmethod
+    def _checkpointing_recomputes(cls, gradient_checkpointing: bool, info: ValidationInfo) -> bool:
+        if gradient_checkpointing and info.data.get("gradient") == "double-backward" and info.data["variation_weight"]:
+            raise ValueError("recomputes with another attention than --gradient double-backward; take central")
+        return gradient_checkpointing
 
     @field_validator("mixed_precision")
     @classmethod

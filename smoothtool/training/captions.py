@@ -52,14 +52,17 @@ def read_captioned_folder(folder: Path) -> tuple[list[CaptionedPicture], list[st
     found = []
     for name, texts in sorted(captions.items()):
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            complaints.append(f"{name}: lies outside the data folder")
-        elif not path.is_file():
-            complaints.append(f"{name}: there is a caption, and no such picture")
-        else:
-            stat = path.stat()
-            version = f"{stat.st_size}-{stat.st_mtime_ns}"
-            found.append(CaptionedPicture(name, texts, partial(load_image, path), version))
+        try:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                complaints.append(f"{name}: lies outside the data folder")
+            elif not path.is_file():
+                complaints.append(f"{name}: there is a caption, and no such picture")
+            else:
+                stat = path.stat()
+                version = f"{stat.st_size}-{stat.st_mtime_ns}"
+                found.append(CaptionedPicture(name, texts, partial(load_image, path), version))
+        except (OSError, ValueError):  # too long, or with a NUL
+            complaints.append(f"{name[:80]!r}: is not the name of a file")
     if not found:
         reason = f" ({complaints[0]})" if complaints else ""
         raise InputError(f"{folder}: there are no captioned pictures in it{reason}", HINT)
@@ -112,7 +115,7 @@ def _metadata_rows(path: Path, complaints: list[str]) -> Iterator[tuple[str, tup
 
 
 def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a caption may hold other line breaks, as U+2028
         if line.strip():
             try:
                 yield number, json.loads(line)

@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from smoothtool.diffusion.batches import encode_posterior
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import InputError, SmoothtoolError, UsageError
 from smoothtool.files.fitting import fit_image
@@ -168,7 +167,7 @@ def _encode_pictures(
 
 
 def _encode_group(model: DiffusionModel, group: Sequence[tuple[int, torch.Tensor]]) -> Tensors:
-    means, deviations = encode_posterior(model, torch.cat([pixel_values for _, pixel_values in group]))
+    means, deviations = model.encode_posterior(torch.cat([pixel_values for _, pixel_values in group]))
     tensors = {}
     for (row, _), mean, deviation in zip(group, means, deviations, strict=True):
         tensors[f"mean.{row}"] = mean.half().cpu().clone(memory_format=torch.contiguous_format)

@@ -167,7 +167,7 @@ class Trainer:
             self.adam.state[p] = {key.removeprefix("adam."): value.to(p.device if value.ndim else "cpu")
                                   for key, value in moments.items()}  # fmt: skip
         for name, value in self.averages.items():
-            value.copy_(groups["average"][name])
+            value.copy_(groups.get("average", groups["weights"])[name])
         self.running_mean = groups["running_mean"][""] if "running_mean" in groups else self.running_mean
         self.step, self.at_once = int(facts["step"]), facts["at_once"]
         if self.accelerator.scaler and facts.get("scaler"):
@@ -330,7 +330,7 @@ class Trainer:
         times = ", ".join(str(int(t)) for t in timesteps[:8])
         raise ModelError(
             f"step {self.step + 1}: {what} is not a number, at timesteps {times}",
-            "a lower --learning-rate, then --resume from the last checkpoint",
+            "a lower --learning-rate with --resume --force, from the last checkpoint",
         )
 
     def _mean_on_device(self) -> torch.Tensor | None:

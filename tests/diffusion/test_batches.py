@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import tiny_model
 
-from smoothtool.diffusion.batches import encode_posterior, predict_noise_at
+from smoothtool.diffusion.batches import predict_noise_at
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -40,6 +40,6 @@ def test_a_compiled_unet_can_stand_in(model):
 
 def test_the_posterior_mean_is_what_encoding_gives(model):
     pixel_values = torch.rand(2, 3, 32, 32) * 2 - 1
-    mean, deviation = encode_posterior(model, pixel_values)
+    mean, deviation = model.encode_posterior(pixel_values)
     torch.testing.assert_close(mean, model.encode_images(pixel_values))
     assert bool((deviation > 0).all())

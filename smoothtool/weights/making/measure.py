@@ -64,15 +64,18 @@ def measure(work: Path, folder: Path = FOLDER) -> None:
 def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
     """Add the smooth LoRA to the card, with the samples' captions and noises, beside the model without it.
 
-    ISTD is read from WORK/istd: smoothtool istd --model stickers --lora none --compare-lora default --n 30 -o WORK/istd
+    ISTD is read from WORK/istd: smoothtool istd --model stickers --compare-lora default --n 30 -o WORK/istd
     """
     figures = json.loads((folder / "figures.json").read_text())
-    istd = json.loads((work / "istd" / "report.json").read_text())["figures"]
+    report = json.loads((work / "istd" / "report.json").read_text())
+    istd = report["figures"]
     model, judge, clip = load_model(folder, "stickers", device="cpu"), load_judge(work), load_clip(folder / "clip")
     singles = list(_held_out(SAMPLES, items=1))
     prompts = [caption(scene) for scene in singles]
     plain = _samples(model, prompts)
     load_lora(model, folder / "smooth.safetensors")
+    if report["model"]["loras"][-1]["fingerprint"] != model.loras[0]["fingerprint"]:
+        raise SystemExit(f"{work / 'istd'} is of another LoRA")
     with_lora = _samples(model, prompts)
     scores = [clip.score(pictures, prompts).tolist() for pictures in (plain, with_lora)]
     figures["smooth"] = {
