@@ -34,7 +34,8 @@ def _inversion(job: Settings) -> float:
     """Per denoising step: one call to invert, and what the method does to find its way back."""
     method = job["inversion"]
     if method == "auto":
-        method = {"sdedit": "none", "cycle": "none", "pnp": "ddim"}.get(job["method"], "nti")
+        own = {"sdedit": "none", "cycle": "none", "pnp": "ddim", "pix2pix-zero": "direct"}
+        method = own.get(job["method"], "nti")
     null_text = 10 if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]
     per_step = {"nti": null_text, "none": 0, "direct": 1, "edict": 4, "fixed-point": 5}.get(method, 2)
     return float(job["steps"] * per_step)
@@ -50,7 +51,9 @@ def _interpolate(job: Settings) -> float:
 def _edit(job: Settings) -> float:
     ratios = [float(text) for text in job["ratio"]] or [0.8]
     parts = {"switch": sum(ratios), "sdedit": job["strength"], "cycle": 2 * job["strength"], "pix2pix-zero": 3.0,
-             "disentangle": 11.0}  # fmt: skip
+             "disentangle": 19.0}  # fmt: skip
+    if job["compare"]:
+        return float(math.ceil((sum(parts.values()) + 3.0) * job["steps"]))
     return float(len(job["trg"]) * math.ceil(parts.get(job["method"], 1.0) * job["steps"]))
 
 

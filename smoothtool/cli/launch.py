@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smoothtool.cli import console
+from smoothtool.cli.figures import figure_lines
 from smoothtool.cli.shards import shard_from_environment
 from smoothtool.errors import BatchError, UsageError, closest
 from smoothtool.estimate import estimate_unet_calls
@@ -158,6 +159,8 @@ def _run(job: Job) -> None:
         report = command.run(job, progress)
     for note in report.notes:
         progress.note(note)
+    for line in figure_lines(report):
+        console.notice(line)
     if getattr(job, "json_output", False):
         from smoothtool.files.reports import report_dict
 

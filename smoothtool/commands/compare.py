@@ -18,10 +18,10 @@ from smoothtool.commands.editing import (
     one_edit,
     open_source,
 )
-from smoothtool.commands.inverting import compute_inversion
+from smoothtool.commands.inverting import compute_inversion, note_convergence
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
-from smoothtool.errors import SmoothtoolError
+from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.images import Fitted, crop_back, to_image
 from smoothtool.files.output import write_text_atomic
 from smoothtool.files.sheets import contact_sheet
@@ -61,6 +61,7 @@ def compare_inversions(
         except SmoothtoolError as error:
             report.notes.append(f"{name} is left out: {error}")
             continue
+        note_convergence(inversion, track, report)
         add(name, inversion.reconstruction, cost)
         if name == "ddim":
             with measured(model) as cost:
@@ -87,17 +88,19 @@ def compare_edits(model: DiffusionModel, job: EditJob, track: Track, report: Rep
             report.notes.append(f"{method} is left out: it compares two prompts, and there is no --src")
             continue
         try:
-            row, before, after = _method(model, job.model_copy(update={"method": method}), track, clip)
+            row, before, after = _method(model, job.model_copy(update={"method": method}), track, clip, report)
         except SmoothtoolError as error:
             report.notes.append(f"{method} is left out: {error}")
             continue
         rows.append(row)
         shown = {"source": before, **shown, method: after}
+    if not rows:
+        raise UsageError(f"{job.image}: no method can edit it: {report.notes[-1]}", "the picture itself, or --src")
     _write(rows, shown, report, folder)
 
 
 def _method(
-    model: DiffusionModel, job: EditJob, track: Track, clip: Clip | None
+    model: DiffusionModel, job: EditJob, track: Track, clip: Clip | None, report: Report
 ) -> tuple[Row, torch.Tensor, torch.Tensor]:
     """(row of the table, source picture, edited picture)."""
     job = job.model_copy(update={"inversion": "auto"})
@@ -107,6 +110,8 @@ def _method(
     before = crop_back(source.picture.pixel_values, source.picture)
     figures = edit_figures(edit, before, clip)
     inverted = source.inverted
+    if inverted is not None:
+        note_convergence(inverted.inversion, track, report)
     row = {
         "method": job.method,
         "inversion": inversion_for(job) or "none",

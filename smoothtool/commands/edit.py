@@ -9,7 +9,8 @@ from smoothtool.commands.compare import compare_edits
 from smoothtool.commands.cost import timed
 from smoothtool.commands.edit_methods import Source
 from smoothtool.commands.editing import Edit, clip_if_there, edit_figures, one_edit, open_source, ratios_of
-from smoothtool.commands.invert import inversion_figures, note_convergence
+from smoothtool.commands.invert import inversion_figures
+from smoothtool.commands.inverting import note_convergence
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.images import crop_back, save_image, to_image
@@ -30,7 +31,8 @@ def run(job: EditJob, track: Track) -> Report:
         # 1. model
         with timed(report, "load"):
             model = open_session(job, track)
-            note_cut_prompts(model, [job.src, *job.trg], track, report)
+            prompts = [job.src, *job.trg, *job.src_sentence, *job.trg_sentence]
+            note_cut_prompts(model, prompts, track, report)
         # 2. edit, measure and write
         (compare_edits if job.compare else _edit)(model, job, track, report, folder)
         finish(report, model, folder)
@@ -42,7 +44,7 @@ def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, fol
     with timed(report, "invert"):
         source = open_source(model, job, track)
     if source.inverted is not None:
-        note_convergence(source.inverted, track, report)
+        note_convergence(source.inverted.inversion, track, report)
     ratios = ratios_of(job)
     edits = [one_edit(source, target, ratio) for target in job.trg for ratio in ratios]
     report.seconds["edit"] = sum(edit.cost.seconds for edit in edits)
@@ -56,6 +58,8 @@ def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, fol
     ]  # fmt: skip
     if source.inverted is not None and job.method != "pix2pix-zero":
         report.figures["inversion"] = inversion_figures(model, source.inverted)
+    if job.image.endswith(".safetensors"):
+        report.notes.append("figures compare with the picture as the VAE gives it back: the file holds no other")
     _write(job, source, edits, names, report, folder)
 
 

@@ -68,9 +68,11 @@ def inversion_for(job: EditJob) -> str | None:
 
 
 def _check_file(job: EditJob, inversion: Inversion, prompt: str) -> None:
+    if job.method in ("sdedit", "cycle"):
+        return  # they take the picture's latents alone
     fitting, why = EDIT_INVERSIONS[job.method]
     wanted = fitting if job.inversion == "auto" else (job.inversion,)
-    if job.method not in ("sdedit", "cycle") and inversion.method not in wanted:
+    if inversion.method not in wanted:
         raise UsageError(
             f"{job.image}: a {inversion.method} inversion does not go with --method {job.method}"
             + (f": {why}" if why else ""),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from smoothtool.commands.cost import timed
-from smoothtool.commands.invert import inversion_figures, note_convergence
+from smoothtool.commands.invert import inversion_figures
+from smoothtool.commands.inverting import note_convergence
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.commands.walking import Ends, Frames, frames_between, open_ends
 from smoothtool.diffusion.model import DiffusionModel
@@ -38,7 +39,7 @@ def run(job: InterpolateJob, track: Track) -> Report:
         with timed(report, "invert"):
             ends = open_ends(model, job, track)
             if ends.inverted is not None:
-                note_convergence(ends.inverted, track, report)
+                note_convergence(ends.inverted.inversion, track, report)
         # 3. frames between
         with timed(report, "sample"):
             frames = frames_between(model, ends, job, track)

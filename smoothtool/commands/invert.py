@@ -9,7 +9,7 @@ import torch
 
 from smoothtool.commands.compare import compare_inversions, unguided_reconstruction
 from smoothtool.commands.cost import timed
-from smoothtool.commands.inverting import Inverted, invert_pictures, load_pictures
+from smoothtool.commands.inverting import Inverted, invert_pictures, load_pictures, note_convergence
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.images import Fitted, crop_back, save_image, to_image
@@ -41,7 +41,7 @@ def run(job: InvertJob, track: Track) -> Report:
 def _invert(model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track, report: Report, folder: Path) -> None:
     with timed(report, "invert"):
         inverted = invert_pictures(model, [picture], [job.src], job, track)
-    note_convergence(inverted, track, report)
+    note_convergence(inverted.inversion, track, report)
     report.figures = inversion_figures(model, inverted)
     if job.inversion == "ddim":
         unguided = model.decode_latents(unguided_reconstruction(model, inverted.inversion, track))
@@ -70,14 +70,3 @@ def inversion_figures(model: DiffusionModel, inverted: Inverted) -> dict[str, An
         "inversion_unet_calls": inversion.unet_calls,
         "cached": inverted.cached,
     }
-
-
-def note_convergence(inverted: Inverted, track: Track, report: Report) -> None:
-    """A null-text fit that ends far from the picture is said aloud."""
-    if not inverted.inversion.converged:
-        note = (
-            f"the inversion has not converged (loss {inverted.inversion.losses[-1]:.2g} at the last step): "
-            "expect pictures that differ from the input; try --guidance 3, the other --solver, or a --src that fits"
-        )
-        report.notes.append(note)
-        track.note(note)

@@ -18,7 +18,7 @@ from smoothtool.files.cache import InversionCache, cache_key
 from smoothtool.files.images import Fitted, fit_image, load_image
 from smoothtool.files.inversions import load_inversion
 from smoothtool.jobs import parse_size
-from smoothtool.types import Inversion, LatentTrajectory, Track
+from smoothtool.types import Inversion, LatentTrajectory, Report, Track
 from smoothtool.weights.places import resolve_picture
 
 if TYPE_CHECKING:
@@ -151,6 +151,17 @@ def open_inversion(path: Path, model: DiffusionModel) -> Inverted:
         for index, original in enumerate(info["original_sizes_px"])
     )
     return Inverted(to_device(inversion, model.device), fitted, info, cached=True)
+
+
+def note_convergence(inversion: Inversion, track: Track, report: Report) -> None:
+    """A null-text fit that ends far from the picture is said aloud."""
+    if not inversion.converged:
+        note = (
+            f"the inversion has not converged (loss {inversion.losses[-1]:.2g} at the last step): "
+            "expect pictures that differ from the input; try --guidance 3, the other --solver, or a --src that fits"
+        )
+        report.notes.append(note)
+        track.note(note)
 
 
 def join_trajectories(inverted: Sequence[Inverted]) -> LatentTrajectory:

@@ -56,7 +56,7 @@ def begin(job: Job, sources: Sequence[str], title: str = "") -> tuple[Job, Repor
     """The job with its seed, and a report named after its sources, which can be read, or after `title` without any."""
     job = with_seed(job)
     report = start_report(job, sources or [title])
-    check_sources(sources)
+    report.notes += check_sources(sources)
     return job, report
 
 
@@ -68,16 +68,19 @@ def finish(report: Report, model: DiffusionModel, folder: Path) -> None:
     write_report(report, folder)
 
 
-def check_sources(names: Sequence[str]) -> None:
+def check_sources(names: Sequence[str]) -> list[str]:
     """Open pictures and inversion files once, so that a bad one is named before a model is loaded, which takes long.
 
+    Returns what has to be told about them, such as an animation of which the first frame is used.
     Raises: InputError for a picture, ModelError for an inversion file.
     """
+    notes = []
     for name in names:
         if name.endswith(".safetensors"):
             load_inversion(Path(name))
         else:
-            load_image(resolve_picture(name))
+            notes.append(load_image(resolve_picture(name)).info.get("note", ""))
+    return [note for note in notes if note]
 
 
 def with_seed(job: Job) -> Job:

@@ -46,7 +46,7 @@ def guided_noise(
 ) -> torch.Tensor:
     """Null and text as one batch [2B]; at w = 1 the null half is not needed and not computed."""
     batch = len(latents)
-    if guidance_scale == 1:
+    if guidance_scale == 1 and rule is guide:
         return model.predict_noise(latents, timestep, text.expand(batch))
     both = Conditioning.cat([null.expand(batch), text.expand(batch)])
     noise_null, noise_text = model.predict_noise(torch.cat([latents, latents]), timestep, both).chunk(2)

@@ -81,7 +81,7 @@ class ModelJob(ReportJob):
     seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
         None, ge=0, lt=SEED_END, description="Seed of all noise; drawn and recorded when not given"
     )
-    steps: Annotated[int, Flag(panel=SAMPLING)] = Field(50, ge=1, le=1000, description="Denoising steps")
+    steps: Annotated[int, Flag(panel=SAMPLING)] = Field(50, ge=1, le=999, description="Denoising steps")
     guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(
         7.5, ge=0, le=100, allow_inf_nan=False, description="Guidance scale: how strongly prompts steer; 1 is none"
     )

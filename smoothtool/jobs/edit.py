@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.invert import InversionName, PictureJob
-from smoothtool.jobs.notation import parse_fraction, parse_weight
+from smoothtool.jobs.notation import has_words, parse_fraction, parse_weight
 from smoothtool.options import INVERSION, Flag
 
 EditName = Literal["switch", "sdedit", "p2p", "pnp", "pix2pix-zero", "cycle", "disentangle", "masactrl"]
@@ -41,7 +41,9 @@ class EditJob(PictureJob):
     trg: Annotated[list[str], Flag()] = Field(
         min_length=1, description="What it should show, as a prompt; repeat for several edits"
     )
-    compare: Annotated[bool, Flag()] = Field(False, description="Run every method: one sheet, one table")
+    compare: Annotated[bool, Flag()] = Field(
+        False, description="Run every method, each with its own inversion, on one target: one sheet, one table"
+    )
     method: Annotated[EditName, Flag()] = Field("switch", description="How to edit; switch is the paper's")
     ratio: Annotated[list[str], Flag("-r")] = Field(
         [], description="For switch: part of the steps that follow the target, 0 to 1, by default 0.8; 0.6,0.8 for both"
@@ -81,6 +83,13 @@ class EditJob(PictureJob):
             raise ValueError("is empty: say what the picture should show")
         return trg
 
+    @field_validator("compare")
+    @classmethod
+    def _compared_on_one_target(cls, compare: bool, info: ValidationInfo) -> bool:
+        if compare and len(info.data.get("trg", [])) > 1:
+            raise ValueError("runs every method on one target: give one trg")
+        return compare
+
     @field_validator("method")
     @classmethod
     def _method_has_what_it_needs(cls, method: str, info: ValidationInfo) -> str:
@@ -88,6 +97,8 @@ class EditJob(PictureJob):
             raise ValueError(f"is {method}, which compares two prompts: say with src what the picture shows")
         inversion, compare = info.data.get("inversion", "auto"), info.data.get("compare", False)
         fitting, why = EDIT_INVERSIONS[method]
+        if compare and inversion != "auto":
+            raise ValueError(f"are all compared, each with its own inversion: leave {inversion} out")
         if not compare and inversion not in ("auto", *fitting):
             choice = f"; it takes {', '.join(fitting)}" if fitting else ""
             raise ValueError(f"is {method}, which does not go with {inversion} inversion: {why}{choice}")
@@ -106,17 +117,32 @@ class EditJob(PictureJob):
             raise ValueError(f"is for the method switch, not for {info.data['method']}")
         for text in ratio:
             parse_fraction(text)
-        return ratio
+        if info.data.get("compare") and len(ratio) > 1:
+            raise ValueError("is one number where all methods are compared")
+        return list(dict.fromkeys(ratio))
 
     @field_validator("blend", "reweight")
     @classmethod
     def _words_are_in_the_prompts(cls, words: list[str], info: ValidationInfo) -> list[str]:
-        if words and info.data.get("method", "p2p") != "p2p":
-            raise ValueError(f"is for the method p2p, not for {info.data['method']}")
-        targets = [str(text).lower() for text in info.data.get("trg", [])]
-        prompts = [*targets, str(info.data.get("src", "")).lower()] if info.field_name == "blend" else targets
-        for text in words:
-            word = text if info.field_name == "blend" else parse_weight(text)[0]
-            if prompts and not any(word.lower() in prompt for prompt in prompts):
-                raise ValueError(f"names {word!r}, which is not in {' / '.join(prompts)}")
+        _only_for("p2p", words, info)
+        blend, source = info.field_name == "blend", str(info.data.get("src", ""))
+        for word in words if blend else [parse_weight(text)[0] for text in words]:
+            for target in info.data.get("trg", []):
+                prompts = [target, source] if blend else [target]
+                if not any(has_words(prompt, word) for prompt in prompts):
+                    raise ValueError(f"names {word!r}, which is no word of {' / '.join(prompts)}")
         return words
+
+    @field_validator("src_sentence", "trg_sentence")
+    @classmethod
+    def _sentences_are_about_one_target(cls, sentences: list[str], info: ValidationInfo) -> list[str]:
+        _only_for("pix2pix-zero", sentences, info)
+        if sentences and info.field_name == "trg_sentence" and len(info.data.get("trg", [])) > 1:
+            raise ValueError("stands for one target: give one trg")
+        return sentences
+
+
+def _only_for(method: str, values: list[str], info: ValidationInfo) -> None:
+    chosen = info.data.get("method", method)
+    if values and chosen != method and not info.data.get("compare"):
+        raise ValueError(f"is for the method {method}, not for {chosen}")

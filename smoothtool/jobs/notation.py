@@ -53,6 +53,12 @@ def parse_fraction(text: str) -> float:
     return value
 
 
+def has_words(prompt: str, phrase: str) -> bool:
+    """Whether one or several whole words follow each other in the prompt, whatever their case."""
+    clean, wanted = ([word.strip(".,;:!?\"'") for word in text.lower().split()] for text in (prompt, phrase))
+    return any(clean[at : at + len(wanted)] == wanted for at in range(len(clean)) if wanted)
+
+
 def parse_weight(text: str) -> tuple[str, float]:
     """`fox=2` makes the word fox count twice.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from smoothtool.cli import console
+from smoothtool.cli.figures import figure_lines
+from smoothtool.types import Report
 
 
 def screen(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> StringIO:
@@ -37,3 +40,15 @@ def test_piped_figures_are_not_shown(monkeypatch) -> None:
         for step in progress(range(3), "training", 3):
             progress.status(f"step {step}")
     assert shown.getvalue() == ""
+
+
+def test_an_inversion_tells_its_quality_beside_the_vaes_and_its_cost() -> None:
+    quality = {"mse": 0.0051, "psnr_db": 28.92, "ssim": 0.917, "lpips": None}
+    figures = {"reconstruction": quality, "vae": {**quality, "psnr_db": None}, "inversion_unet_calls": 500}
+    report = Report("invert", Path("out"), {}, figures={**figures, "cached": False}, seconds={"invert": 30.41})
+    assert figure_lines(report) == [
+        "reconstruction  MSE 0.0051  PSNR 28.92 dB  SSIM 0.917",
+        "the VAE alone   MSE 0.0051  SSIM 0.917",
+        "inversion       500 UNet calls, 30.4 s",
+    ]
+    assert figure_lines(Report("edit", Path("out"), {}, figures=figures)) == []

@@ -134,7 +134,7 @@ def test_an_inversion_file_that_does_not_fit_is_refused(session, picture, settin
 
 
 def test_a_word_that_is_only_part_of_another_is_refused(session, picture):
-    with pytest.raises(UsageError, match="'re' is not among"):
+    with pytest.raises(UsageError, match="'re', which is no word of"):
         run_edit(picture, method="p2p", reweight="re=2")
 
 

@@ -152,6 +152,30 @@ def test_an_empty_prompt_file_is_refused(job, tmp_path: Path):
         istd.run(job(), silent)
 
 
+def test_shards_at_work_together_see_each_other_at_the_end(job, monkeypatch):
+    """The second share is walked while the first one is at work."""
+    real, begun = istd.prompt_walks, []
+
+    def interrupted(*given):
+        if not begun:
+            begun.append(istd)
+            istd.run(job(shard="2/2", batch_size=4), silent)
+        return real(*given)
+
+    monkeypatch.setattr(istd, "prompt_walks", interrupted)
+    report = istd.run(job(shard="1/2", batch_size=4), silent)
+    assert len(report.figures["per_prompt"]) == 5
+
+
+def test_the_models_own_lora_is_compared_with_the_model_without_it(job, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(istd, "open_session", lambda job, track: opened.append(job) or tiny_model(tmp_path / "t"))
+    monkeypatch.setattr(istd, "_load_compared", lambda model, job: None)
+    report = istd.run(job(compare_lora=["default"]), silent)
+    assert opened[0].lora == ["none"]
+    assert report.job["lora"] == []
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "two", "1/0"])
 def test_a_share_that_cannot_be_is_refused(shard: str):
     with pytest.raises(ValueError, match="not a share"):

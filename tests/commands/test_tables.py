@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from toys import tiny_clip, tiny_model
 
-from smoothtool.commands import tables
+from smoothtool.commands import table_runs, tables
+from smoothtool.commands.batch_items import Digests
 from smoothtool.commands.table_figures import Figure, below, mean_figure
 from smoothtool.diffusion.lora import add_trainable_lora, save_lora
 from smoothtool.diffusion.saving import save_model
-from smoothtool.errors import InputError, ModelError, UsageError
+from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.files.paper_tables import Cell, Ordering, Table, tables_html, tables_markdown
 from smoothtool.jobs import TablesJob
 from smoothtool.recipe import load_recipe
@@ -206,3 +207,24 @@ def test_the_recipe_is_one_job_of_this_command():
     assert plan.folder is None
     assert isinstance(item.job, TablesJob)
     assert (item.job.model, item.job.steps) == ("stickers", 3)
+
+
+def test_a_measurement_that_fails_empties_its_cells_and_is_told_at_the_end(measured: Report, small, monkeypatch):
+    def broken(job, track):
+        raise InputError("no walk")
+
+    monkeypatch.setitem(table_runs.COMMANDS, "istd", broken)
+    with pytest.raises(BatchError, match="no walk"):
+        small(n=1)
+    assert "no walk" in (measured.folder / "tables.md").read_text()
+
+
+def test_what_lies_behind_a_name_is_part_of_a_measurements_name(tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    settings = {"lora": ["none"], "prompts": str(tmp_path / "prompts.txt"), "model": "stickers"}
+    bench = table_runs.Bench(TablesJob(), tmp_path, None, None, silent)
+    before = bench.behind(settings)
+    (tmp_path / "prompts.txt").write_text("a dog\n")
+    bench.digests = Digests()
+    assert len(before) == 1
+    assert bench.behind(settings) != before

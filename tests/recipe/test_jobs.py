@@ -19,7 +19,7 @@ def test_every_mistake_is_told_at_once_as_a_flag() -> None:
     lines = told("interpolate", images=["a"], frames=0, steps="x", guidance=float("nan"), promt="y", device="gpu")
     assert lines == [
         "--device is gpu, not auto, cpu, mps, cuda or cuda:N",
-        "--steps is x, not a whole number from 1 to 1000",
+        "--steps is x, not a whole number from 1 to 999",
         "--guidance is nan, not a number from 0 to 100",
         "IMAGES hold one picture: give two or more, or none and a prompt",
         "--frames is 0, not a whole number from 1 to 1000",
@@ -109,3 +109,31 @@ def test_a_lora_is_a_path_with_an_optional_scale(text: str, parts: tuple[str, fl
 def test_a_size_is_one_side_or_width_and_height() -> None:
     assert parse_size("512") == (512, None)
     assert parse_size("768x512") == (768, 512)
+
+
+EDIT = {"image": "x.png", "src": "a red fox", "trg": ["a blue fox"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"method": "p2p", "trg": ["a blue fox", "a cat"], "reweight": ["blue=2"]}, "no word of a cat"),
+        ({"method": "p2p", "src": "a", "trg": ["a category"], "blend": ["cat"]}, "no word of a category / a"),
+        ({"src_sentence": ["a fox sits"]}, "for the method pix2pix-zero"),
+        ({"method": "pix2pix-zero", "trg": ["a cat", "a dog"], "trg_sentence": ["a cat"]}, "stands for one target"),
+        ({"compare": True, "trg": ["a cat", "a dog"]}, "one target"),
+        ({"compare": True, "ratio": ["0.6", "0.8"]}, "one number"),
+        ({"compare": True, "inversion": "ddim"}, "each with its own inversion"),
+        ({"steps": 1000}, "999"),
+    ],
+)
+def test_an_edit_that_would_drop_a_wish_is_refused(settings, reason):
+    with pytest.raises(UsageError, match=reason):
+        make_job("edit", {**EDIT, **settings})
+
+
+def test_words_of_two_prompts_and_repeated_ratios_are_understood():
+    job = make_job("edit", {**EDIT, "method": "p2p", "blend": ["Fox", "red"], "reweight": ["blue fox=2"]})
+    assert job.blend == ["Fox", "red"]
+    assert make_job("edit", {**EDIT, "ratio": ["0.8,0.6,0.8"]}).ratio == ["0.8", "0.6"]
+    assert make_job("edit", {**EDIT, "compare": True, "blend": ["fox"]}).blend == ["fox"]

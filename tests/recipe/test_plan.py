@@ -106,7 +106,7 @@ def test_a_matrix_names_its_items_by_what_it_varies() -> None:
 def test_captions_fill_in_src_and_mistakes_in_tables_carry_their_line(tree: Path) -> None:
     (tree / "t.csv").write_text("file_name,text,steps\nin/a/x.png,a fox,0\nin/b/x.png,a cat,7\n")
     text = "jobs: [{command: invert, captions: t.csv}]"
-    assert told(text) == ["t.csv:2 steps: is 0, not a whole number from 1 to 1000"]
+    assert told(text) == ["t.csv:2 steps: is 0, not a whole number from 1 to 999"]
     (tree / "t.csv").write_text("file_name,text,steps\nin/a/x.png,a fox,3\nin/b/x.png,a cat,7\n")
     jobs = [item.job.settings() for item in planned(text).items]
     assert [(job["src"], job["steps"]) for job in jobs] == [("a fox", 3), ("a cat", 7)]

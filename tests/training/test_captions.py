@@ -100,3 +100,20 @@ def test_sticker_scenes_are_the_same_every_time(tmp_path):
     assert [scene.captions for scene in scenes] == [scene.captions for scene in again]
     assert scenes[0].load().size == (64, 64)
     assert scenes[0].load().tobytes() == again[0].load().tobytes()
+
+
+def test_names_that_no_file_can_have_are_complaints(tmp_path):
+    picture(tmp_path, "a.png")
+    rows = [{"file_name": name, "text": "a cat"} for name in ("a.png", "b\u0000.png", "c" * 300 + ".png")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found, complaints = read_captioned_folder(tmp_path)
+    assert [one.name for one in found] == ["a.png"]
+    assert len(complaints) == 2
+
+
+def test_a_caption_may_hold_a_line_separator(tmp_path):
+    picture(tmp_path, "a.png")
+    row = json.dumps({"file_name": "a.png", "text": "a cat\u2028on a mat"}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(row + "\n", encoding="utf-8")
+    found, complaints = read_captioned_folder(tmp_path)
+    assert (len(found), complaints) == (1, [])

@@ -46,6 +46,33 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(job, tmp_path, 
     assert [figures(row) for row in log(resumed)] == [figures(row) for row in log(whole)]
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_no_lines_in_the_log(job):
+    folder = train.run(job(max_steps=2, checkpoint_every=9), silent).folder
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    resumed = train.run(job(resume=True), silent)
+    assert [row["step"] for row in log(resumed)] == [1, 2, 3, 4]
+
+
+def test_averages_may_begin_at_a_checkpoint(job):
+    train.run(job(max_steps=2), silent)
+    resumed = train.run(job(resume=True, force=True, ema=0.5), silent)
+    assert [row["step"] for row in log(resumed)] == [1, 2, 3, 4]
+
+
+def test_float16_on_a_cpu_and_recomputed_second_derivatives_are_refused(job):
+    with pytest.raises(UsageError, match="needs a CUDA device"):
+        train.run(job(mixed_precision="fp16", device="cpu"), silent)
+    with pytest.raises(ValueError, match="recomputes with another attention"):
+        TrainJob(data="x", gradient="double-backward", gradient_checkpointing=True)
+
+
+def test_trainings_of_one_process_may_differ_in_precision(job, tmp_path):
+    train.run(job(**{"lambda": 0}, mixed_precision="bf16", max_steps=1, output=tmp_path / "a"), silent)
+    report = train.run(job(max_steps=1, output=tmp_path / "b"), silent)
+    assert report.job["mixed_precision"] == "no"
+
+
 def test_ctrl_c_writes_a_checkpoint_and_leaves(job, tmp_path):
     class Interrupting(Silent):
         def __call__(self, items, description, total):

@@ -57,7 +57,7 @@ def disentangle_steps(
     epochs: int = 10,
     learning_rate: float = 0.05,
 ) -> Iterator[DisentangleStep]:
-    """Every epoch samples once and back-propagates once: 2 N guided UNet calls. The best epoch is the caller's to keep.
+    """Every epoch samples once, and all but the last back-propagate: 2 N guided UNet calls. The caller keeps the best.
 
     start  [1, C, h, w] the noise end of an inversion; source and target [1, L, D]
     """
@@ -68,8 +68,9 @@ def disentangle_steps(
         with torch.enable_grad():
             latents = _sample(model, start, source, target, null_at, num_inference_steps, guidance_scale, mixing)
             loss = loss_of(model.decode_latents_with_gradient(latents))
-            (mixing.grad,) = torch.autograd.grad(loss, mixing)
-        optimizer.step()
+            if epoch < epochs - 1:  # after the last there is nothing left to learn for
+                (mixing.grad,) = torch.autograd.grad(loss, mixing)
+                optimizer.step()
         yield DisentangleStep(epoch, latents.detach(), used, float(loss.detach()))
 
 

@@ -226,7 +226,7 @@ class _Arriving:
             self._event = torch.cuda.Event()
             self._event.record()
         else:
-            self._host = value
+            self._host = value.cpu()
 
     def values(self) -> torch.Tensor:
         if self._event is not None:
