@@ -34,7 +34,8 @@ def _inversion(job: Settings) -> float:
     """Per denoising step: one call to invert, and what the method does to find its way back."""
     method = job["inversion"]
     if method == "auto":
-        own = {"sdedit": "none", "cycle": "none", "pnp": "ddim", "pix2pix-zero": "direct"}
+        own = {"sdedit": "none", "cycle": "none", "pnp": "ddim", "pix2pix-zero": "direct", "p2p": "direct",
+               "masactrl": "direct"}  # fmt: skip
         method = own.get(job["method"], "nti")
     null_text = 10 if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]
     per_step = {"nti": null_text, "none": 0, "direct": 1, "edict": 4, "fixed-point": 5}.get(method, 2)

@@ -12,13 +12,13 @@ from smoothtool.options import INVERSION, Flag
 
 EditName = Literal["switch", "sdedit", "p2p", "pnp", "pix2pix-zero", "cycle", "disentangle", "masactrl"]
 _SINGLE = ("nti", "ddim", "npi", "proxnpi", "direct", "fixed-point")
+_BESIDE = ("direct", *(name for name in _SINGLE if name != "direct"))
+"""Direct inversion first: the source row stays exact at any guidance, and it costs a tenth of null-text inversion."""
+_WHY_BESIDE = "it samples source and target side by side, and edict and belm carry two latents of their own"
 EDIT_INVERSIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "switch": ((*_SINGLE, "edict", "belm"), ""),
-    "p2p": (_SINGLE, "it samples source and target side by side, and edict and belm carry two latents of their own"),
-    "masactrl": (
-        _SINGLE,
-        "it samples source and target side by side, and edict and belm carry two latents of their own",
-    ),
+    "p2p": (_BESIDE, _WHY_BESIDE),
+    "masactrl": (_BESIDE, _WHY_BESIDE),
     "pnp": (("ddim", "fixed-point"), "it reads the latents of a plain inversion under the empty prompt"),
     "pix2pix-zero": ((), "it brings its own inversion, with regularised noise"),
     "disentangle": (("nti", "ddim", "npi", "fixed-point"), "it samples anew under mixed prompts, from the noise end"),

@@ -1,7 +1,7 @@
 """Every inversion and editing method on held-out sticker scenes whose true edited picture can be drawn.
 
     python tests/benchmarks/bench_edits.py --icons WORK/icons --out results/edits.jsonl [--scenes 60] [--lora PATH]
-        [--steps 50] [--shard 0/2] [--solver adam --only switch/nti p2p/nti]
+        [--steps 50] [--guidance 7.5] [--shard 0/2] [--solver adam --only switch/nti p2p/nti]
 
 WORK is the folder of `python -m smoothtool.weights.making icons --work WORK`. A quarter of the scenes each replaces an
 item, adds one, changes the style, changes the background. Figures: PSNR and SSIM to the source where the true edit
@@ -161,6 +161,7 @@ class Drawn:
         return make_job("edit", {
             "image": "drawn", "src": self.prompts[0], "trg": self.prompts[1], "method": method, "inversion": chosen,
             "seed": 0, "steps": options.steps, "solver": options.solver, "clip": options.model / "clip",
+            "guidance": options.guidance,
         })  # fmt: skip
 
     def inverted(self, prompt: str, name: str, job: Any) -> tuple[dict[str, Any], Inverted | None]:
@@ -236,6 +237,7 @@ def main() -> None:
     parser.add_argument("--lora", type=Path)
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=7.5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--skip", nargs="*", default=[], choices=list(EDITS), help="methods to leave out")
     parser.add_argument("--only", nargs="*", default=["/".join(v) for v in VARIANTS], help="METHOD/INVERSION to run")
