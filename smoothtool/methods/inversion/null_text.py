@@ -62,6 +62,7 @@ class InnerProblem:
     shared: bool = True
 
     def residual(self, noise_null: torch.Tensor) -> torch.Tensor:
+        """What is left of the way to the pivots under this null prediction, both [B, C, h, w]."""
         return self.offset + self.slope * noise_null
 
     def loss(self, noise_null: torch.Tensor) -> torch.Tensor:
@@ -100,6 +101,7 @@ def null_text_steps(
         offset = ddim_step(latents, guidance_scale * noise_text, alpha_from, alpha_to) - pivot
 
         def noise_of(candidate: torch.Tensor, z: torch.Tensor = latents, t: int = t) -> torch.Tensor:
+            """eps [B, C, h, w] under null embeddings [G, L, D]."""
             return model.predict_noise(z, t, null.with_embeds(candidate).expand(batch))
 
         problem = InnerProblem(noise_of, offset, slope, 1e-5 + 2e-5 * index, shared=len(null) == 1)
@@ -229,6 +231,7 @@ class _Arriving:
             self._host = value.cpu()
 
     def values(self) -> torch.Tensor:
+        """The numbers, on the CPU."""
         if self._event is not None:
             self._event.synchronize()
         return self._host

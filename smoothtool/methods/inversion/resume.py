@@ -18,6 +18,7 @@ COUPLED = ("edict", "belm")
 
 
 def guidance_rule(inversion: Inversion) -> Guidance:
+    """How both halves' predictions become one: ProxNPI has a rule of its own."""
     return proximal_guidance() if inversion.method == "proxnpi" else guide
 
 
