@@ -254,7 +254,7 @@ def _write_sheet(bench: Bench, frames: dict[str, list[Path]]) -> None:
 
 
 def _write(bench: Bench, document: _Document) -> None:
-    report, model = bench.report, bench.report.model["name"]
+    report, model = bench.report, Path(str(bench.report.model["name"])).name
     about = (
         f"Model {model} at {bench.job.steps} steps and guidance {bench.job.guidance:g}, beside the figures of "
         f"{PAPER_TITLE}. Intervals are 95 % bootstrap intervals; every figure leads to the report it comes from."
