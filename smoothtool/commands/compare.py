@@ -21,7 +21,7 @@ from smoothtool.commands.editing import (
 from smoothtool.commands.inverting import compute_inversion, note_convergence
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
-from smoothtool.errors import SmoothtoolError, UsageError
+from smoothtool.errors import SmoothtoolError
 from smoothtool.files.images import Fitted, crop_back, to_image
 from smoothtool.files.output import write_text_atomic
 from smoothtool.files.sheets import contact_sheet
@@ -83,6 +83,7 @@ def compare_edits(model: DiffusionModel, job: EditJob, track: Track, report: Rep
     clip = clip_if_there(job, report)
     rows: list[Row] = []
     shown: dict[str, torch.Tensor] = {}
+    failed: SmoothtoolError | None = None
     for method in EDITS:
         if method in NEED_SOURCE and not job.src.strip():
             report.notes.append(f"{method} is left out: it compares two prompts, and there is no --src")
@@ -90,12 +91,13 @@ def compare_edits(model: DiffusionModel, job: EditJob, track: Track, report: Rep
         try:
             row, before, after = _method(model, job.model_copy(update={"method": method}), track, clip, report)
         except SmoothtoolError as error:
+            failed = error
             report.notes.append(f"{method} is left out: {error}")
             continue
         rows.append(row)
         shown = {"source": before, **shown, method: after}
-    if not rows:
-        raise UsageError(f"{job.image}: no method can edit it: {report.notes[-1]}", "the picture itself, or --src")
+    if failed is not None and not rows:
+        raise failed
     _write(rows, shown, report, folder)
 
 

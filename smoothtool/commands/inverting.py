@@ -160,8 +160,9 @@ def note_convergence(inversion: Inversion, track: Track, report: Report) -> None
             f"the inversion has not converged (loss {inversion.losses[-1]:.2g} at the last step): "
             "expect pictures that differ from the input; try --guidance 3, the other --solver, or a --src that fits"
         )
-        report.notes.append(note)
         track.note(note)
+        if note not in report.notes:  # methods that are compared share an inversion
+            report.notes.append(note)
 
 
 def join_trajectories(inverted: Sequence[Inverted]) -> LatentTrajectory:

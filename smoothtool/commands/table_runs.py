@@ -17,7 +17,7 @@ from smoothtool.commands.session import open_session
 from smoothtool.commands.table_figures import Figure, mean_figure, missing
 from smoothtool.commands.table_pictures import RealPictures, digest, made_pictures
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import MemoryExhaustedError, SmoothtoolError
+from smoothtool.errors import BatchError, MemoryExhaustedError, SmoothtoolError
 from smoothtool.jobs import make_job, parse_lora
 from smoothtool.metrics.fid import inception_missing
 from smoothtool.metrics.reconstruction import lpips_missing
@@ -131,7 +131,7 @@ def istd_figure(bench: Bench, variant: Variant) -> Figure:
         settings = {**bench.common(variant), "prompts": bench.job.prompts, "n": bench.job.n}
         report, place = bench.once(variant.name, "istd", settings)
         if broken := report["figures"]["excluded"]:
-            return missing(f"NaN pictures under {len(broken)} prompts, the first {broken[0]!r}")
+            raise BatchError(f"NaN pictures under {len(broken)} prompts, the first {broken[0]!r}", "--dtype float32")
         rows = report["figures"]["per_prompt"]
         return mean_figure({prompt: row["population_std"] for prompt, row in rows.items()}, place)
 

@@ -30,9 +30,10 @@ from smoothtool.methods.smoothness.step_variation import (
     noise_gradient,
 )
 from smoothtool.training.bands import in_bands
+from smoothtool.training.batch import drawn_batch
 from smoothtool.training.difference import finite_difference_step
 from smoothtool.training.examples import Examples
-from smoothtool.training.order import BatchOrder, draw
+from smoothtool.training.order import BatchOrder
 from smoothtool.types import Conditioning
 
 COMPILED_ERROR = 0.03
@@ -274,29 +275,12 @@ class Trainer:
 
     def _batch(self, number: int) -> tuple[NoisyBatch, torch.Tensor, Conditioning]:
         """This process's rows of the batch that all processes share."""
-        indices, examples, size = self.order[number], self.examples, self.settings.batch_size
+        indices, size = self.order[number], self.settings.batch_size
         part = slice(self.accelerator.process_index * size, (self.accelerator.process_index + 1) * size)
-        means, deviations = (
-            torch.stack(values) for values in zip(*(examples.posterior(i) for i in indices[part]), strict=True)
+        settings = self.settings
+        return drawn_batch(
+            self.model, self.examples, indices, part, number, seed=settings.seed, prompt_dropout=settings.prompt_dropout
         )
-        draws = draw(
-            self.settings.seed, number, (len(indices), *means.shape[1:]), len(self.model.schedule.alphas_cumprod)
-        )
-        draws, device = draws.rows(part), self.model.device
-        rows = [
-            0 if dropped < self.settings.prompt_dropout else own[int(choice * len(own))]
-            for own, choice, dropped in zip(
-                (examples.captions[index] for index in indices[part]),
-                draws.caption.tolist(), draws.dropped.tolist(), strict=True,
-            )
-        ]  # fmt: skip
-        abar = self.model.schedule.alpha_prods(draws.timesteps).flatten()
-        predicts_v = self.model.schedule.prediction_type == "v_prediction"
-        latents = means + deviations * draws.posterior_noise
-        tensors = (latents, draws.noise, draws.probe, abar, 1 / abar if predicts_v else torch.ones_like(abar))
-        batch = NoisyBatch(*(value.to(device) for value in tensors))
-        embeds = torch.stack([examples.embedding(row) for row in rows]).to(device)
-        return batch, draws.timesteps.to(device), Conditioning(embeds)
 
     def _predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         exact = self.settings.gradient == "double-backward" and self.settings.variation_weight > 0

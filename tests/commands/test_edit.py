@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from toys import tiny_clip
 
-from smoothtool.commands import edit, invert
+from smoothtool.commands import compare, edit, invert
 from smoothtool.commands.edit_methods import EDITS
 from smoothtool.commands.inversion_methods import INVERSIONS
-from smoothtool.errors import UsageError
+from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.images import read_settings
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
 from smoothtool.methods.editing.prompt_switch import switch_index
@@ -185,6 +185,22 @@ def test_a_method_that_cannot_run_is_left_out_of_the_comparison_and_said(session
     report = run_edit(picture, compare=True, clip=str(tmp_path / "none"))
     assert [row["method"] for row in report.figures["compare"]] == [name for name in EDITS if name != "disentangle"]
     assert any(note.startswith("disentangle is left out") for note in report.notes)
+
+
+def test_a_comparison_in_which_every_method_fails_fails(session, picture, monkeypatch):
+    def broken(*given):
+        raise ModelError("NaN")
+
+    monkeypatch.setattr(compare, "one_edit", broken)
+    with pytest.raises(ModelError, match="NaN"):
+        run_edit(picture, compare=True)
+
+
+def test_sdedit_takes_the_latents_of_any_inversion_file(session, picture):
+    file = run_invert(picture, inversion="ddim").folder / "inversion.safetensors"
+    of_file, of_picture = (run_edit(place, src="", method="sdedit") for place in (file, picture))
+    assert np.array_equal(pixels(of_file.folder / "edited.png"), pixels(of_picture.folder / "edited.png"))
+    assert any("as the VAE gives it back" in note for note in of_file.notes)
 
 
 def test_comparing_without_a_source_prompt_leaves_out_what_needs_one(session, picture, clip):

@@ -58,7 +58,7 @@ def _smooth_section(smooth: dict[str, Any]) -> str:
     plain, with_lora, istd, score = (smooth[name] for name in ("plain", "with_lora", "istd", "clip_score"))
     rows = [
         ("ISTD", f"{istd['plain']:.2f}", f"{istd['with_lora']:.2f}", _interval(istd["difference"])),
-        ("ISTD / mean distance", f"{istd['plain_normalised']:.3f}", f"{istd['with_lora_normalised']:.3f}", ""),
+        ("mean distance of neighbours", f"{istd['plain_distance']:.2f}", f"{istd['with_lora_distance']:.2f}", ""),
         ("tiny CLIP score", f"{score['plain']:.2f}", f"{score['with_lora']:.2f}", _interval(score["difference"])),
         *((f"samples: right {name}", f"{plain[name]:.0%}", f"{with_lora[name]:.0%}", "")
           for name in ("concept", "style", "colour")),
@@ -86,7 +86,7 @@ each with the same noise; differences with their 95 % bootstrap intervals.
 |---|---|---|---|
 {table}
 
-Walks are evener because their pictures differ less: samples are softer and less contrasted than without it.
+Where the mean distance shrinks as much as ISTD, walks are evener because their pictures differ less.
 
 ![The same captions and noises with the LoRA](samples-smooth.png)
 """

@@ -87,8 +87,8 @@ def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
         "istd": {
             "plain": istd["istd"]["mean"],
             "with_lora": istd["compared"]["istd"]["mean"],
-            "plain_normalised": _per_distance(istd),
-            "with_lora_normalised": _per_distance(istd["compared"]),
+            "plain_distance": _mean_distance(istd),
+            "with_lora_distance": _mean_distance(istd["compared"]),
             "difference": istd["difference"],
         },
         "lora": model.loras[0]["fingerprint"],
@@ -98,10 +98,9 @@ def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
     print(json.dumps(figures["smooth"], indent=2))
 
 
-def _per_distance(figures: dict[str, Any]) -> float:
-    """Of all walks: the mean deviation over the mean distance, which does not shrink with the pictures' contrast."""
-    walks = figures["per_prompt"].values()
-    return fmean(walk["population_std"] for walk in walks) / fmean(walk["mean"] for walk in walks)
+def _mean_distance(figures: dict[str, Any]) -> float:
+    """Of adjacent pictures, over all walks."""
+    return fmean(walk["mean"] for walk in figures["per_prompt"].values())
 
 
 def _sample_sheet(samples: torch.Tensor, scenes: list[Scene]) -> Image.Image:
