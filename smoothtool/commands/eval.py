@@ -17,7 +17,7 @@ from smoothtool.files.images import load_image, to_pixel_values
 from smoothtool.files.output import new_folder
 from smoothtool.files.prompts import prompts_of, read_prompts
 from smoothtool.files.reports import write_report
-from smoothtool.metrics.bootstrap import bootstrap_mean
+from smoothtool.metrics.bootstrap import bootstrap_mean, jackknife
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.metrics.fid import INCEPTION_NAME, Features, frechet, inception_features, inception_missing
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, mean_quality, qualities
@@ -44,19 +44,18 @@ def run(job: EvalJob, track: Track) -> Report:
 def _reconstruction(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
     """MSE, PSNR, SSIM, LPIPS or its stand-in, over pairs of pictures."""
     pairs = _pairs(_pictures(job.folders[0]), _pictures(job.folders[1]), report)
-    rows, stand_ins = {}, []
+    rows: dict[str, dict[str, Any]] = {}
+    found = []
     stand_in = _stand_in(job, report)
     for first, second in track(pairs, "comparing", len(pairs)):
         a, b = (to_pixel_values(load_image(path)) for path in (first, second))
         if a.shape != b.shape:
             sizes = " and ".join(f"{part.shape[-1]}x{part.shape[-2]}" for part in (a, b))
             raise InputError(f"{second}: has another size than {first} ({sizes})", "pictures of one size in pairs")
-        (quality,) = qualities(a, b)
-        rows[first.name] = quality
-        if stand_in:
-            stand_ins.append(float(stand_in[1](a, b)))
-    named = {stand_in[0]: fmean(stand_ins)} if stand_in else {}
-    return {**mean_quality(list(rows.values())), **named, "per_picture": {n: asdict(row) for n, row in rows.items()}}
+        found += qualities(a, b)
+        rows[first.name] = asdict(found[-1]) | ({stand_in[0]: float(stand_in[1](a, b))} if stand_in else {})
+    named = {stand_in[0]: fmean(row[stand_in[0]] for row in rows.values())} if stand_in else {}
+    return {**mean_quality(found), **named, "per_picture": rows}
 
 
 def _frechet(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
@@ -73,7 +72,11 @@ def _frechet(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
         report.notes.append(result.warning)
     if use_clip and job.features == "auto":
         report.notes.append(f"in features of CLIP {name}, not comparable with FID: {inception_missing()}")
-    return {key: result.distance, "features": name, "pictures": list(result.counts)}
+    figures = {key: result.distance, "features": name, "pictures": list(result.counts)}
+    if result.left_out:
+        interval = jackknife(result.distance, result.left_out)
+        figures |= {"low": interval.low, "high": interval.high, "left_out": list(result.left_out)}
+    return figures
 
 
 def _clip_score(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:

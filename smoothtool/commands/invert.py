@@ -43,15 +43,18 @@ def _invert(model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track
         inverted = invert_pictures(model, [picture], [job.src], job, track)
     note_convergence(inverted.inversion, track, report)
     report.figures = inversion_figures(model, inverted)
-    if job.inversion == "ddim":
-        unguided = model.decode_latents(unguided_reconstruction(model, inverted.inversion, track))
-        original = crop_back(picture.pixel_values, picture)
-        report.figures["guidance_1"] = reconstruction_quality(original, crop_back(unguided, picture))
-    given_back = to_image(crop_back(model.decode_latents(inverted.inversion.reconstruction), picture))
-    settings = job_document(job.command, report.job)
-    save_image(given_back, folder / "reconstruction.png", settings=settings, parameters=None)
     save_inversion(folder / "inversion.safetensors", inverted.inversion, inverted.info)
     report.files = {"inversion": "inversion.safetensors", "reconstruction": "reconstruction.png"}
+    pictures = {"reconstruction": crop_back(model.decode_latents(inverted.inversion.reconstruction), picture)}
+    if job.inversion == "ddim":
+        unguided = model.decode_latents(unguided_reconstruction(model, inverted.inversion, track))
+        pictures["guidance_1"] = crop_back(unguided, picture)
+        original = crop_back(picture.pixel_values, picture)
+        report.figures["guidance_1"] = reconstruction_quality(original, pictures["guidance_1"])
+        report.files["guidance_1"] = "guidance-1.png"
+    settings = job_document(job.command, report.job)
+    for name, pixel_values in pictures.items():
+        save_image(to_image(pixel_values), folder / report.files[name], settings=settings, parameters=None)
 
 
 def inversion_figures(model: DiffusionModel, inverted: Inverted) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from smoothtool.files.paper_tables import Cell, Ordering
-from smoothtool.metrics.bootstrap import bootstrap_mean, paired_difference
+from smoothtool.metrics.bootstrap import Interval, bootstrap_mean, jackknife, paired_difference
 
 PAPER_TITLE = "Smooth Diffusion (Guo et al., CVPR 2024, arXiv:2312.04410), Stable Diffusion 1.5"
 PAPER_GENERATION = {"base": (38.63, 12.70, 31.46), "smooth": (16.54, 12.10, 31.54)}
@@ -29,22 +29,40 @@ PAPER_RANK = {"4": (16.76, 12.36), "8": (16.54, 12.11), "16": (16.65, 11.49), "f
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure. `per_item` where it is a mean (over prompts, pictures or walks), so that it has an interval.
+    """One measured figure, with what gives it an interval.
 
-    report  path of the report it is read from, relative to the tables
-    reason  why it was not measured; empty where it was
+    report    path of the report it is read from, relative to the tables
+    reason    why it was not measured; empty where it was
+    per_item  where it is a mean: its values over prompts, pictures or walks
+    left_out  where it is none: its value without each twentieth of the pictures
     """
 
     value: float | None = None
     report: str = ""
     per_item: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
+    left_out: tuple[float, ...] = ()
 
     def cell(self, paper: float | None = None) -> Cell:
-        if len(self.per_item) < 2:
-            return Cell(self.value, report=self.report, paper=paper, reason=self.reason)
-        interval = bootstrap_mean(list(self.per_item.values()))
-        return Cell(self.value, interval.low, interval.high, self.report, paper, self.reason)
+        interval = self.interval()
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        return Cell(self.value, low, high, self.report, paper, self.reason)
+
+    def interval(self) -> Interval | None:
+        if len(self.per_item) > 1:
+            return bootstrap_mean(list(self.per_item.values()))
+        if self.value is not None and self.left_out:
+            return jackknife(self.value, self.left_out)
+        return None
+
+    def below(self, higher: Figure) -> Interval | None:
+        """By how much this one lies below the other, on the same items or the same parts of the pictures left out."""
+        if len(self.per_item) > 1 and self.per_item.keys() == higher.per_item.keys():
+            return paired_difference(list(self.per_item.values()), [higher.per_item[item] for item in self.per_item])
+        if self.value is not None and higher.value is not None and self.left_out and higher.left_out:
+            parts = [b - a for a, b in zip(self.left_out, higher.left_out, strict=True)]
+            return jackknife(higher.value - self.value, parts)
+        return None
 
 
 def missing(reason: str) -> Figure:
@@ -60,21 +78,21 @@ def mean_figure(per_item: Mapping[str, Any], report: str) -> Figure:
 
 
 def below(claim: str, lower: Figure, higher: Figure) -> Ordering:
-    """Whether `lower` is below `higher`: decided by the paired interval of their difference, where there is one."""
+    """Whether `lower` is below `higher`: decided by the interval of their difference, where there is one."""
     for figure in (lower, higher):
         if figure.value is None:
             return Ordering(claim, "not measured", figure.reason)
     assert lower.value is not None
     assert higher.value is not None
     values = f"{lower.value:.4g} should be below {higher.value:.4g}"
-    if len(lower.per_item) < 2 or lower.per_item.keys() != higher.per_item.keys():
+    difference = lower.below(higher)
+    if difference is None:
         verdict = "holds" if lower.value < higher.value else "does not hold"
         return Ordering(claim, f"{verdict}, without interval", f"{values}; one figure each")
-    pairs = [(lower.per_item[item], higher.per_item[item]) for item in lower.per_item]
-    difference = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
     verdict = "holds" if difference.low > 0 else "does not hold" if difference.high < 0 else "undecided"
     span = f"{difference.mean:.4g} ({difference.low:.4g} to {difference.high:.4g})"
-    return Ordering(claim, verdict, f"{values}; difference {span} over {difference.count}")
+    count = f" over {difference.count}" if lower.per_item else ""
+    return Ordering(claim, verdict, f"{values}; difference {span}{count}")
 
 
 def generation_orderings(base: Sequence[Figure], smooth: Sequence[Figure], names: Sequence[str]) -> list[Ordering]:

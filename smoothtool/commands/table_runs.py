@@ -176,7 +176,8 @@ def _distance(bench: Bench, variant: Variant, made: Path) -> Figure:
                 "clip": bench.job.clip}  # fmt: skip
     report, place = bench.once(f"fid-{variant.name}", "eval", settings)
     bench.report.notes += [note for note in report["notes"] if note not in bench.report.notes]
-    return Figure(report["figures"][key], place)
+    figures = report["figures"]
+    return Figure(figures[key], place, left_out=tuple(figures.get("left_out", ())))
 
 
 def _per_picture(bench: Bench, name: str, settings: Mapping[str, Any]) -> Figure:
@@ -185,35 +186,37 @@ def _per_picture(bench: Bench, name: str, settings: Mapping[str, Any]) -> Figure
 
 
 def inversion_figures(bench: Bench, variant: Variant, label: str, inversion: str) -> dict[str, Figures]:
-    """Figures of the reconstructions; for DDIM also those sampled at guidance 1, under their own name."""
+    """Figures of the reconstructions; for DDIM also of those sampled at guidance 1, under their own name."""
     if variant.reason:
         return {label: [missing(variant.reason)] * 4}
-    name = f"{variant.name}-{inversion}"
 
     def measure() -> dict[str, Figures]:
-        collected, unguided = _inverted(bench, variant, name, inversion)
-        figures = {label: reconstruction_figures(bench, collected, name)}
-        return figures | ({f"{label}, guidance 1": _unguided(unguided, f"{RUNS}/invert/{name}")} if unguided else {})
+        name = f"{variant.name}-{inversion}"
+        given_back = _inverted(bench, variant, name, inversion)
+        kinds = {"reconstruction": (label, name), "guidance_1": (f"{label}, guidance 1", f"{name}-guidance-1")}
+        return {kinds[kind][0]: reconstruction_figures(bench, folder, kinds[kind][1])
+                for kind, folder in given_back.items()}  # fmt: skip
 
     return bench.attempt(measure, lambda reason: {label: [missing(reason)] * 4})
 
 
-def _inverted(bench: Bench, variant: Variant, name: str, inversion: str) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """A folder of reconstructions, and per picture the figures at guidance 1 where the inversion has them."""
-    originals, unguided = bench.real.paths(bench.job.inverted), {}
+def _inverted(bench: Bench, variant: Variant, name: str, inversion: str) -> dict[str, Path]:
+    """Folders of what was given back: `reconstruction`, and `guidance_1` where the inversion makes it."""
+    originals = bench.real.paths(bench.job.inverted)
     facts = [bench.common(variant), originals, inversion, __version__]
-    collected = bench.folder / RUNS / "pictures" / f"inverted-{name}-{digest(facts)}"
-    collected.mkdir(parents=True, exist_ok=True)
+    folders: dict[str, Path] = {}
     for path, caption in zip(originals, bench.real.captions, strict=False):
         settings = {**bench.common(variant), "image": str(path), "src": caption, "inversion": inversion}
         report, place = bench.once(f"{name}/{path.stem}", "invert", settings)
         made = (bench.folder / place).parent
         for part in made.glob("inversion.*"):
             part.unlink()  # megabytes a picture that no table reads; job.yaml beside it makes them again
-        shutil.copyfile(made / "reconstruction.png", collected / path.name)
-        if "guidance_1" in report["figures"]:
-            unguided[path.stem] = report["figures"]["guidance_1"]
-    return collected, unguided
+        for kind in {"reconstruction", "guidance_1"} & report["files"].keys():
+            folder = bench.folder / RUNS / "pictures" / f"inverted-{name}-{kind}-{digest(facts)}"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made / report["files"][kind], folder / path.name)
+            folders[kind] = folder
+    return dict(sorted(folders.items(), reverse=True))
 
 
 def reconstruction_figures(bench: Bench, folder: Path, name: str) -> Figures:
@@ -229,22 +232,14 @@ def reconstruction_figures(bench: Bench, folder: Path, name: str) -> Figures:
         figures = report["figures"]
         rows = {key: mean_figure({n: row[key] for n, row in figures["per_picture"].items()}, place)
                 for key in RECONSTRUCTION}  # fmt: skip
-        stand_in = next((value for key, value in figures.items() if key.startswith("clip_patch_distance")), None)
+        stand_in = next((key for key in figures if key.startswith("clip_patch_distance")), None)
         if stand_in is not None:
-            rows["lpips"] = Figure(stand_in, place)
+            rows["lpips"] = mean_figure({n: row[stand_in] for n, row in figures["per_picture"].items()}, place)
         elif rows["lpips"].value is None:
             rows["lpips"] = missing(figures.get("lpips_reason", "LPIPS is missing"))
         return [rows[key] for key in RECONSTRUCTION]
 
     return bench.attempt(measure, empty(4))
-
-
-def _unguided(rows: Mapping[str, Mapping[str, Any]], place: str) -> Figures:
-    """From the reports of single pictures, which know LPIPS but not its stand-in."""
-    figures = {key: mean_figure({name: row[key] for name, row in rows.items()}, place) for key in RECONSTRUCTION}
-    if figures["lpips"].value is None:
-        figures["lpips"] = missing(next(iter(rows.values())).get("lpips_reason", "LPIPS is missing"))
-    return [figures[key] for key in RECONSTRUCTION]
 
 
 def sequence_figures(

@@ -84,7 +84,7 @@ def run(job: TablesJob, track: Track) -> Report:
     with timed(report, "train"):
         by_lambda = {text: trained(bench, base, f"lambda-{text}", {"lambda": text, "rank": 8}) for text in PAPER_LAMBDA}
         by_rank = {text: _of_rank(bench, base, by_lambda, text) for text in PAPER_RANK}
-        smooth = _smooth(job, base, own_lora, by_lambda["1"])
+        smooth = _smooth(job, base, own_lora, by_rank["8"])
     # 3. the tables
     with timed(report, "generation"):
         _generation(bench, base, smooth, document)
@@ -121,18 +121,19 @@ def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob
     return base, place.default_lora, job.model_copy(update={"prompts": prompts})
 
 
-def _smooth(job: TablesJob, base: Variant, own_lora: Path | None, lambda_1: Variant) -> Variant:
-    """The LoRA that was asked for, else the model's own, else the one trained here at lambda = 1."""
+def _smooth(job: TablesJob, base: Variant, own_lora: Path | None, rank_8: Variant) -> Variant:
+    """The LoRA that was asked for, else the model's own, else the one of rank 8 trained here."""
     if job.smooth == "default" and own_lora is None:
-        return lambda_1
+        return rank_8
     return Variant("smooth", base.model, (*base.lora, str(own_lora) if job.smooth == "default" else job.smooth))
 
 
 def _of_rank(bench: Bench, base: Variant, by_lambda: dict[str, Variant], rank: str) -> Variant:
-    """At lambda = 1; rank 8 is in Table 3 already."""
-    if rank == "8":
-        return by_lambda["1"]
-    settings = {"lambda": 1, **({"full": True} if rank == "full" else {"rank": rank})}
+    """At the job's lambda; rank 8 may be in Table 3 already."""
+    weight = f"{bench.job.variation_weight:g}"
+    if rank == "8" and weight in by_lambda:
+        return by_lambda[weight]
+    settings = {"lambda": weight, **({"full": True} if rank == "full" else {"rank": rank})}
     return trained(bench, base, f"rank-{rank}", settings)
 
 
@@ -208,10 +209,17 @@ def _training(bench: Bench, by_lambda: dict[str, Variant], by_rank: dict[str, Va
     lambdas = {text: known[variant.name] for text, variant in by_lambda.items()}
     ranks = {text: known[variant.name] for text, variant in by_rank.items()}
     steps, batch = bench.job.train_steps, bench.job.train_batch_size
-    note = f"Trained here, {steps} steps of {batch} pictures (the paper: 30,000 of 96)."
+    note = f"Trained here, {steps} steps of {batch} pictures (the paper: 30,000 of 96; lambda 1 in Table 4)."
     document.tables += [
         _table("Table 3: weight of the regulariser, rank 8", note, columns, lambdas, ["ISTD", "FID"], PAPER_LAMBDA),
-        _table("Table 4: rank of the LoRA, lambda 1", note, columns, ranks, ["ISTD", "FID"], PAPER_RANK),
+        _table(
+            f"Table 4: rank of the LoRA, lambda {bench.job.variation_weight:g}",
+            note,
+            columns,
+            ranks,
+            ["ISTD", "FID"],
+            PAPER_RANK,
+        ),
     ]
     document.orderings += training_orderings(lambdas, ranks, columns)
 
@@ -257,7 +265,8 @@ def _write(bench: Bench, document: _Document) -> None:
     report, model = bench.report, Path(str(bench.report.model["name"])).name
     about = (
         f"Model {model} at {bench.job.steps} steps and guidance {bench.job.guidance:g}, beside the figures of "
-        f"{PAPER_TITLE}. Intervals are 95 % bootstrap intervals; every figure leads to the report it comes from."
+        f"{PAPER_TITLE}. Intervals are of 95 %, by the bootstrap for means and by the jackknife for Frechet distances; "
+        "every figure leads to the report it comes from."
     )
     given = (TITLE, about, document.tables, document.orderings)
     write_text_atomic(bench.folder / "tables.md", tables_markdown(*given))

@@ -100,7 +100,7 @@ class TablesJob(ModelJob):
     smooth: Annotated[str, Flag()] = Field(
         "default",
         min_length=1,
-        description="Smooth LoRA as PATH[:SCALE]; default is the model's own, else the one trained here at lambda 1",
+        description="Smooth LoRA as PATH[:SCALE]; default is the model's own, else one trained here",
     )
     train_data: Annotated[str, Flag()] = Field("stickers:train", min_length=1, description="Data to train on, as train")
     train_steps: Annotated[int, Flag()] = Field(
@@ -109,6 +109,13 @@ class TablesJob(ModelJob):
     train_batch_size: Annotated[int, Flag()] = Field(16, ge=1, le=4096, description="Pictures per training step")
     learning_rate: Annotated[float, Flag()] = Field(
         1e-4, gt=0, le=1, allow_inf_nan=False, description="Learning rate of every training"
+    )
+    variation_weight: Annotated[float, Flag()] = Field(
+        1.0,
+        alias="lambda",
+        gt=0,
+        allow_inf_nan=False,
+        description="Weight of the regulariser in table 4, and in the smooth model where that is trained here",
     )
     clip: Annotated[str, Flag()] = Field(
         "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"

@@ -1,4 +1,4 @@
-"""How sure a mean is: 95 % percentile bootstrap intervals (Efron 1979), of one sample and of paired differences."""
+"""How sure a figure is: 95 % bootstrap intervals of means (Efron 1979), the jackknife where a figure is no mean."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from smoothtool.errors import InputError
 
 RESAMPLES = 10_000
 BLOCK_VALUES = 4_000_000  # resampled values held at once, some 64 MB
+PARTS = 20
+STUDENT = 2.093  # the 97.5 % quantile of Student's t with PARTS - 1 degrees of freedom
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `count` values, and the percentile interval `low` to `high` that holds it with 95 % confidence."""
+    """A figure over `count` values, and the interval `low` to `high` that holds it with 95 % confidence."""
 
     mean: float
     low: float
@@ -54,3 +56,18 @@ def paired_difference(before: Sequence[float], after: Sequence[float], *, seed: 
     if len(before) != len(after):
         raise InputError(f"{len(before)} values cannot be paired with {len(after)}", "the same prompts for both models")
     return bootstrap_mean([b - a for a, b in zip(before, after, strict=True)], seed=seed)
+
+
+def jackknife(value: float, left_out: Sequence[float]) -> Interval:
+    """The interval of a figure that is no mean, known also without each of `PARTS` parts of its data (Tukey 1958).
+
+    The sum of squares of what the parts change, times (PARTS - 1) / PARTS, is the figure's variance.
+    Raises: InputError when there are fewer parts, or one is not finite.
+    """
+    parts = np.asarray(left_out, dtype=np.float64)
+    if parts.size != PARTS:
+        raise InputError(f"a jackknife takes {PARTS} parts, not {parts.size}", f"at least {PARTS} pictures")
+    if not (np.isfinite(parts).all() and np.isfinite(value)):
+        raise InputError("a figure that is not finite has no interval", "leave the broken pictures out")
+    half = STUDENT * float(np.sqrt((PARTS - 1) / PARTS * np.square(parts - parts.mean()).sum()))
+    return Interval(value, value - half, value + half, PARTS)

@@ -74,9 +74,13 @@ def test_a_second_run_takes_the_inversion_from_the_cache_without_a_unet_call(run
 
 
 def test_ddim_is_also_measured_at_guidance_1(run):
-    figures = run(inversion="ddim").figures
+    report = run(inversion="ddim")
+    figures = report.figures
     assert figures["guidance_1"].keys() == figures["reconstruction"].keys()
     assert figures["guidance_1"]["mse"] != figures["reconstruction"]["mse"]
+    unguided, guided = (Image.open(report.folder / report.files[name]) for name in ("guidance_1", "reconstruction"))
+    assert unguided.size == guided.size
+    assert unguided.tobytes() != guided.tobytes()
 
 
 def test_a_missing_picture_is_refused_and_nothing_is_left(run, tmp_path: Path):

@@ -118,21 +118,21 @@ def test_without_training_its_cells_are_empty_and_say_so(measured: Report):
             assert all(cell["reason"] == "--train-steps is 0, so nothing was trained" for cell in row)
     verdicts = {o["verdict"] for o in measured.figures["orderings"] if o["claim"].startswith(("Table 3", "Table 4"))}
     assert verdicts == {"not measured"}
-    others = [cell for table in measured.figures["tables"][:2] for label, row in table["rows"] for cell in row
-              if "guidance 1" not in label]  # fmt: skip
+    others = [cell for table in measured.figures["tables"][:2] for _, row in table["rows"] for cell in row]
     assert all(cell["value"] is not None for cell in others)
     assert measured.figures["tables"][0]["rows"][0] != measured.figures["tables"][0]["rows"][1]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_trained_models_are_measured_and_the_smooth_one_is_that_of_lambda_1(measured: Report, small):
-    report = small(train_steps=1, smooth="default")
+def test_trained_models_are_measured_and_the_smooth_one_is_that_of_rank_8(measured: Report, small):
+    report = small(train_steps=1, smooth="default", **{"lambda": 10})
     first, _, third, fourth, _ = report.figures["tables"]
     assert all(cell["value"] is not None for table in (third, fourth) for _, row in table["rows"] for cell in row)
     assert first["rows"][0] == measured.figures["tables"][0]["rows"][0]
-    assert [row[0]["report"] for label, row in third["rows"] if label == "1"] == [first["rows"][1][1][0]["report"]]
-    assert fourth["rows"][1][1] == third["rows"][1][1]
+    assert fourth["title"] == "Table 4: rank of the LoRA, lambda 10"
+    assert [row[0]["report"] for label, row in third["rows"] if label == "10"] == [first["rows"][1][1][0]["report"]]
+    assert fourth["rows"][1][1][0]["report"] == third["rows"][2][1][0]["report"]
     assert len({row[0]["value"] for _, row in fourth["rows"]}) == 4  # at the first step of Adam lambda plays no part
 
 
@@ -165,6 +165,18 @@ def test_a_prompt_list_that_is_not_there_is_named_before_anything_is_measured(sm
 def test_an_ordering_is_decided_by_the_paired_interval(lower: list[float], higher: list[float], verdict: str):
     figures = [mean_figure({str(at): value for at, value in enumerate(row)}, "x") for row in (lower, higher)]
     assert below("a", *figures).verdict == verdict
+
+
+def test_an_ordering_of_figures_that_are_no_means_is_decided_by_the_parts_left_out():
+    lower = Figure(1.0, left_out=tuple(1 + 0.01 * (part % 4) for part in range(20)))
+    near, far = (
+        Figure(value, left_out=tuple(value + 0.01 * (part % 5) for part in range(20))) for value in (1.02, 3.0)
+    )
+    assert lower.cell().low == pytest.approx(2 - lower.cell().high)
+    assert below("a", lower, near).verdict == "undecided"
+    assert below("a", lower, far).verdict == "holds"
+    assert below("a", far, lower).verdict == "does not hold"
+    assert below("a", lower, Figure(3.0)).verdict == "holds, without interval"
 
 
 def test_one_item_has_no_interval_and_decides_nothing_for_sure():

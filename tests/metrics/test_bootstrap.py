@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from smoothtool.errors import InputError
-from smoothtool.metrics.bootstrap import bootstrap_mean, paired_difference
+from smoothtool.metrics.bootstrap import PARTS, bootstrap_mean, jackknife, paired_difference
 
 VALUES = np.random.default_rng(1).normal(5, 2, size=200).tolist()
 
@@ -48,3 +48,17 @@ def test_nothing_and_nan_are_refused(values: list[float]):
 def test_unequal_lengths_cannot_be_paired():
     with pytest.raises(InputError, match="paired"):
         paired_difference([1, 2], [1])
+
+
+def test_the_jackknife_of_a_mean_is_students_interval():
+    values = np.array(VALUES[:PARTS])
+    interval = jackknife(values.mean(), [float(np.delete(values, at).mean()) for at in range(PARTS)])
+    witness = stats.t.interval(0.95, PARTS - 1, loc=values.mean(), scale=stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx(witness, rel=1e-4)
+
+
+def test_a_jackknife_of_too_few_parts_or_a_broken_one_is_refused():
+    with pytest.raises(InputError, match="takes 20 parts, not 3"):
+        jackknife(1.0, [1.0, 1.0, 1.0])
+    with pytest.raises(InputError, match="not finite"):
+        jackknife(1.0, [float("nan")] * PARTS)

@@ -51,6 +51,15 @@ def test_few_pictures_warn_and_many_do_not():
     assert frechet(few, many, "tiny").features == "tiny"
 
 
+def test_the_distance_is_known_without_each_twentieth_of_the_pictures():
+    a, b = rows(50, 3, 6), rows(60, 3, 7)
+    left_out = frechet(a, b, "tiny").left_out
+    assert len(left_out) == 20
+    kept_a, kept_b = ([at for at in range(len(side)) if at % 20 != 3] for side in (a, b))
+    assert left_out[3] == frechet_distance(a[kept_a], b[kept_b])
+    assert frechet(a[:19], b, "tiny").left_out == ()
+
+
 def test_one_picture_is_refused():
     with pytest.raises(InputError, match="two pictures"):
         frechet_distance(rows(1, 3, 0), rows(9, 3, 0))
