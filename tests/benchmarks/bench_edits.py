@@ -8,7 +8,8 @@ item, adds one, changes the style, changes the background. Figures: PSNR and SSI
 equals the source, PSNR to the true edit elsewhere, CLIP score of the target prompt, UNet calls, seconds. "no edit" and
 "true edit" are the two pictures through the VAE: what doing nothing earns, and the most that can be had. The
 reconstruction of `npi` is DDIM's at guidance 1. Every result is a line of the file as soon as it is there, and a second
-run with the same settings goes on; --tables prints what is there. Shards 0/2 and 1/2 are two processes on one file.
+run with the same settings goes on; --tables prints what is there, --against OTHER.jsonl also what changes from there to
+here on the same scenes, with 95 % intervals. Shards 0/2 and 1/2 are two processes on one file.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from smoothtool.files.records import append_record, read_records
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.files.tables import markdown_table
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
+from smoothtool.metrics.bootstrap import paired_difference
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.metrics.reconstruction import mse, psnr_db, ssim
 from smoothtool.types import silent
@@ -46,6 +48,7 @@ from smoothtool.weights.places import STICKERS
 
 SEED = 7_000_000_000
 UNCHANGED = 0.06  # of the range -1 to 1: eight grey levels, more than the VAE changes a plain place
+QUALITY = ("outside_psnr_db", "outside_ssim", "inside_to_truth_psnr_db", "clip_score")
 BOUNDS = ("no edit", "true edit")
 VARIANTS = [
     *((bound, "none") for bound in BOUNDS),
@@ -211,17 +214,31 @@ def table(
     return markdown_table(lines)
 
 
+def print_differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+    """Mean and interval of after - before over the scenes that both have."""
+    for method, inversion in VARIANTS:
+        first, second = (
+            {row["task"]: row for row in rows if (row["method"], row["inversion"]) == (method, inversion)}
+            for rows in (before, after)
+        )
+        for key in ("reconstruction_psnr_db", *QUALITY):
+            tasks = [task for task in first.keys() & second.keys() if key in first[task] and key in second[task]]
+            if tasks:
+                change = paired_difference([first[task][key] for task in tasks], [second[task][key] for task in tasks])
+                span = f"{change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f}) over {change.count}"
+                print(f"{method}/{inversion}  {key}  {span}")
+
+
 def _mean(values: list[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return fmean(there) if there else None
 
 
 def print_tables(rows: list[dict[str, Any]]) -> None:
-    quality = ("outside_psnr_db", "outside_ssim", "inside_to_truth_psnr_db", "clip_score")
     cost = ("inversion_calls", "inversion_seconds", "edit_calls", "edit_seconds")
-    print(table(rows, (*quality, *cost), VARIANTS, ("method", "inversion")))
+    print(table(rows, (*QUALITY, *cost), VARIANTS, ("method", "inversion")))
     kinds = [(kind, *variant) for kind in CHANGES for variant in VARIANTS]
-    print(table(rows, quality, kinds, ("kind", "method", "inversion")))
+    print(table(rows, QUALITY, kinds, ("kind", "method", "inversion")))
     switch = [row for row in rows if row["method"] == "switch"]
     names = [(name,) for name in INVERSION_NAMES]
     quality = ("reconstruction_psnr_db", "vae_psnr_db", "reconstruction_mse", "vae_mse")
@@ -244,6 +261,7 @@ def main() -> None:
     parser.add_argument("--solver", default="gauss-newton", choices=["gauss-newton", "adam"], help="for null-text")
     parser.add_argument("--shard", default="0/1", help="INDEX/COUNT of the scenes")
     parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--against", type=Path, help="results to compare with, scene by scene")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = read_records(options.out.parent, options.out.name)
@@ -253,6 +271,8 @@ def main() -> None:
             load_lora(model, options.lora)
         rows += run(model, clip, options, {(row["task"], row["method"], row["inversion"]) for row in rows})
     print_tables(rows)
+    if options.against:
+        print_differences(read_records(options.against.parent, options.against.name), rows)
 
 
 def run(model: DiffusionModel, clip: Clip, options: argparse.Namespace, done: set[Any]) -> list[dict[str, Any]]:
