@@ -28,6 +28,7 @@ from smoothtool.commands.dragging import (
 from smoothtool.commands.identity import identity_lora
 from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report, with_seed
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import UsageError
 from smoothtool.files.images import a1111_parameters, load_image, save_image
 from smoothtool.files.output import new_folder
 from smoothtool.files.points import check_mask, check_points, load_mask, points_from_numbers, read_points, write_points
@@ -120,6 +121,10 @@ def drag_wish(model: DiffusionModel, wish: Wish, job: DragJob, track: Track, rep
         report.seconds[name], started = report.seconds.get(name, 0.0) + now - started, now
 
     picture = wish.picture
+    if picture is None and job.guidance < 1:
+        raise UsageError(
+            f"--guidance {job.guidance:g}: a picture from a prompt is dragged with 1 or more", "--guidance 1"
+        )
     with identity_lora(model, picture, wish.prompt, job, track) if picture else nullcontext():
         lap("lora")
         opened = open_picture(model, picture, wish.prompt, job, track) if picture else open_prompt(model, job, track)

@@ -20,7 +20,7 @@ from smoothtool.commands.dragging import peak_memory_mb
 from smoothtool.commands.session import finish, open_session, start_report
 from smoothtool.diffusion.lora import lora_disabled
 from smoothtool.diffusion.model import DiffusionModel, load_model
-from smoothtool.errors import BatchError, InputError, SmoothtoolError
+from smoothtool.errors import BatchError, InputError, SmoothtoolError, explain, out_of_memory
 from smoothtool.files.images import fit_image, load_image, save_image, to_pixel_values
 from smoothtool.files.output import output_folder
 from smoothtool.files.points import check_mask, check_points, read_points
@@ -128,8 +128,10 @@ def _measured(bench: _Bench, name: str, track: Track) -> dict[str, Any]:
     """One item's record; an item that cannot be used or does not fit into memory says why."""
     try:
         return {"item": name, "key": bench.key, **_measure(bench, name, track)}
-    except SmoothtoolError as error:
-        return {"item": name, "key": bench.key, "error": str(error)}
+    except (SmoothtoolError, RuntimeError, MemoryError) as error:
+        if not (isinstance(error, SmoothtoolError) or out_of_memory(error)):
+            raise
+        return {"item": name, "key": bench.key, "error": str(explain(error))}
 
 
 def _measure(bench: _Bench, name: str, track: Track) -> dict[str, Any]:

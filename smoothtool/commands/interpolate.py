@@ -24,6 +24,8 @@ from smoothtool.types import Report, Track
 if TYPE_CHECKING:
     from smoothtool.jobs import InterpolateJob
 
+ANID_STEPS = 200
+
 
 def run(job: InterpolateJob, track: Track) -> Report:
     """Make the sequence; leaves frames/, sheet.png, the videos, report.json, job.yaml."""
@@ -35,6 +37,9 @@ def run(job: InterpolateJob, track: Track) -> Report:
         with timed(report, "load"):
             model = open_session(job, track)
             note_cut_prompts(model, [*job.src, job.prompt or ""], track, report)
+        if job.method == "anid" and job.steps < ANID_STEPS:
+            report.notes.append(f"anid is published with {ANID_STEPS} steps and more, here it has {job.steps}")
+            track.note(report.notes[-1])
         # 2. ends
         with timed(report, "invert"):
             ends = open_ends(model, job, track)
@@ -72,7 +77,8 @@ def _write(folder: Path, frames: Frames, parameters: str | None, job: Interpolat
     pictures = [to_image(frame) for frame in frames.pixel_values]
     settings = job_document(job.command, report.job)
     (folder / "frames").mkdir()
-    names = [f"frames/{index:03d}.png" for index in range(len(pictures))]
+    digits = max(3, len(str(len(pictures) - 1)))
+    names = [f"frames/{index:0{digits}d}.png" for index in range(len(pictures))]
     for name, picture in zip(names, pictures, strict=True):
         save_image(
             picture, folder / name, settings=settings, parameters=parameters,

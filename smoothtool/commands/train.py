@@ -114,6 +114,8 @@ def _accelerator(job: TrainJob) -> Accelerator:
 def _check_precision(job: TrainJob) -> None:
     if job.mixed_precision == "fp16" and (job.device == "cpu" or not torch.cuda.is_available()):
         raise UsageError("--mixed-precision fp16 needs a CUDA device", "--mixed-precision no")
+    if job.dtype == "float16" and job.mixed_precision != "fp16":
+        raise UsageError("--dtype float16 alone loses small gradients", "--mixed-precision fp16, which scales them")
     if job.dtype == "bfloat16" and job.variation_weight and job.gradient != "double-backward":
         raise UsageError("--dtype bfloat16 is too coarse for the regulariser's finite differences", "--dtype float32")
 

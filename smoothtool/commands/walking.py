@@ -25,7 +25,7 @@ from smoothtool.errors import UsageError
 from smoothtool.files.images import Fitted, crop_back
 from smoothtool.methods.interpolation.anid import anid_steps, noise_steps
 from smoothtool.methods.interpolation.attention import attention_walk_steps
-from smoothtool.methods.interpolation.rescheduling import rescheduled_ratios
+from smoothtool.methods.interpolation.rescheduling import adain, rescheduled_ratios
 from smoothtool.methods.interpolation.slerp import uniform_ratios
 from smoothtool.methods.interpolation.vae import vae_frames
 from smoothtool.methods.interpolation.walk import walk_steps
@@ -109,7 +109,7 @@ def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> E
         raise UsageError(
             "inversion files and pictures cannot be mixed in one walk", "smoothtool invert the pictures first"
         )
-    opened = [open_inversion(Path(name), model) for name in job.images] if all(files) else []
+    opened = [_open(Path(name), model, job) for name in job.images] if all(files) else []
     prompts = job.src * len(job.images) if len(job.src) == 1 else job.src or [""] * len(job.images)
     if opened and not job.src:
         prompts = [prompt for one in opened for prompt in one.inversion.prompts]
@@ -123,6 +123,22 @@ def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> E
     inversion = inverted.inversion
     noise = inversion.trajectory.noise
     return Ends(inversion.reconstruction, noise, inversion.prompts, inverted.fitted[0], inverted)
+
+
+def _open(path: Path, model: DiffusionModel, job: InterpolateJob) -> Inverted:
+    """An inversion file whose pivots a walk can start from: DDIM's, under the prompts of the walk.
+
+    Raises: UsageError when they are others.
+    """
+    opened = open_inversion(path, model)
+    inversion = opened.inversion
+    if inversion.method in OTHER_PIVOTS:
+        what = f"{path}: the path of inversion {inversion.method} is not DDIM's, which a walk goes along"
+        raise UsageError(what, "an inversion made with --inversion nti or ddim, or the picture itself")
+    if job.src and job.method not in ("vae", "anid") and not {*inversion.prompts} <= {*job.src}:
+        made_for = " / ".join(map(repr, inversion.prompts))
+        raise UsageError(f"{path}: this inversion was made for {made_for}, which is not in --src", "leave --src out")
+    return opened
 
 
 def _encoded(model: DiffusionModel, opened: Sequence[Inverted], prompts: Sequence[str], job: InterpolateJob) -> Ends:
@@ -154,11 +170,14 @@ def _sequence(
     pieces = [ends.images[:1]]
     for at, part in enumerate(ratios):
         *_, latents = track(PATHS[job.method](model, ends, at, part, job), "sampling", _path_length(job))
+        if job.adain:
+            latents = adain(latents, ends.images[at], ends.images[at + 1], part)
         pieces += [latents, ends.images[[at + 1]]]
     pixel_values = model.decode_latents(torch.cat(pieces))
     return pixel_values if ends.fitted is None else crop_back(pixel_values, ends.fitted)
 
 
+OTHER_PIVOTS = ("fixed-point", "edict", "belm")
 PathBetween = Callable[[DiffusionModel, Ends, int, Sequence[float], "InterpolateJob"], Iterator[torch.Tensor]]
 """The in-betweens [n, C, h, w] of the pair of ends that begins at an index, after every step of making them."""
 

@@ -7,9 +7,9 @@ active under every control. Nothing is installed while no control is active.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from diffusers.models.attention_processor import Attention
 
 from smoothtool.errors import MemoryExhaustedError
 
+T = TypeVar("T")
 SD_TRANSFORMER_BLOCKS = 16
 """Transformer blocks of SD 1.x and 2.x: 6 down, 1 mid, 9 up. Published layer numbers count these."""
 
@@ -113,6 +114,16 @@ def controlled_attention(layers: Iterable[AttentionLayer], attend: Attend, batch
     finally:
         for module, before in reversed(replaced):
             module.set_processor(before)
+
+
+def each_within(steps: Iterator[T], control: Callable[[], AbstractContextManager[None]]) -> Iterator[T]:
+    """The same steps, each made under a control of its own: between two of them the UNet is as it was."""
+    while True:
+        with control():
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
 
 
 class _Processor:

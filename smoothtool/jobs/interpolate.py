@@ -32,7 +32,11 @@ class InterpolateJob(InversionJob):
     )
     loop: Annotated[bool, Flag()] = Field(False, description="Return from the last picture to the first")
     reschedule: Annotated[bool, Flag()] = Field(
-        False, description="Make the frames twice: the second time at the ratios that make all steps equally large"
+        False,
+        description="Make the frames twice: the second time at the ratios that make all steps in pixels equally long",
+    )
+    adain: Annotated[bool, Flag()] = Field(
+        False, description="Give every frame the ends' colours and contrast: their latents' means and deviations, mixed"
     )
     fps: Annotated[float, Flag()] = Field(
         8, gt=0, le=120, allow_inf_nan=False, description="Frames per second of the videos"

@@ -31,7 +31,7 @@ from smoothtool.methods.smoothness.step_variation import (
 )
 from smoothtool.training.bands import in_bands
 from smoothtool.training.batch import drawn_batch
-from smoothtool.training.difference import finite_difference_step
+from smoothtool.training.difference import finite_difference_step, forbid_tf32
 from smoothtool.training.examples import Examples
 from smoothtool.training.order import BatchOrder
 from smoothtool.types import Conditioning
@@ -101,10 +101,13 @@ class Trainer:
         self.at_once: int | None = None  # the whole batch
         self.running_mean = torch.zeros(()) if settings.running_mean_start == "zero" else None
         self.averages = {name: p.detach().clone() for name, p in self.named.items()} if settings.ema else {}
+        mixed = accelerator.mixed_precision != "no"
+        if settings.variation_weight and not mixed:
+            forbid_tf32(settings.gradient, model)
         self.regularisation = Regularisation(
             settings.gradient,
             settings.variation_weight,
-            settings.relative_step or finite_difference_step(settings.gradient, model),
+            settings.relative_step or finite_difference_step(settings.gradient, model, mixed=mixed),
             partial(accelerator.reduce, reduction="mean"),
         )
         self._unet: Any = torch.compile(model.unet) if settings.compile else model.unet

@@ -81,6 +81,8 @@ def test_a_picture_made_from_a_prompt_is_dragged_with_guidance(session, tmp_path
     report = drag.run(job(None, **settings, output=tmp_path / "out"), silent)
     assert Image.open(report.folder / "dragged.png").size == (32, 32)
     assert "generate" in report.seconds
+    with pytest.raises(UsageError, match="--guidance 0.5: .* dragged with 1 or more"):
+        drag.run(job(None, **{**settings, "guidance": 0.5}, output=tmp_path / "weak"), silent)
 
 
 def test_a_mask_freezes_what_is_dark_in_it(session, picture, tmp_path):
@@ -220,6 +222,26 @@ def test_a_benchmark_measures_every_item_beside_doing_nothing_and_names_the_fail
     with pytest.raises(BatchError):
         drag.run(asked, silent)
     assert session.counter.calls == calls  # everything has its record
+
+
+def test_an_item_that_does_not_fit_into_memory_is_named_and_the_others_are_made(
+    session, dragbench, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    drag_wish, asked_for = drag_bench.drag_wish, []
+
+    def full_at_two(*given):
+        asked_for.append(given)
+        if len(asked_for) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return drag_wish(*given)
+
+    monkeypatch.setattr(drag_bench, "drag_wish", full_at_two)
+    asked = make_job("drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0,
+                              "iterations": 1})  # fmt: skip
+    with pytest.raises(BatchError, match="2 of 3 items failed, the first is animals/two"):
+        drag.run(asked, silent)
+    assert (tmp_path / "out" / "items" / "animals" / "one" / "dragged_image.png").is_file()
+    assert "out of memory" in (tmp_path / "out" / "report.json").read_text()
 
 
 def test_a_folder_without_items_is_refused(tmp_path):

@@ -132,6 +132,18 @@ def test_inversion_files_walk_like_their_pictures(walk, inversions: list[str]):
     assert np.abs(frames(from_files) - frames(from_pictures)).max() <= 2
 
 
+def test_inversion_files_of_another_path_or_of_other_prompts_are_refused(
+    walk, inversions: list[str], place: Path, folder: Path
+):
+    settings = {"image": str(place / "cat.png"), "src": "a cat", "model": str(folder), "steps": N, "guidance": 3,
+                "inversion": "edict", "output": place / "exact"}  # fmt: skip
+    invert.run(make_job("invert", settings), silent)
+    with pytest.raises(UsageError, match="the path of inversion edict is not DDIM's"):
+        walk("exact/inversion.safetensors", inversions[1])
+    with pytest.raises(UsageError, match="was made for 'a dog', which is not in --src / try: leave --src out"):
+        walk(*inversions, src=["a cat"])
+
+
 def test_inversion_files_of_other_weights_are_refused_with_exit_code_4(walk, inversions: list[str], folder: Path):
     with pytest.raises(ModelError, match="belongs to other weights") as refusal:
         walk(*inversions, model=str(folder.parent / "other"))
@@ -143,6 +155,14 @@ def test_inversion_files_of_other_steps_and_beside_pictures_are_refused(walk, in
         walk(*inversions, steps=4)
     with pytest.raises(UsageError, match="mixed"):
         walk(inversions[0], "dog")
+
+
+def test_adain_gives_frames_the_colours_of_the_ends_and_leaves_the_ends(walk):
+    plain, evened = (
+        frames(walk("cat", "dog", inversion="ddim", out=str(adain), adain=adain)) for adain in (False, True)
+    )
+    assert np.array_equal(evened[[0, -1]], plain[[0, -1]])
+    assert not np.array_equal(evened[1], plain[1])
 
 
 def test_a_loop_through_three_pictures_ends_on_its_first_frame(walk):

@@ -110,6 +110,24 @@ def test_the_attention_walk_between_equal_ends_is_the_plain_walk(model, guidance
     assert_close(between.latents, plain.latents, rtol=1e-4, atol=1e-4)
 
 
+def test_an_attention_walk_of_more_frames_than_fit_one_call_is_the_same_walk(model, monkeypatch: pytest.MonkeyPatch):
+    text, null = model.encode_prompts(["a cat", "a dog"]), model.encode_prompts([""])
+    arguments = (model, noise(2), text, null, None, uniform_ratios(5), 2, 3.0)
+    *_, whole = attention_walk_steps(*arguments)
+    monkeypatch.setattr(model, "max_batch", 8)
+    *_, chunked = attention_walk_steps(*arguments)
+    assert chunked.latents.shape == whole.latents.shape
+    assert_close(chunked.latents, whole.latents, rtol=1e-4, atol=1e-4)
+
+
+def test_between_two_steps_of_an_attention_walk_the_unet_is_as_it_was(model):
+    before = dict(model.unet.attn_processors)
+    text, null = model.encode_prompts(["a cat", "a dog"]), model.encode_prompts([""])
+    walk = attention_walk_steps(model, noise(2), text, null, None, uniform_ratios(2), 2, 3.0)
+    next(walk)
+    assert dict(model.unet.attn_processors) == before
+
+
 def test_rescheduling_a_squared_path_takes_the_square_root():
     ratios = [index / 200 for index in range(201)]
     distances = [(b**2 - a**2) for a, b in pairwise(ratios)]

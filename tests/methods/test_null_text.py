@@ -57,6 +57,21 @@ def test_adam_equals_the_reference_order_of_work(exact: DiffusionModel, pictures
         assert step.losses[:-1] == pytest.approx(losses, rel=1e-9)
 
 
+def test_adam_keeps_its_gradient_where_the_unet_runs_in_float16() -> None:
+    """At SD's 16,384 latents the gradient of a mean is under what float16 can hold."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(16_384, 8, generator=generator)
+    offset = 0.01 * torch.randn(1, 4, 64, 64, generator=generator)
+
+    def fitted(dtype: torch.dtype) -> torch.Tensor:
+        def noise_of(null: torch.Tensor) -> torch.Tensor:
+            return (weights.to(dtype) * null.to(dtype).flatten()).sum(dim=1).float().reshape(1, 4, 64, 64)
+
+        return adam_solver(1)(InnerProblem(noise_of, offset, 0.01, 0.0), torch.zeros(1, 1, 8), 0, 50)[0]
+
+    torch.testing.assert_close(fitted(torch.float16), fitted(torch.float32), rtol=1e-2, atol=1e-4)
+
+
 @pytest.mark.parametrize("solver", [adam_solver(3), gauss_newton_solver()])
 def test_with_a_null_embedding_each_pictures_fit_as_they_would_alone(exact: DiffusionModel, solver: Solver) -> None:
     trajectory, text, null = pivots(exact, 2, torch.float64)

@@ -125,6 +125,8 @@ def test_a_dtype_that_is_too_coarse_for_differences_is_refused_before_anything_i
     monkeypatch.setattr(train, "open_session", lambda job, track: pytest.fail("a model was loaded"))
     with pytest.raises(UsageError, match="bfloat16 is too coarse"):
         train.run(job(dtype="bfloat16"), silent)
+    with pytest.raises(UsageError, match="float16 alone loses small gradients"):
+        train.run(job(dtype="float16"), silent)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_replaced(job, tmp_path):

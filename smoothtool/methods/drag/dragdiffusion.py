@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from smoothtool.diffusion.attention import block_like_sd, mutual_self_attention
+from smoothtool.diffusion.attention import block_like_sd, each_within, mutual_self_attention
 from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.features import predict_with_feature
 from smoothtool.diffusion.model import DiffusionModel
@@ -73,7 +73,7 @@ class DragSettings:
         """The same lengths as shares of the picture where the grid is smaller than SD's 256: two pixels of a grid of
         32 are a sixteenth of the picture, and what stops there has not arrived. DragDiffusion's radii are the least.
         """
-        share = min(1.0, min(size) / SD_GRID)
+        share = min(1.0, max(size) / SD_GRID)
         return replace(
             self,
             patch_radius=max(1, round(share * self.patch_radius)),
@@ -223,13 +223,14 @@ def sample_beside_original(
     original, dragged  [1, C, h, w] entering sampling step `start`
     """
     rows = [0, 0] if guidance_scale == 1 else [0, 0, 2, 2]
-    with mutual_self_attention(model.unet, rows, block_like_sd(model.unet, SHARED_FROM_SD_BLOCK)):
-        yield from denoise(
-            model,
-            torch.cat([original, dragged]),
-            constant(text.expand(2)),
-            constant(null.expand(2)),
-            num_inference_steps,
-            guidance_scale,
-            start,
-        )
+    steps = denoise(
+        model,
+        torch.cat([original, dragged]),
+        constant(text.expand(2)),
+        constant(null.expand(2)),
+        num_inference_steps,
+        guidance_scale,
+        start,
+    )
+    layer = block_like_sd(model.unet, SHARED_FROM_SD_BLOCK)
+    yield from each_within(steps, lambda: mutual_self_attention(model.unet, rows, layer))

@@ -18,6 +18,9 @@ from smoothtool.types import Conditioning
 
 IDENTITY = "identity"
 """Name of the adapter on the UNet."""
+GRADIENT_SHARE = 64
+"""Gradients pass through the UNet as of a mean over so many latents, whatever the picture's size: in float16 those of a
+mean over all of SD 1.5's 65,536 were 4 % too short."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,10 @@ def fit_identity_lora(
             crops = torch.cat([_crop(latents, side, generator) for _ in range(batch)])
             noise = torch.randn(crops.shape, generator=generator).to(crops)
             loss = prediction_loss(model, crops, noise, text, generator)
-            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                parameter.grad = gradient
+            scale = noise.numel() / GRADIENT_SHARE
+            gradients = torch.autograd.grad(scale * loss, parameters)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient / scale
             optimizer.step()
             yield FitStep(step, float(loss.detach()))
     finally:

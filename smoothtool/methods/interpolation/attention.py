@@ -14,7 +14,13 @@ from dataclasses import replace
 import torch
 from diffusers import UNet2DConditionModel
 
-from smoothtool.diffusion.attention import AttentionLayer, attention_layers, controlled_attention, fused_attention
+from smoothtool.diffusion.attention import (
+    AttentionLayer,
+    attention_layers,
+    controlled_attention,
+    each_within,
+    fused_attention,
+)
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise, per_step
 from smoothtool.methods.interpolation.walk import walk_starts, walk_text
@@ -60,13 +66,22 @@ def attention_walk_steps(
     """The walk of `walk_steps` between two ends under interpolated attention; steps hold the in-between frames.
 
     noise        [2, C, h, w]; text [2, L, D]; null [1, L, D]; null_embeds [N, 1, L, D] or None
-    The ends are sampled along, because the frames look at them: n + 2 frames in one batch.
+    The ends are sampled along with every chunk of frames that one UNet call holds, because the frames look at them.
     """
-    starts = torch.cat([noise[:1], walk_starts(noise, ratios), noise[1:]])
-    frame_text = Conditioning.cat([text[:1], walk_text(text, ratios), text[1:]])
     halves = 1 if guidance_scale == 1 else 2
-    with attention_between_ends(model.unet, [0.0, *ratios, 1.0], halves):
-        for step in denoise(
+    most = max(1, model.max_batch // halves - 2)
+
+    def sampled(part: Sequence[float]) -> Iterator[DenoisingStep]:
+        starts = torch.cat([noise[:1], walk_starts(noise, part), noise[1:]])
+        frame_text = Conditioning.cat([text[:1], walk_text(text, part), text[1:]])
+        steps = denoise(
             model, starts, constant(frame_text), per_step(null, null_embeds), num_inference_steps, guidance_scale
-        ):
-            yield replace(step, latents=step.latents[1:-1], noise_pred=step.noise_pred[1:-1])
+        )
+        return each_within(steps, lambda: attention_between_ends(model.unet, [0.0, *part, 1.0], halves))
+
+    chunks = [sampled(ratios[at : at + most]) for at in range(0, len(ratios), most)]
+    for parts in zip(*chunks, strict=True):
+        latents, noise_pred = (
+            torch.cat([getattr(part, name)[1:-1] for part in parts]) for name in ("latents", "noise_pred")
+        )
+        yield replace(parts[0], latents=latents, noise_pred=noise_pred)

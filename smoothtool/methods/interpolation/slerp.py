@@ -8,7 +8,7 @@ PARALLEL_COSINE = 0.9995
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, ratio: float) -> torch.Tensor:
-    """sin((1-r) w)/sin(w) a + sin(r w)/sin(w) b, with w the angle between the flattened tensors, in float64.
+    """sin((1-r) w)/sin(w) a + sin(r w)/sin(w) b, with w the angle between the flattened tensors, in float64 on the CPU.
 
     start, end  one picture's latents of the same shape; ratio 0 gives `start`, 1 gives `end`, both exactly.
     Nearly parallel tensors (cosine above 0.9995) are interpolated linearly. Opposite ones have no shortest arc: the
@@ -16,7 +16,7 @@ def slerp(start: torch.Tensor, end: torch.Tensor, ratio: float) -> torch.Tensor:
     """
     if ratio in (0.0, 1.0):
         return (start if ratio == 0.0 else end).clone()
-    a, b = start.double().flatten(), end.double().flatten()
+    a, b = (side.cpu().double().flatten() for side in (start, end))  # MPS has no float64
     scale = a.norm() * b.norm()
     cosine = float((a @ b / scale).clamp(-1, 1)) if float(scale) > 0 else 1.0
     if cosine > PARALLEL_COSINE:
@@ -26,7 +26,7 @@ def slerp(start: torch.Tensor, end: torch.Tensor, ratio: float) -> torch.Tensor:
     else:
         angle = torch.acos(torch.tensor(cosine, dtype=torch.float64))
         mixed = (torch.sin((1 - ratio) * angle) * a + torch.sin(ratio * angle) * b) / torch.sin(angle)
-    return mixed.reshape(start.shape).to(start.dtype)
+    return mixed.reshape(start.shape).to(start)
 
 
 def _half_turn(a: torch.Tensor, b: torch.Tensor, ratio: float) -> torch.Tensor:

@@ -19,6 +19,7 @@ import torch
 from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import ConditioningAt, DenoisingStep, guided_noise
+from smoothtool.errors import UsageError
 from smoothtool.methods.inversion.ddim import InversionStep
 from smoothtool.methods.inversion.edict import finest
 from smoothtool.types import Conditioning
@@ -71,6 +72,9 @@ def belm_steps(
 def _levels(model: DiffusionModel, num_inference_steps: int) -> tuple[list[float], list[int]]:
     """abar and time of levels 0..N; level 0 lies before time 0 and takes the schedule's final abar."""
     pairs = model.schedule.alpha_pairs(num_inference_steps)[::-1]
+    if pairs[0][2] == pairs[0][1]:
+        what = "BELM needs a step below the lowest one, and this model's schedule ends there"
+        raise UsageError(what, "--inversion edict, or steps_offset 1 in scheduler_config.json")
     return [pairs[0][2], *(pair[1] for pair in pairs)], [0, *(pair[0] for pair in pairs)]
 
 

@@ -125,12 +125,14 @@ def _adam(
     null = null.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([null], lr=1e-2 * (1 - step_index / (2 * num_inference_steps)))
     losses: list[torch.Tensor] = []
+    per_picture = problem.offset[0].numel()  # the gradient of a mean over so many is lost in float16
     done = torch.zeros(len(null), dtype=torch.bool)
     with torch.enable_grad():
         for _ in range(inner_steps):
             loss = problem.loss(problem.noise_of(null))
             arrived = _Arriving(loss)  # the copy travels while the backward pass runs
-            (null.grad,) = torch.autograd.grad(loss.sum(), null)
+            (scaled,) = torch.autograd.grad(per_picture * loss.sum(), null)
+            null.grad = scaled / per_picture
             before = null.detach().clone()
             optimizer.step()
             if done.any():

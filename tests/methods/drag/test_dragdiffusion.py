@@ -143,9 +143,9 @@ def test_an_unchanged_row_beside_the_original_samples_the_original(model):
 
 
 def test_lengths_are_the_papers_on_their_grid_and_shares_of_the_picture_on_smaller_ones():
-    assert DragSettings().on_grid((256, 384)) == DragSettings()
+    assert DragSettings().on_grid((256, 192)) == DragSettings()
     assert GOODDRAG.on_grid((256, 256)) == GOODDRAG
-    small = GOODDRAG.on_grid((128, 200))
+    small = GOODDRAG.on_grid((96, 128))
     assert (small.patch_radius, small.window_radius, small.stride, small.arrived) == (2, 6, 2.0, 1.0)
     least = GOODDRAG.on_grid((32, 32))
     assert (least.patch_radius, least.window_radius, least.stride, least.arrived) == (1, 3, 1.0, 0.5)
