@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png", "edit": "edited*.png"}
+MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png", "edit": "edited*.png", "drag": "dragged.png",
+        "istd": "sheet-*.png", "eval": "*.png", "train": "*.png", "tables": "*.png"}  # fmt: skip
 """The pictures each command makes, in its folder."""
 LENT = "smoothtool-inputs-"
 """How the temporary folder begins that PIL images are read from; the result keeps them under `inputs`."""
@@ -52,6 +53,7 @@ def _call(command: str, *inputs: Any, **settings: Any) -> Result:
 
     from smoothtool.jobs import JOBS, make_job, positional_of
     from smoothtool.types import silent
+    from smoothtool.weights.places import natural
 
     if inputs:
         settings[positional_of(JOBS[command])], *unknown = inputs
@@ -62,7 +64,8 @@ def _call(command: str, *inputs: Any, **settings: Any) -> Result:
         report = importlib.import_module(f"smoothtool.commands.{command}").run(job, silent)
         if any(Path(folder).iterdir()):
             shutil.copytree(folder, report.folder / "inputs")
-    return Result([_opened(path) for path in sorted(report.folder.glob(MADE[command]))], report)
+    made = sorted(report.folder.glob(MADE[command]), key=lambda path: natural(path.name))
+    return Result([_opened(path) for path in made], report)
 
 
 def _as_path(value: Any, folder: Path) -> Any:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from smoothtool.jobs import Job, identity_steps
+from smoothtool.jobs import INVERSION_NAMES, Job, identity_steps
 
 SHARED = ("image", "images", "src", "model", "lora", "size", "steps", "guidance", "inversion", "solver", "inner_steps")
 """What an inversion depends on: jobs that agree in all of it share one through the cache."""
@@ -21,13 +21,19 @@ def estimate_unet_calls(jobs: Iterable[Job]) -> int:
     for job in jobs:
         settings = job.settings()
         calls += _CALLS.get(job.command, _none)(settings)
-        if "inversion" in settings and (settings.get("image") or settings.get("images")):
+        pictures = settings.get("image") or settings.get("images")
+        if "inversion" in settings and pictures and not settings.get("compare"):
             inversions[tuple(str(settings.get(key)) for key in SHARED)] = _inversion(settings)
     return round(calls + sum(inversions.values()))
 
 
 def _none(job: Settings) -> float:
     return 0.0
+
+
+def _invert(job: Settings) -> float:
+    """Compared, every inversion afresh; else what is counted once for all jobs that share it."""
+    return sum(_inversion({**job, "inversion": name}) for name in INVERSION_NAMES) if job["compare"] else 0.0
 
 
 def _inversion(job: Settings) -> float:
@@ -51,10 +57,11 @@ def _interpolate(job: Settings) -> float:
 
 def _edit(job: Settings) -> float:
     ratios = [float(text) for text in job["ratio"]] or [0.8]
-    parts = {"switch": sum(ratios), "sdedit": job["strength"], "cycle": 2 * job["strength"], "pix2pix-zero": 3.0,
+    parts = {"switch": sum(ratios), "sdedit": job["strength"], "cycle": job["strength"], "pix2pix-zero": 3.0,
              "disentangle": 19.0}  # fmt: skip
     if job["compare"]:
-        return float(math.ceil((sum(parts.values()) + 3.0) * job["steps"]))
+        inverted = sum(_inversion({**job, "inversion": name}) for name in ("nti", "ddim", "direct"))
+        return inverted + math.ceil((sum(parts.values()) + 3.0) * job["steps"])
     return float(len(job["trg"]) * math.ceil(parts.get(job["method"], 1.0) * job["steps"]))
 
 
@@ -69,8 +76,18 @@ def _istd(job: Settings) -> float:
     return float((1 + bool(job["compare_lora"])) * math.ceil(job["n"] * job["frames"] / 22) * job["steps"])
 
 
+def _tables(job: Settings) -> float:
+    """Eight models walked and sampled, six of them trained; pictures given back four ways; walks between pairs."""
+    models = 8 if job["train_steps"] else 2
+    walks = math.ceil(job["n"] * 11 / 22) + math.ceil(job["pictures"] / 32)
+    between = job["pairs"] * (2 * (10 + 1) + 5 * 0.5)  # two slerp walks with their inversions; ANID at N and 4 N
+    return job["steps"] * (models * walks + job["inverted"] * 2 * (10 + 2) + between) + 18.0 * job["train_steps"]
+
+
 _CALLS: dict[str, Callable[[Settings], float]] = {
     "interpolate": _interpolate,
+    "invert": _invert,
+    "tables": _tables,
     "edit": _edit,
     "drag": _drag,
     "istd": _istd,

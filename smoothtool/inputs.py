@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from smoothtool.weights.places import sample_names
+from smoothtool.weights.places import natural, sample_names
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 INVERSIONS = {".safetensors"}
@@ -89,12 +88,6 @@ def _matches(text: str) -> Iterator[tuple[str, Path | None]]:
         yield from ((name, root) for name in sorted(names, key=natural))
     if not names:
         raise ValueError(f"{text}: there is no picture")
-
-
-def natural(text: str) -> list[tuple[bool, int, str]]:
-    """Sorting key under which frame2 comes before frame10."""
-    parts = re.findall(r"\d+|\D+", text)
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _in_folder(folder: Path) -> Iterator[str]:

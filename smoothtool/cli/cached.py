@@ -24,7 +24,8 @@ def list_entries() -> None:
     if rows:
         console.table(rows)
     total = sum(entry.size_bytes for entry in entries)
-    console.notice(f"{len(rows)} inversions, {total / 1e6:.1f} of {cache.max_bytes / 1e6:.0f} MB, in {cache.folder}")
+    count = f"{len(rows)} inversion{'s' * (len(rows) != 1)}"
+    console.notice(f"{count}, {total / 1e6:.1f} of {cache.max_bytes / 1e6:.0f} MB, in {cache.folder}")
 
 
 @app.command()

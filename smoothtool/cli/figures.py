@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,17 +11,74 @@ if TYPE_CHECKING:
 ROWS = {"reconstruction": "reconstruction", "guidance_1": "at guidance 1", "vae": "the VAE alone"}
 COLUMNS = {"mse": ("MSE", ".4f", ""), "psnr_db": ("PSNR", ".2f", " dB"), "ssim": ("SSIM", ".3f", ""),
            "lpips": ("LPIPS", ".3f", "")}  # fmt: skip
+EDITED = {"psnr_to_source_db": ("to the source: PSNR", ".2f", " dB"), "ssim_to_source": ("SSIM", ".3f", ""),
+          "clip_score": ("CLIP score", ".1f", "")}  # fmt: skip
 
 
 def figure_lines(report: Report) -> list[str]:
-    """Of an inversion: its quality beside the VAE's own, UNet calls and seconds; nothing for other reports."""
+    """What was measured, a line each; nothing for commands that make pictures alone."""
+    if "compare" in report.figures:
+        return [_compared(row) for row in report.figures["compare"]]
+    kind = f"eval {report.job['metric']}" if report.command == "eval" else report.command
+    return LINES[kind](report) if kind in LINES else []
+
+
+def _inversion(report: Report) -> list[str]:
+    """Its quality beside the VAE's own, UNet calls and seconds."""
     figures = report.figures
-    if report.command != "invert" or "reconstruction" not in figures:
-        return []
     lines = [f"{label:<16}{_quality(figures[key])}" for key, label in ROWS.items() if key in figures]
     cost = f"{figures['inversion_unet_calls']} UNet calls"
     took = "taken from the cache" if figures["cached"] else f"{report.seconds['invert']:.1f} s"
     return [*lines, f"{'inversion':<16}{cost}, {took}"]
+
+
+def _istd(report: Report) -> list[str]:
+    figures, compared = report.figures, report.figures.get("compared")
+    lines = [f"ISTD            {_interval(figures['istd'])}"]
+    if compared:
+        lines.append(f"compared        {_interval(compared['istd'])}")
+        lines.append(f"difference      {_interval(figures['difference'])}")
+    return lines
+
+
+def _frechet(report: Report) -> list[str]:
+    figures = report.figures
+    name = "FID" if "fid" in figures else f"Frechet distance in CLIP {figures['features']}"
+    value = figures.get("fid", figures.get("clip_frechet_distance"))
+    span = f" ({figures['low']:.2f} to {figures['high']:.2f})" if "low" in figures else ""
+    return [f"{name}: {value:.2f}{span}"]
+
+
+def _walks(report: Report) -> list[str]:
+    return [
+        f"{folder}: deviation {row['adjacent_l2']['population_std']:.3f}  "
+        f"PPL {row['path']['ppl']:.4g}  PDV {row['path']['pdv']:.4g} ({row['path']['distance']})"
+        for folder, row in report.figures.items()
+    ]
+
+
+LINES: dict[str, Callable[[Report], list[str]]] = {
+    "invert": _inversion,
+    "istd": _istd,
+    "eval recon": lambda report: [_quality(report.figures)],
+    "eval fid": _frechet,
+    "eval clip": lambda report: [f"CLIP score ({report.figures['clip']}): {_interval(report.figures['clip_score'])}"],
+    "eval walk": _walks,
+}
+
+
+def _interval(figures: Mapping[str, Any]) -> str:
+    return f"{figures['mean']:.3f} ({figures['low']:.3f} to {figures['high']:.3f}, over {figures['count']})"
+
+
+def _compared(row: Mapping[str, Any]) -> str:
+    """A row of the table on a line: what is compared, how well, and what it cost."""
+    name = " / ".join(str(row[key]) for key in ("method", "inversion") if key in row)
+    parts = [_quality(row)] if "mse" in row else [
+        f"{label} {row[key]:{form}}{unit}" for key, (label, form, unit) in EDITED.items() if row.get(key) is not None
+    ]  # fmt: skip
+    cost = f"{row['unet_calls']} UNet calls  {row['seconds']:.1f} s" if row.get("unet_calls") else ""
+    return f"{name:<28}{'  '.join(part for part in (*parts, cost) if part)}"
 
 
 def _quality(figures: Mapping[str, Any]) -> str:

@@ -78,8 +78,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _help(field: FieldInfo) -> str:
-    plain_default = not field.is_required() and field.default not in (None, "", [], False)
-    facts = [range_of(field).strip().removeprefix("from "), f"default {field.default}" if plain_default else ""]
+    plain_default = not field.is_required() and field.default not in (None, "", []) and field.default is not False
+    facts = [range_of(field).strip(), f"default {field.default}" if plain_default else ""]
     words = ", ".join(filter(None, facts))
     return escape(f"{field.description} ({words})" if words else str(field.description))
 

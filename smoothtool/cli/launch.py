@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LIBRARIES = ("diffusers", "transformers", "peft", "huggingface_hub", "torch", "PIL")
 SHOWN_FAILURES = 20
 ENGINES = ("local", "ray")
+RESUMED = ("istd", "tables")
+"""Commands that go on in the folder of a run that was stopped; a training has its own words for it."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,14 @@ def _run(job: Job) -> None:
     for name in (*getattr(job, "images", ()), getattr(job, "image", None)):
         if name:
             resolve_picture(name)  # a missing file is told at once; importing torch takes seconds
-    with console.Progress() as progress:
-        command = importlib.import_module(f"smoothtool.commands.{job.command}")
-        report = command.run(job, progress)
+    try:
+        with console.Progress() as progress:
+            command = importlib.import_module(f"smoothtool.commands.{job.command}")
+            report = command.run(job, progress)
+    except KeyboardInterrupt:
+        resumed = job.command in RESUMED or getattr(job, "bench", None)
+        console.notice("stopped: " + ("the same command goes on" if resumed else "nothing was kept"))
+        raise
     for note in report.notes:
         progress.note(note)
     for line in figure_lines(report):

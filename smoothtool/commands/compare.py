@@ -18,7 +18,7 @@ from smoothtool.commands.editing import (
     one_edit,
     open_source,
 )
-from smoothtool.commands.inverting import compute_inversion, note_convergence
+from smoothtool.commands.inverting import compute_inversion, note_convergence, note_size
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import SmoothtoolError
@@ -112,6 +112,7 @@ def _method(
     before = crop_back(source.picture.pixel_values, source.picture)
     figures = edit_figures(edit, before, clip)
     inverted = source.inverted
+    note_size(source.picture, job.image, job.size, track, report)
     if inverted is not None:
         note_convergence(inverted.inversion, track, report)
     row = {

@@ -10,9 +10,10 @@ from smoothtool.commands.cost import timed
 from smoothtool.commands.edit_methods import Source
 from smoothtool.commands.editing import Edit, clip_if_there, edit_figures, one_edit, open_source, ratios_of
 from smoothtool.commands.invert import inversion_figures
-from smoothtool.commands.inverting import note_convergence
+from smoothtool.commands.inverting import note_convergence, note_size
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.files.fitting import at_input_size
 from smoothtool.files.images import crop_back, save_image, to_image
 from smoothtool.files.output import new_folder
 from smoothtool.files.provenance import a1111_parameters
@@ -43,6 +44,7 @@ def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, fol
     """All targets and ratios from one inversion."""
     with timed(report, "invert"):
         source = open_source(model, job, track)
+    note_size(source.picture, job.image, job.size, track, report)
     if source.inverted is not None:
         note_convergence(source.inverted.inversion, track, report)
     ratios = ratios_of(job)
@@ -82,7 +84,8 @@ def _write(job: EditJob, source: Source, edits: list[Edit], names: list[str], re
             prompt=edit.target, steps=job.steps, guidance_scale=job.guidance, seed=job.seed,
             size_px=picture.size, model=source.model.name,
         )  # fmt: skip
-        save_image(picture, folder / name, settings=settings, parameters=parameters)
+        shown = picture if job.size else at_input_size(picture, source.picture)
+        save_image(shown, folder / name, settings=settings, parameters=parameters)
     before_after(before, pictures[0], (job.src or "before", edits[0].target)).save(folder / "before-after.png")
     report.files = {"edited": names, "before_after": "before-after.png"}
     if len(edits) > 1:

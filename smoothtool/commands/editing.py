@@ -74,7 +74,7 @@ def _check_file(job: EditJob, inversion: Inversion, prompt: str) -> None:
     wanted = fitting if job.inversion == "auto" else (job.inversion,)
     if inversion.method not in wanted:
         raise UsageError(
-            f"{job.image}: a {inversion.method} inversion does not go with --method {job.method}"
+            f"{job.image}: inversion {inversion.method} does not go with --method {job.method}"
             + (f": {why}" if why else ""),
             f"an inversion made with --inversion {' or '.join(wanted)}" if wanted else "the picture itself",
         )

@@ -23,7 +23,7 @@ from smoothtool.metrics.fid import INCEPTION_NAME, Features, frechet, inception_
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, mean_quality, qualities
 from smoothtool.metrics.sequences import PairDistance, deviation, path_figures
 from smoothtool.types import Report, Track
-from smoothtool.weights.places import STICKERS
+from smoothtool.weights.places import STICKERS, natural
 
 if TYPE_CHECKING:
     from smoothtool.jobs import EvalJob
@@ -140,16 +140,17 @@ def _lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def _pictures(folder: str) -> list[Path]:
-    """The pictures directly in a folder, by name.
+    """The pictures directly in a folder, in natural order: frame2 before frame10.
 
     Raises: InputError when there is no such folder, or no picture in it.
     """
     place = Path(folder).expanduser()
+    if place.is_file():
+        raise InputError(f"{folder}: this is a file, and pictures are measured by folders", "the folder it lies in")
     if not place.is_dir():
         raise InputError(f"{folder}: there is no such folder", "check the path")
-    paths = sorted(
-        path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+    found = (path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    paths = sorted(found, key=lambda path: natural(path.name))
     if not paths:
         raise InputError(f"{folder}: there are no pictures in this folder", "a folder with png, jpg or webp files")
     return paths

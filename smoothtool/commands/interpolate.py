@@ -10,7 +10,7 @@ from PIL import Image
 
 from smoothtool.commands.cost import timed
 from smoothtool.commands.invert import inversion_figures
-from smoothtool.commands.inverting import note_convergence
+from smoothtool.commands.inverting import note_convergence, note_size
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.commands.walking import Ends, Frames, frames_between, open_ends
 from smoothtool.diffusion.model import DiffusionModel
@@ -43,6 +43,8 @@ def run(job: InterpolateJob, track: Track) -> Report:
         # 2. ends
         with timed(report, "invert"):
             ends = open_ends(model, job, track)
+            if ends.fitted is not None:
+                note_size(ends.fitted, job.images[0], job.size, track, report)
             if ends.inverted is not None:
                 note_convergence(ends.inverted.inversion, track, report)
         # 3. frames between

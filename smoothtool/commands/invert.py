@@ -9,9 +9,10 @@ import torch
 
 from smoothtool.commands.compare import compare_inversions, unguided_reconstruction
 from smoothtool.commands.cost import timed
-from smoothtool.commands.inverting import Inverted, invert_pictures, load_pictures, note_convergence
+from smoothtool.commands.inverting import Inverted, invert_pictures, load_pictures, note_convergence, note_size
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.files.fitting import at_input_size
 from smoothtool.files.images import Fitted, crop_back, save_image, to_image
 from smoothtool.files.inversions import save_inversion
 from smoothtool.files.output import new_folder
@@ -32,6 +33,7 @@ def run(job: InvertJob, track: Track) -> Report:
             model = open_session(job, track)
             note_cut_prompts(model, [job.src], track, report)
             (picture,) = load_pictures([job.image], model, job.size)
+            note_size(picture, job.image, job.size, track, report)
         # 2. invert, measure and write
         (compare_inversions if job.compare else _invert)(model, job, picture, track, report, folder)
         finish(report, model, folder)
@@ -54,7 +56,8 @@ def _invert(model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track
         report.files["guidance_1"] = "guidance-1.png"
     settings = job_document(job.command, report.job)
     for name, pixel_values in pictures.items():
-        save_image(to_image(pixel_values), folder / report.files[name], settings=settings, parameters=None)
+        shown = to_image(pixel_values) if job.size else at_input_size(to_image(pixel_values), picture)
+        save_image(shown, folder / report.files[name], settings=settings, parameters=None)
 
 
 def inversion_figures(model: DiffusionModel, inverted: Inverted) -> dict[str, Any]:

@@ -53,6 +53,16 @@ def load_pictures(names: Sequence[str], model: DiffusionModel, size: str | None)
     return fitted
 
 
+def note_size(picture: Fitted, name: str, size: str | None, track: Track, report: Report) -> None:
+    """A picture that is too large or small for the model is worked on at another size, and nobody asked for it."""
+    (width, height), (wide, high) = picture.size_px, picture.original_size_px
+    if size is None and (width, height) != (wide, high):
+        note = f"{name}: {wide}x{high} px is worked on at {width}x{height}, near what the model knows; or give --size"
+        track.note(note)
+        if note not in report.notes:  # methods that are compared share a picture
+            report.notes.append(note)
+
+
 def working_size(size: str | None) -> tuple[int, int] | int | None:
     """`--size` as `fit_image` takes it: None, a longest side, or width and height."""
     if size is None:
@@ -158,7 +168,7 @@ def note_convergence(inversion: Inversion, track: Track, report: Report) -> None
     if not inversion.converged:
         note = (
             f"the inversion has not converged (loss {inversion.losses[-1]:.2g} at the last step): "
-            "expect pictures that differ from the input; try --guidance 3, the other --solver, or a --src that fits"
+            "expect pictures that differ from the input; try more --steps, --guidance 3, or a --src that fits"
         )
         track.note(note)
         if note not in report.notes:  # methods that are compared share an inversion

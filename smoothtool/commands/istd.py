@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from smoothtool import __version__
 from smoothtool.commands.cost import timed
 from smoothtool.commands.inverting import working_size
 from smoothtool.commands.session import finish, note_cut_prompts, open_session, start_report
-from smoothtool.diffusion.lora import load_lora
+from smoothtool.diffusion.lora import check_lora, load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, UsageError
 from smoothtool.files.images import to_image
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 RECORDS = "walks*.jsonl"
 DEFAULT_PROMPTS = Path(__file__).parent.parent / "weights" / "prompts-stickers.txt"
 PIXEL_RANGES = {"0..1": 1.0, "-1..1": 2.0, "0..255": 255.0}  # how many times longer an L2 distance is in each
+ENOUGH_PROMPTS = 6
+SHEET_KEY = "smoothtool walks"
 SHOWN = 3  # walks on a sheet, of the smoothest and of the roughest
 
 Measured = dict[str, Deviation | None]
@@ -63,16 +67,21 @@ def run(job: IstdJob, track: Track) -> Report:
         bench = _Bench(job, prompts, _open_folder(job, report), report, track)
         model = open_session(_base_job(job), track)
         note_cut_prompts(model, prompts, track, report)
+        for path, _ in _compared(job):
+            check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
     # 2. walk under every prompt, without and then with the LoRAs to compare
     names = ["base", *(["compared"] if job.compare_lora else [])]
     measured = {}
     for name in names:
         if name == "compared":
-            _load_compared(model, job)
+            for path, scale in _compared(job):
+                load_lora(model, path, scale)
         with timed(report, name):
             measured[name] = _measure(model, bench, name)
     # 3. figures, plot, report
     _check_any(measured, bench)
+    if len(prompts) < ENOUGH_PROMPTS:
+        report.notes.append(f"intervals over {len(prompts)} prompts are much too narrow: --n 30 or more")
     report.figures = _figures(job, prompts, measured)
     line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels", "step",
               "(mean over prompts; band: 10 to 90 %)").save(bench.folder / "distances.png")  # fmt: skip
@@ -90,9 +99,9 @@ def _prompts(job: IstdJob, report: Report, track: Track) -> list[str]:
     distinct = list(dict.fromkeys(listed))
     notes = []
     if len(distinct) < len(listed):
-        notes.append(f"{len(listed) - len(distinct)} prompts repeat and are walked once")
+        notes.append(f"repeated prompts are walked once: {len(listed) - len(distinct)} left out")
     if len(distinct) < job.n:
-        notes.append(f"{len(distinct)} prompts are all there are, --n asks for {job.n}")
+        notes.append(f"there are no more than {len(distinct)} prompts, --n asks for {job.n}")
     for note in notes:
         report.notes.append(note)
         track.note(note)
@@ -122,11 +131,14 @@ def _base_job(job: IstdJob) -> IstdJob:
     return job.model_copy(update={"lora": ["none", *job.lora]}) if alone else job
 
 
-def _load_compared(model: DiffusionModel, job: IstdJob) -> None:
+def _compared(job: IstdJob) -> list[tuple[Path, float]]:
+    """File and scale of the LoRAs to compare with."""
+    found = []
     for text in job.compare_lora:
         own = resolve_model(job.model).default_lora if text == "default" else None
         path, scale = (str(own), 1.0) if own else parse_lora(text)
-        load_lora(model, Path(path), scale)
+        found.append((Path(path), scale))
+    return found
 
 
 def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
@@ -156,8 +168,8 @@ def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
     if missing:
         bench.report.notes.append(f"{name}: {missing} of {len(bench.prompts)} prompts are left to the other shards")
     sheet = bench.folder / f"sheet-{name}.png"
-    if not missing and (todo or not sheet.exists()):
-        _write_sheet(model, measured, settings, bench.job.batch_size, sheet)
+    if not missing and (todo or _shown_key(sheet) != key):
+        _write_sheet(model, measured, settings, bench.job.batch_size, sheet, key)
     if sheet.exists():
         bench.report.files[f"sheet_{name}"] = sheet
     return measured
@@ -233,7 +245,7 @@ def _line(name: str, measured: Measured) -> Line:
 
 
 def _write_sheet(
-    model: DiffusionModel, measured: Measured, settings: WalkSettings, batch_size: int, path: Path
+    model: DiffusionModel, measured: Measured, settings: WalkSettings, batch_size: int, path: Path, key: str
 ) -> None:
     """The smoothest and the roughest walks, walked once more: keeping all pictures would fill the disk."""
     ordered = sorted((part.population_std, prompt) for prompt, part in measured.items() if part is not None)
@@ -243,7 +255,17 @@ def _write_sheet(
     walks = prompt_walks(model, [prompt for _, prompt in chosen], settings, batch_size)
     rows = [[to_image(frame) for frame in walk.pixel_values] for walk in walks]
     labels = [f"{std:.2f} {prompt}" for std, prompt in chosen]
-    contact_sheet(rows, row_labels=labels, cell_px=64).save(path)
+    told = PngInfo()
+    told.add_text(SHEET_KEY, key)
+    contact_sheet(rows, row_labels=labels, cell_px=64).save(path, pnginfo=told)
+
+
+def _shown_key(sheet: Path) -> str | None:
+    """The settings whose walks a sheet shows; None where there is no sheet."""
+    if not sheet.exists():
+        return None
+    with Image.open(sheet) as picture:
+        return picture.info.get(SHEET_KEY)
 
 
 def _check_any(measured: Mapping[str, Measured], bench: _Bench) -> None:

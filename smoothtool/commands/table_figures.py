@@ -25,6 +25,8 @@ PAPER_LAMBDA = {"0.1": (24.23, 12.15), "1": (16.54, 12.11), "10": (11.51, 17.44)
 """Table 3, by the weight of the regulariser: ISTD, FID."""
 PAPER_RANK = {"4": (16.76, 12.36), "8": (16.54, 12.11), "16": (16.65, 11.49), "full": (11.52, 27.27)}
 """Table 4, by the rank of the LoRA: ISTD, FID."""
+ENOUGH_ITEMS = 6
+"""Resampling fewer gives intervals that are much too narrow: of two values, those two."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Figure:
         return Cell(self.value, low, high, self.report, paper, self.reason)
 
     def interval(self) -> Interval | None:
-        if len(self.per_item) > 1:
+        if len(self.per_item) >= ENOUGH_ITEMS:
             return bootstrap_mean(list(self.per_item.values()))
         if self.value is not None and self.left_out:
             return jackknife(self.value, self.left_out)
@@ -57,7 +59,7 @@ class Figure:
 
     def below(self, higher: Figure) -> Interval | None:
         """By how much this one lies below the other, on the same items or the same parts of the pictures left out."""
-        if len(self.per_item) > 1 and self.per_item.keys() == higher.per_item.keys():
+        if len(self.per_item) >= ENOUGH_ITEMS and self.per_item.keys() == higher.per_item.keys():
             return paired_difference(list(self.per_item.values()), [higher.per_item[item] for item in self.per_item])
         if self.value is not None and higher.value is not None and self.left_out and higher.left_out:
             parts = [b - a for a, b in zip(self.left_out, higher.left_out, strict=True)]
@@ -77,6 +79,11 @@ def mean_figure(per_item: Mapping[str, Any], report: str) -> Figure:
     return Figure(fmean(per_item.values()), report, dict(per_item))
 
 
+def _why_none(figure: Figure) -> str:
+    few = len(figure.per_item)
+    return f"{few} {'item is' if few == 1 else 'items are'} too few" if few else "one figure each"
+
+
 def below(claim: str, lower: Figure, higher: Figure) -> Ordering:
     """Whether `lower` is below `higher`: decided by the interval of their difference, where there is one."""
     for figure in (lower, higher):
@@ -88,7 +95,7 @@ def below(claim: str, lower: Figure, higher: Figure) -> Ordering:
     difference = lower.below(higher)
     if difference is None:
         verdict = "holds" if lower.value < higher.value else "does not hold"
-        return Ordering(claim, f"{verdict}, without interval", f"{values}; one figure each")
+        return Ordering(claim, f"{verdict}, without interval", f"{values}; {_why_none(lower)}")
     verdict = "holds" if difference.low > 0 else "does not hold" if difference.high < 0 else "undecided"
     span = f"{difference.mean:.4g} ({difference.low:.4g} to {difference.high:.4g})"
     count = f" over {difference.count}" if lower.per_item else ""

@@ -49,7 +49,7 @@ from smoothtool.files.reports import write_report
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
-from smoothtool.weights.places import resolve_model
+from smoothtool.weights.places import natural, resolve_model
 
 if TYPE_CHECKING:
     from smoothtool.jobs import TablesJob
@@ -256,7 +256,10 @@ def _write_sheet(bench: Bench, frames: dict[str, list[Path]]) -> None:
     shown = {label: folders[0] for label, folders in frames.items() if folders}
     if not shown:
         return
-    rows = [[load_image(path) for path in sorted(folder.iterdir())] for folder in shown.values()]
+    rows = [
+        [load_image(path) for path in sorted(folder.iterdir(), key=lambda path: natural(path.name))]
+        for folder in shown.values()
+    ]
     contact_sheet(rows, row_labels=list(shown)).save(bench.folder / "walks.png")
     bench.report.files["walks"] = "walks.png"
 

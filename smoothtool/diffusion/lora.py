@@ -49,6 +49,11 @@ def load_lora(model: DiffusionModel, path: Path, scale: float = 1.0) -> dict[str
     return info
 
 
+def check_lora(model: DiffusionModel, path: Path) -> None:
+    """Raises: ModelError, as `load_lora` would, without putting anything on the model."""
+    read_lora(path, {part: getattr(model, part) for part in PARTS})
+
+
 def set_lora_scales(model: DiffusionModel, scales: Sequence[float]) -> None:
     """One factor per loaded LoRA, in the order of `model.loras`; 0 silences it, 1 is as trained."""
     if len(scales) != len(model.loras):

@@ -69,6 +69,13 @@ def crop_back(pixel_values: torch.Tensor, fitted: Fitted) -> torch.Tensor:
     return pixel_values[..., :height, :width]
 
 
+def at_input_size(picture: Image.Image, fitted: Fitted) -> Image.Image:
+    """A picture that was worked on at another scale, at the size of the file; one that was cropped stays as it is."""
+    (width, height), (wide, high) = picture.size, fitted.original_size_px
+    scaled = (wide, high) != (width, height) and abs(width * high - height * wide) <= max(wide, high)
+    return picture.resize((wide, high), Image.Resampling.LANCZOS) if scaled else picture
+
+
 def _tensor(levels: np.ndarray) -> torch.Tensor:
     import torch
 

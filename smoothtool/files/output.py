@@ -128,6 +128,11 @@ def _take_place(new: Path, folder: Path, typed: Path, force: bool) -> None:
         os.rename(new, folder)
         return
     _check_replaceable(folder, typed, force)
+    if not any(folder.iterdir()):  # it may be somebody's working directory, which must not be renamed away
+        for part in sorted(new.iterdir(), key=lambda part: part.name == "report.json"):
+            os.rename(part, folder / part.name)
+        new.rmdir()
+        return
     old = _sibling(folder, "")
     os.rename(folder, old)
     try:
@@ -143,6 +148,8 @@ def _check_replaceable(folder: Path, typed: Path, force: bool) -> None:
         return
     if not force:
         raise UsageError(f"{typed}: the folder is not empty", "--force to replace it, or another folder with -o")
+    if folder == Path.cwd():
+        raise UsageError(f"{typed}: --force cannot replace the folder you are in", "another folder with -o")
     if not (folder / "report.json").is_file():
         raise UsageError(
             f"{typed}: --force replaces results only, and this folder has no report.json", "another folder with -o"

@@ -31,6 +31,21 @@ class Job(BaseModel):
             raise ValueError("")
         return str(value) if kind is str and isinstance(value, Path) else value
 
+    @field_validator("image", check_fields=False)
+    @classmethod
+    def _image_has_a_name(cls, image: str | None) -> str | None:
+        if image == "":  # a length in the field would refuse names that are no UTF-8, which files may have
+            raise ValueError("is empty, not a text")
+        return image
+
+    @field_validator("src", "trg", "prompt", "src_sentence", "trg_sentence", check_fields=False)
+    @classmethod
+    def _prompts_are_text(cls, prompts: str | list[str] | None) -> str | list[str] | None:
+        for text in [prompts] if isinstance(prompts, str) else prompts or []:
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError("is not UTF-8: a prompt has to be text")
+        return prompts
+
     def settings(self) -> dict[str, Any]:
         """Every option that has a part in the result, by its name in recipes, as plain data."""
         kept = {name: key_of(name, field) for name, field in fields_of(type(self)) if not flag_of(field).delivery}
@@ -86,7 +101,9 @@ class ModelJob(ReportJob):
         7.5, ge=0, le=100, allow_inf_nan=False, description="Guidance scale: how strongly prompts steer; 1 is none"
     )
     size: Annotated[str | None, Flag(panel=SAMPLING)] = Field(
-        None, description="Working size in pixels: a longest side (512) or WIDTHxHEIGHT; the pictures' own by default"
+        None,
+        description="Working size in pixels: a longest side (512) or WIDTHxHEIGHT; by default the pictures' own, "
+        "or the model's where they are far from it or there are none",
     )
 
     @field_validator("size")

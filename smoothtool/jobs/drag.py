@@ -17,7 +17,7 @@ class DragJob(ModelJob):
 
     command: ClassVar[str] = "drag"
     image: Annotated[str | None, Flag(positional=True)] = Field(
-        None, min_length=1, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
+        None, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
     )
     bench: Annotated[Path | None, Flag()] = Field(
         None, description="Drag every item of a folder in DragBench's layout, and measure"

@@ -34,9 +34,7 @@ class EditJob(PictureJob):
     """Change a picture by words: what it shows, and what it should show."""
 
     command: ClassVar[str] = "edit"
-    image: Annotated[str, Flag(positional=True)] = Field(
-        min_length=1, description="A picture, an inversion file or samples:NAME"
-    )
+    image: Annotated[str, Flag(positional=True)] = Field(description="A picture, an inversion file or samples:NAME")
     src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
     trg: Annotated[list[str], Flag()] = Field(
         min_length=1, description="What it should show, as a prompt; repeat for several edits"
@@ -98,7 +96,7 @@ class EditJob(PictureJob):
         inversion, compare = info.data.get("inversion", "auto"), info.data.get("compare", False)
         fitting, why = EDIT_INVERSIONS[method]
         if compare and inversion != "auto":
-            raise ValueError(f"are all compared, each with its own inversion: leave {inversion} out")
+            raise ValueError(f"is compared with the others, each on its own inversion: leave inversion {inversion} out")
         if not compare and inversion not in ("auto", *fitting):
             choice = f"; it takes {', '.join(fitting)}" if fitting else ""
             raise ValueError(f"is {method}, which does not go with {inversion} inversion: {why}{choice}")
@@ -121,10 +119,19 @@ class EditJob(PictureJob):
             raise ValueError("is one number where all methods are compared")
         return list(dict.fromkeys(ratio))
 
+    @field_validator("strength", "cross_steps", "self_steps")
+    @classmethod
+    def _shares_are_for_their_methods(cls, share: float, info: ValidationInfo) -> float:
+        name = str(info.field_name)
+        if share != cls.model_fields[name].default:
+            _only_for(("sdedit", "cycle") if name == "strength" else ("p2p",), info)
+        return share
+
     @field_validator("blend", "reweight")
     @classmethod
     def _words_are_in_the_prompts(cls, words: list[str], info: ValidationInfo) -> list[str]:
-        _only_for("p2p", words, info)
+        if words:
+            _only_for(("p2p",), info)
         blend, source = info.field_name == "blend", str(info.data.get("src", ""))
         for word in words if blend else [parse_weight(text)[0] for text in words]:
             for target in info.data.get("trg", []):
@@ -136,13 +143,14 @@ class EditJob(PictureJob):
     @field_validator("src_sentence", "trg_sentence")
     @classmethod
     def _sentences_are_about_one_target(cls, sentences: list[str], info: ValidationInfo) -> list[str]:
-        _only_for("pix2pix-zero", sentences, info)
+        if sentences:
+            _only_for(("pix2pix-zero",), info)
         if sentences and info.field_name == "trg_sentence" and len(info.data.get("trg", [])) > 1:
             raise ValueError("stands for one target: give one trg")
         return sentences
 
 
-def _only_for(method: str, values: list[str], info: ValidationInfo) -> None:
-    chosen = info.data.get("method", method)
-    if values and chosen != method and not info.data.get("compare"):
-        raise ValueError(f"is for the method {method}, not for {chosen}")
+def _only_for(methods: tuple[str, ...], info: ValidationInfo) -> None:
+    chosen = info.data.get("method", methods[0])
+    if chosen not in methods and not info.data.get("compare"):
+        raise ValueError(f"is for the method {' or '.join(methods)}, not for {chosen}")

@@ -72,6 +72,15 @@ class EvalJob(ReportJob):
         "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
     )
 
+    @field_validator("prompts", "features")
+    @classmethod
+    def _one_metric_reads_it(cls, value: str | None, info: ValidationInfo) -> str | None:
+        name, metric = str(info.field_name), str(info.data.get("metric"))
+        reader = {"prompts": "clip", "features": "fid"}[name]
+        if value != cls.model_fields[name].default and metric not in (reader, "None"):
+            raise ValueError(f"is for the metric {reader}, not for {metric}")
+        return value
+
     @field_validator("folders")
     @classmethod
     def _folders_fit_the_metric(cls, folders: list[str], info: ValidationInfo) -> list[str]:

@@ -187,3 +187,9 @@ def _cached_folder(hub_id: str) -> Path | None:
 
     index = try_to_load_from_cache(hub_id, "model_index.json")
     return Path(index).parent if isinstance(index, str) else None
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """Sorting key under which frame2 comes before frame10."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

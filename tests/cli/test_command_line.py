@@ -91,7 +91,7 @@ def test_quiet_leaves_stderr_empty_wherever_it_stands(call) -> None:
         (MemoryError(), 6, "error: out of memory\n"),
         (OutOfMemoryError("CUDA"), 6, "error: out of memory\n"),
         (OSError(28, "No space left on device", "/x/y"), 1, "error: /x/y: No space left on device\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped: nothing was kept\n"),
     ],
 )
 def test_a_fault_is_one_line_with_its_exit_code(call, fault: BaseException, code: int, line: str) -> None:

@@ -52,3 +52,27 @@ def test_an_inversion_tells_its_quality_beside_the_vaes_and_its_cost() -> None:
         "inversion       500 UNet calls, 30.4 s",
     ]
     assert figure_lines(Report("edit", Path("out"), {}, figures=figures)) == []
+
+
+def test_what_was_measured_is_told_with_its_interval() -> None:
+    interval = {"mean": 2.5, "low": 2.0, "high": 3.0, "count": 30}
+    istd = Report(
+        "istd", Path("out"), {}, figures={"istd": interval, "compared": {"istd": interval}, "difference": interval}
+    )
+    assert figure_lines(istd)[::2] == ["ISTD            2.500 (2.000 to 3.000, over 30)",
+                                       "difference      2.500 (2.000 to 3.000, over 30)"]  # fmt: skip
+    fid = {"clip_frechet_distance": 12.345, "features": "tiny", "low": 11.0, "high": 13.0}
+    assert figure_lines(Report("eval", Path("out"), {"metric": "fid"}, figures=fid)) == [
+        "Frechet distance in CLIP tiny: 12.35 (11.00 to 13.00)"
+    ]
+    row = {"method": "p2p", "inversion": "direct", "psnr_to_source_db": 21.0, "ssim_to_source": 0.9, "clip_score": None,
+           "unet_calls": 20, "seconds": 1.25}  # fmt: skip
+    (line,) = figure_lines(Report("edit", Path("out"), {}, figures={"compare": [row]}))
+    assert line.split("  ") == [
+        "p2p / direct",
+        *[""] * 7,
+        "to the source: PSNR 21.00 dB",
+        "SSIM 0.900",
+        "20 UNet calls",
+        "1.2 s",
+    ]

@@ -81,7 +81,7 @@ def test_a_picture_made_from_a_prompt_is_dragged_with_guidance(session, tmp_path
     report = drag.run(job(None, **settings, output=tmp_path / "out"), silent)
     assert Image.open(report.folder / "dragged.png").size == (32, 32)
     assert "generate" in report.seconds
-    with pytest.raises(UsageError, match="--guidance 0.5: .* dragged with 1 or more"):
+    with pytest.raises(UsageError, match=r"--guidance 0\.5: .* dragged with 1 or more"):
         drag.run(job(None, **{**settings, "guidance": 0.5}, output=tmp_path / "weak"), silent)
 
 

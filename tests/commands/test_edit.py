@@ -67,6 +67,19 @@ def test_an_edit_leaves_a_picture_of_the_inputs_size_with_its_settings_inside(se
     assert read_settings(report.folder / "edited.png")["jobs"][0]["trg"] == ["a red dog"]
 
 
+def test_a_picture_far_from_the_models_size_comes_back_at_its_own_and_it_is_said(session, tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "large.png")
+    report = run_edit(tmp_path / "large.png", inversion="ddim")
+    assert Image.open(report.folder / "edited.png").size == (150, 90)
+    assert any("large.png: 150x90 px is worked on at 41x25" in note for note in report.notes)
+    inverted = run_invert(tmp_path / "large.png", inversion="ddim")
+    assert Image.open(inverted.folder / "reconstruction.png").size == (150, 90)
+    asked = run_edit(tmp_path / "large.png", inversion="ddim", size="32x32")
+    assert Image.open(asked.folder / "edited.png").size == (32, 32)
+    assert not any("worked on" in note for note in asked.notes)
+
+
 def test_ratio_zero_is_the_reconstruction_bit_for_bit_and_takes_no_unet_call(session, picture):
     inverted = run_invert(picture)
     report = run_edit(picture, ratio=0)
@@ -123,7 +136,7 @@ def test_an_inversion_file_edits_like_its_picture(session, picture):
         ({"src": "a blue cat"}, "not for 'a blue cat'"),
         ({"steps": 7}, "--steps 5"),
         ({"guidance": 4}, "--guidance 3"),
-        ({"inversion": "npi"}, "nti inversion does not go with --method switch"),
+        ({"inversion": "npi"}, "inversion nti does not go with --method switch"),
         ({"method": "pnp"}, "under the empty prompt"),
     ],
 )

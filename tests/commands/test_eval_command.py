@@ -69,6 +69,21 @@ def test_pictures_of_another_size_are_named(folders, clip: Path):
         measure("recon", folders, clip=str(clip))
 
 
+def test_frames_are_taken_in_natural_order(tmp_path: Path, clip: Path):
+    for name, at in (("f{}.png", 0), ("f{:03d}.png", 1)):
+        (tmp_path / str(at)).mkdir()
+        for index in range(11):
+            Image.new("RGB", (32, 32), (20 * index,) * 3).save(tmp_path / str(at) / name.format(index))
+    figures = measure("walk", [tmp_path / "0", tmp_path / "1"], clip=str(clip)).figures
+    plain, padded = (row["adjacent_l2"]["population_std"] for row in figures.values())
+    assert plain == padded < 0.1
+
+
+def test_a_picture_where_a_folder_is_meant_is_told_so(folders, clip: Path):
+    with pytest.raises(InputError, match="this is a file"):
+        measure("recon", [folders[0] / "0.png", folders[1]], clip=str(clip))
+
+
 def test_differing_names_are_paired_in_order_and_noted(folders, clip: Path):
     (folders[1] / "3.png").rename(folders[1] / "9.png")
     assert any("order of their names" in note for note in measure("recon", folders, clip=str(clip)).notes)

@@ -11,7 +11,7 @@ from toys import tiny_model
 
 from smoothtool.commands import istd
 from smoothtool.diffusion.lora import add_trainable_lora, save_lora
-from smoothtool.errors import BatchError, InputError, UsageError
+from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.jobs import IstdJob
 from smoothtool.types import silent
 
@@ -62,7 +62,7 @@ def test_two_shards_give_exactly_the_figures_of_one_run(job, tmp_path: Path, bat
     ]
     assert len(shards[0].figures["per_prompt"]) == 3
     assert "2 of 5 prompts are left to the other shards" in shards[0].notes[0]
-    assert shards[1].notes == []
+    assert not any("left to the other" in note for note in shards[1].notes)
     assert shards[1].figures == whole.figures
 
 
@@ -82,6 +82,21 @@ def test_other_settings_in_the_same_folder_are_measured_anew(job):
     other = istd.run(job(seed=1), silent)
     assert other.unet_calls > 0
     assert len(other.figures["per_prompt"]) == 5
+
+
+def test_the_sheet_shows_the_walks_of_the_last_run(job):
+    first = istd.run(job(), silent).folder / "sheet-base.png"
+    shown = first.read_bytes()
+    istd.run(job(seed=1), silent)
+    assert first.read_bytes() != shown
+    istd.run(job(), silent)
+    assert first.read_bytes() == shown
+
+
+def test_a_lora_that_is_not_there_is_told_before_the_base_is_walked(job, tmp_path: Path):
+    with pytest.raises(ModelError, match="nope"):
+        istd.run(job(compare_lora=["nope.safetensors"]), silent)
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_force_begins_again(job):
@@ -143,7 +158,11 @@ def test_prompts_that_repeat_count_once_and_are_noted(job, tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("a cat\na  cat\n\na dog\n")
     report = istd.run(job(), silent)
     assert list(report.figures["per_prompt"]) == ["a cat", "a dog"]
-    assert report.notes == ["1 prompts repeat and are walked once", "2 prompts are all there are, --n asks for 5"]
+    assert report.notes == [
+        "repeated prompts are walked once: 1 left out",
+        "there are no more than 2 prompts, --n asks for 5",
+        "intervals over 2 prompts are much too narrow: --n 30 or more",
+    ]
 
 
 def test_an_empty_prompt_file_is_refused(job, tmp_path: Path):
@@ -170,7 +189,7 @@ def test_shards_at_work_together_see_each_other_at_the_end(job, monkeypatch):
 def test_the_models_own_lora_is_compared_with_the_model_without_it(job, tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(istd, "open_session", lambda job, track: opened.append(job) or tiny_model(tmp_path / "t"))
-    monkeypatch.setattr(istd, "_load_compared", lambda model, job: None)
+    monkeypatch.setattr(istd, "_compared", lambda job: [])
     report = istd.run(job(compare_lora=["default"]), silent)
     assert opened[0].lora == ["none"]
     assert report.job["lora"] == []

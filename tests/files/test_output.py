@@ -110,6 +110,20 @@ def test_an_empty_folder_is_filled_without_force(tmp_path: Path) -> None:
     assert names(tmp_path / "out") == ["a.txt"]
 
 
+def test_an_empty_folder_that_somebody_is_in_is_filled_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inode = tmp_path.stat().st_ino
+    with new_folder(Path("."), force=False) as folder:
+        (folder / "report.json").write_text("{}")
+        (folder / "frames").mkdir()
+    assert names(tmp_path) == ["frames", "report.json"]
+    assert Path(".").stat().st_ino == inode
+    with pytest.raises(UsageError, match="the folder you are in"), new_folder(Path("."), force=True):
+        pass
+
+
 def test_a_folder_that_another_process_filled_meanwhile_is_kept(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not empty"), new_folder(tmp_path / "out", force=False):
         earlier_result(tmp_path / "out")

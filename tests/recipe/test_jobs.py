@@ -123,7 +123,9 @@ EDIT = {"image": "x.png", "src": "a red fox", "trg": ["a blue fox"]}
         ({"method": "pix2pix-zero", "trg": ["a cat", "a dog"], "trg_sentence": ["a cat"]}, "stands for one target"),
         ({"compare": True, "trg": ["a cat", "a dog"]}, "one target"),
         ({"compare": True, "ratio": ["0.6", "0.8"]}, "one number"),
-        ({"compare": True, "inversion": "ddim"}, "each with its own inversion"),
+        ({"compare": True, "inversion": "ddim"}, "each on its own inversion"),
+        ({"strength": 0.5}, "for the method sdedit or cycle, not for switch"),
+        ({"method": "sdedit", "cross_steps": 0.2}, "for the method p2p, not for sdedit"),
         ({"steps": 1000}, "999"),
     ],
 )
@@ -137,3 +139,19 @@ def test_words_of_two_prompts_and_repeated_ratios_are_understood():
     assert job.blend == ["Fox", "red"]
     assert make_job("edit", {**EDIT, "ratio": ["0.8,0.6,0.8"]}).ratio == ["0.8", "0.6"]
     assert make_job("edit", {**EDIT, "compare": True, "blend": ["fox"]}).blend == ["fox"]
+
+
+def test_names_that_are_no_utf8_are_pictures_but_no_prompts():
+    job = make_job("edit", {"image": "caf\udce9.png", "trg": "a fox"})
+    assert job.image == "caf\udce9.png"
+    with pytest.raises(UsageError, match="--trg is not UTF-8"):
+        make_job("edit", {"image": "cat.png", "trg": "caf\udce9"})
+    with pytest.raises(UsageError, match="IMAGE is empty"):
+        make_job("edit", {"image": "", "trg": "a fox"})
+
+
+def test_a_metric_refuses_what_it_would_not_read():
+    with pytest.raises(UsageError, match="--prompts is for the metric clip, not for recon"):
+        make_job("eval", {"metric": "recon", "folders": ["a", "b"], "prompts": "p.txt"})
+    with pytest.raises(UsageError, match="--features is for the metric fid, not for walk"):
+        make_job("eval", {"metric": "walk", "folders": ["a"], "features": "clip"})

@@ -167,8 +167,11 @@ def test_flags_plan_like_recipes() -> None:
         ("invert", {"image": "x", "inversion": "edict", "steps": 10}, 40),
         ("edit", {"image": "x", "trg": "t", "inversion": "ddim", "steps": 10, "ratio": "0.4,1"}, 20 + 14),
         ("edit", {"image": "x", "trg": "t", "method": "sdedit", "steps": 10, "strength": 0.5}, 5),
+        ("edit", {"image": "x", "trg": "t", "method": "cycle", "steps": 10, "strength": 0.5}, 5),
+        ("invert", {"image": "x", "compare": True, "steps": 10}, 10 * (10 + 2 + 2 + 2 + 1 + 5 + 4 + 2)),
         ("interpolate", {"prompt": "x", "steps": 10}, 10 + 10),
         ("interpolate", {"images": ["x", "y", "z"], "inversion": "ddim", "steps": 10, "loop": True}, 20 + 3 * 10),
+        ("tables", {"n": 2, "pictures": 32, "inverted": 1, "pairs": 2, "steps": 10, "train_steps": 0}, 770),
         ("eval", {"metric": "clip", "folders": ["x"]}, 0),
     ],
 )
