@@ -210,17 +210,14 @@ def _training(bench: Bench, by_lambda: dict[str, Variant], by_rank: dict[str, Va
     ranks = {text: known[variant.name] for text, variant in by_rank.items()}
     steps, batch = bench.job.train_steps, bench.job.train_batch_size
     note = f"Trained here, {steps} steps of {batch} pictures (the paper: 30,000 of 96; lambda 1 in Table 4)."
-    document.tables += [
-        _table("Table 3: weight of the regulariser, rank 8", note, columns, lambdas, ["ISTD", "FID"], PAPER_LAMBDA),
-        _table(
-            f"Table 4: rank of the LoRA, lambda {bench.job.variation_weight:g}",
-            note,
-            columns,
-            ranks,
-            ["ISTD", "FID"],
-            PAPER_RANK,
-        ),
-    ]
+    weight = f"{bench.job.variation_weight:g}"
+    for title, what, rows, paper in (
+        ("Table 3: weight of the regulariser, rank 8", "lambda", lambdas, PAPER_LAMBDA),
+        (f"Table 4: rank of the LoRA, lambda {weight}", "rank", ranks, PAPER_RANK),
+    ):
+        named = {f"{what} {text}": row for text, row in rows.items()}
+        theirs = {f"{what} {text}": row for text, row in paper.items()}
+        document.tables.append(_table(title, note, columns, named, ["ISTD", "FID"], theirs))
     document.orderings += training_orderings(lambdas, ranks, columns)
 
 

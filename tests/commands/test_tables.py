@@ -20,6 +20,7 @@ from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.files.paper_tables import Cell, Ordering, Table, tables_html, tables_markdown
 from smoothtool.jobs import TablesJob
+from smoothtool.metrics.bootstrap import bootstrap_mean
 from smoothtool.recipe import load_recipe
 from smoothtool.types import Report, silent
 
@@ -92,8 +93,17 @@ def test_a_cell_is_the_figure_of_its_report(measured: Report):
     istd = measured.figures["tables"][0]["rows"][0][1][0]
     report = json.loads((measured.folder / istd["report"]).read_text())
     assert istd["value"] == pytest.approx(report["figures"]["istd"]["mean"])
-    assert (istd["low"], istd["high"]) == pytest.approx([report["figures"]["istd"][end] for end in ("low", "high")])
+    assert (istd["low"], istd["high"]) == (None, None)  # two prompts are too few
     assert istd["paper"] == 38.63
+
+
+def test_a_cell_of_enough_items_has_the_interval_that_istd_gives():
+    values = [1.0, 2.0, 2.5, 4.0, 1.5, 3.0]
+    cell, interval = (
+        mean_figure({str(at): value for at, value in enumerate(values)}, "x").cell(),
+        bootstrap_mean(values),
+    )
+    assert (cell.value, cell.low, cell.high) == (interval.mean, interval.low, interval.high)
 
 
 def test_the_page_links_every_figure_and_the_paper_stands_beside(measured: Report):
@@ -131,7 +141,9 @@ def test_trained_models_are_measured_and_the_smooth_one_is_that_of_rank_8(measur
     assert all(cell["value"] is not None for table in (third, fourth) for _, row in table["rows"] for cell in row)
     assert first["rows"][0] == measured.figures["tables"][0]["rows"][0]
     assert fourth["title"] == "Table 4: rank of the LoRA, lambda 10"
-    assert [row[0]["report"] for label, row in third["rows"] if label == "10"] == [first["rows"][1][1][0]["report"]]
+    assert [row[0]["report"] for label, row in third["rows"] if label == "lambda 10"] == [
+        first["rows"][1][1][0]["report"]
+    ]
     assert fourth["rows"][1][1][0]["report"] == third["rows"][2][1][0]["report"]
     assert len({row[0]["value"] for _, row in fourth["rows"]}) == 4  # at the first step of Adam lambda plays no part
 
@@ -163,8 +175,15 @@ def test_a_prompt_list_that_is_not_there_is_named_before_anything_is_measured(sm
     ],
 )
 def test_an_ordering_is_decided_by_the_paired_interval(lower: list[float], higher: list[float], verdict: str):
-    figures = [mean_figure({str(at): value for at, value in enumerate(row)}, "x") for row in (lower, higher)]
+    figures = [mean_figure({str(at): value for at, value in enumerate(2 * row)}, "x") for row in (lower, higher)]
     assert below("a", *figures).verdict == verdict
+
+
+def test_a_few_items_decide_nothing_for_sure():
+    lower, higher = (mean_figure({str(at): float(at + rise) for at in range(5)}, "x") for rise in (0, 1))
+    ordering = below("a", lower, higher)
+    assert ordering.verdict == "holds, without interval"
+    assert "5 items are too few" in ordering.evidence
 
 
 def test_an_ordering_of_figures_that_are_no_means_is_decided_by_the_parts_left_out():
