@@ -112,7 +112,7 @@ def _method(
     before = crop_back(source.picture.pixel_values, source.picture)
     figures = edit_figures(edit, before, clip)
     inverted = source.inverted
-    note_size(source.picture, job.image, job.size, track, report)
+    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track, report)
     if inverted is not None:
         note_convergence(inverted.inversion, track, report)
     row = {

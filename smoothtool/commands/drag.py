@@ -26,6 +26,7 @@ from smoothtool.commands.dragging import (
     peak_memory_mb,
 )
 from smoothtool.commands.identity import identity_lora
+from smoothtool.commands.inverting import note_size
 from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report, with_seed
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
@@ -129,6 +130,8 @@ def drag_wish(model: DiffusionModel, wish: Wish, job: DragJob, track: Track, rep
         lap("lora")
         opened = open_picture(model, picture, wish.prompt, job, track) if picture else open_prompt(model, job, track)
         lap("invert" if picture else "generate")
+        if job.image:
+            note_size(job.image, opened.size_px, opened.working_size_px, job.size, track, report)
         _note_near_points(wish.points, opened, report)
         dragged, seconds = drag(model, opened, wish.points, wish.mask, job, track)
         report.seconds |= seconds

@@ -44,7 +44,7 @@ def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, fol
     """All targets and ratios from one inversion."""
     with timed(report, "invert"):
         source = open_source(model, job, track)
-    note_size(source.picture, job.image, job.size, track, report)
+    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track, report)
     if source.inverted is not None:
         note_convergence(source.inverted.inversion, track, report)
     ratios = ratios_of(job)

@@ -44,7 +44,7 @@ def run(job: InterpolateJob, track: Track) -> Report:
         with timed(report, "invert"):
             ends = open_ends(model, job, track)
             if ends.fitted is not None:
-                note_size(ends.fitted, job.images[0], job.size, track, report)
+                note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, track, report)
             if ends.inverted is not None:
                 note_convergence(ends.inverted.inversion, track, report)
         # 3. frames between

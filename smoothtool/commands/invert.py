@@ -33,7 +33,7 @@ def run(job: InvertJob, track: Track) -> Report:
             model = open_session(job, track)
             note_cut_prompts(model, [job.src], track, report)
             (picture,) = load_pictures([job.image], model, job.size)
-            note_size(picture, job.image, job.size, track, report)
+            note_size(job.image, picture.original_size_px, picture.size_px, job.size, track, report)
         # 2. invert, measure and write
         (compare_inversions if job.compare else _invert)(model, job, picture, track, report, folder)
         finish(report, model, folder)

@@ -53,10 +53,17 @@ def load_pictures(names: Sequence[str], model: DiffusionModel, size: str | None)
     return fitted
 
 
-def note_size(picture: Fitted, name: str, size: str | None, track: Track, report: Report) -> None:
+def note_size(
+    name: str,
+    size_px: tuple[int, int],
+    working_size_px: tuple[int, int],
+    asked: str | None,
+    track: Track,
+    report: Report,
+) -> None:
     """A picture that is too large or small for the model is worked on at another size, and nobody asked for it."""
-    (width, height), (wide, high) = picture.size_px, picture.original_size_px
-    if size is None and (width, height) != (wide, high):
+    (wide, high), (width, height) = size_px, working_size_px
+    if asked is None and size_px != working_size_px:
         note = f"{name}: {wide}x{high} px is worked on at {width}x{height}, near what the model knows; or give --size"
         track.note(note)
         if note not in report.notes:  # methods that are compared share a picture

@@ -211,7 +211,7 @@ def table(
             failed = sum("error" in row for row in chosen)
             counts = {"n": len(chosen) - failed, "failed": failed}
             lines.append({**dict(zip(heads, group, strict=True)), **counts, **means})
-    return markdown_table(lines)
+    return markdown_table(lines) if lines else ""
 
 
 def print_differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
