@@ -152,6 +152,14 @@ def silence_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _kept(job: Job) -> str:
+    """What a job that was stopped leaves, and how it goes on."""
+    if job.command not in RESUMED and not getattr(job, "bench", None):
+        return "nothing was kept"
+    named = "" if getattr(job, "output", None) else " with -o and the folder it left under smoothtool-out"
+    return f"the same command goes on{named}"
+
+
 def _run(job: Job) -> None:
     for name in (*getattr(job, "images", ()), getattr(job, "image", None)):
         if name:
@@ -161,8 +169,7 @@ def _run(job: Job) -> None:
             command = importlib.import_module(f"smoothtool.commands.{job.command}")
             report = command.run(job, progress)
     except KeyboardInterrupt:
-        resumed = job.command in RESUMED or getattr(job, "bench", None)
-        console.notice("stopped: " + ("the same command goes on" if resumed else "nothing was kept"))
+        console.notice(f"stopped: {_kept(job)}")
         raise
     for note in report.notes:
         progress.note(note)

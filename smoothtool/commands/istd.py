@@ -28,7 +28,7 @@ from smoothtool.files.records import append_record, read_records
 from smoothtool.files.sheets import contact_sheet
 from smoothtool.jobs import parse_lora, parse_shard
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
-from smoothtool.metrics.bootstrap import bootstrap_mean, paired_difference
+from smoothtool.metrics.bootstrap import ENOUGH, bootstrap_mean, paired_difference
 from smoothtool.metrics.sequences import Deviation, deviation
 from smoothtool.types import Report, Track
 from smoothtool.weights.places import resolve_model
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 RECORDS = "walks*.jsonl"
 DEFAULT_PROMPTS = Path(__file__).parent.parent / "weights" / "prompts-stickers.txt"
 PIXEL_RANGES = {"0..1": 1.0, "-1..1": 2.0, "0..255": 255.0}  # how many times longer an L2 distance is in each
-ENOUGH_PROMPTS = 6
 SHEET_KEY = "smoothtool walks"
 SHOWN = 3  # walks on a sheet, of the smoothest and of the roughest
 
@@ -80,7 +79,7 @@ def run(job: IstdJob, track: Track) -> Report:
             measured[name] = _measure(model, bench, name)
     # 3. figures, plot, report
     _check_any(measured, bench)
-    if len(prompts) < ENOUGH_PROMPTS:
+    if len(prompts) < ENOUGH:
         report.notes.append(f"intervals over {len(prompts)} prompts are much too narrow: --n 30 or more")
     report.figures = _figures(job, prompts, measured)
     line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels", "step",

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from smoothtool.files.paper_tables import Cell, Ordering
-from smoothtool.metrics.bootstrap import Interval, bootstrap_mean, jackknife, paired_difference
+from smoothtool.metrics.bootstrap import ENOUGH, Interval, bootstrap_mean, jackknife, paired_difference
 
 PAPER_TITLE = "Smooth Diffusion (Guo et al., CVPR 2024, arXiv:2312.04410), Stable Diffusion 1.5"
 PAPER_GENERATION = {"base": (38.63, 12.70, 31.46), "smooth": (16.54, 12.10, 31.54)}
@@ -25,8 +25,6 @@ PAPER_LAMBDA = {"0.1": (24.23, 12.15), "1": (16.54, 12.11), "10": (11.51, 17.44)
 """Table 3, by the weight of the regulariser: ISTD, FID."""
 PAPER_RANK = {"4": (16.76, 12.36), "8": (16.54, 12.11), "16": (16.65, 11.49), "full": (11.52, 27.27)}
 """Table 4, by the rank of the LoRA: ISTD, FID."""
-ENOUGH_ITEMS = 6
-"""Resampling fewer gives intervals that are much too narrow: of two values, those two."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Figure:
         return Cell(self.value, low, high, self.report, paper, self.reason)
 
     def interval(self) -> Interval | None:
-        if len(self.per_item) >= ENOUGH_ITEMS:
+        if len(self.per_item) >= ENOUGH:
             return bootstrap_mean(list(self.per_item.values()))
         if self.value is not None and self.left_out:
             return jackknife(self.value, self.left_out)
@@ -59,7 +57,7 @@ class Figure:
 
     def below(self, higher: Figure) -> Interval | None:
         """By how much this one lies below the other, on the same items or the same parts of the pictures left out."""
-        if len(self.per_item) >= ENOUGH_ITEMS and self.per_item.keys() == higher.per_item.keys():
+        if len(self.per_item) >= ENOUGH and self.per_item.keys() == higher.per_item.keys():
             return paired_difference(list(self.per_item.values()), [higher.per_item[item] for item in self.per_item])
         if self.value is not None and higher.value is not None and self.left_out and higher.left_out:
             parts = [b - a for a, b in zip(self.left_out, higher.left_out, strict=True)]

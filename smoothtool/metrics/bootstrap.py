@@ -11,6 +11,8 @@ from smoothtool.errors import InputError
 
 RESAMPLES = 10_000
 BLOCK_VALUES = 4_000_000  # resampled values held at once, some 64 MB
+ENOUGH = 6
+"""Resampling fewer values gives intervals that are much too narrow: of two values, those two."""
 PARTS = 20
 STUDENT = 2.093  # the 97.5 % quantile of Student's t with PARTS - 1 degrees of freedom
 
