@@ -100,7 +100,10 @@ def schema() -> None:
 def _plan(file: Path, overrides: list[str] | None) -> Plan:
     if file.suffix.lower() in PICTURES:
         return plan_recipe(Document(_settings_in(file), str(file)), overrides or [])
-    known = None if file.exists() else _shipped().get(str(file).removesuffix(".yaml"))
+    name = str(file).removesuffix(".yaml")
+    known = None if file.exists() else _shipped().get(name)
+    if known is None and not file.exists() and (near := closest(name, _shipped())):
+        raise UsageError(f"{file}: there is no such file, and no recipe of that name", near)
     return load_recipe(known or file, overrides or [])
 
 
