@@ -68,6 +68,7 @@ def run(job: IstdJob, track: Track) -> Report:
         note_cut_prompts(model, prompts, track, report)
         for path, _ in _compared(job):
             check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
+        _create(bench.folder)
     # 2. walk under every prompt, without and then with the LoRAs to compare
     names = ["base", *(["compared"] if job.compare_lora else [])]
     measured = {}
@@ -116,12 +117,16 @@ def _open_folder(job: IstdJob, report: Report) -> Path:
     elif job.force:
         for path in [folder / _records_name(job)] if job.shard else earlier:  # other shards may be at work
             path.unlink(missing_ok=True)
+    report.folder = folder
+    return folder
+
+
+def _create(folder: Path) -> None:
+    """Only now: a run that cannot begin leaves no folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be created ({error.strerror})", "another folder with -o") from error
-    report.folder = folder
-    return folder
 
 
 def _base_job(job: IstdJob) -> IstdJob:
