@@ -72,6 +72,7 @@ def attention_walk_steps(
     most = max(1, model.max_batch // halves - 2)
 
     def sampled(part: Sequence[float]) -> Iterator[DenoisingStep]:
+        """Both ends and the frames of these ratios, [part + 2, C, h, w] a step."""
         starts = torch.cat([noise[:1], walk_starts(noise, part), noise[1:]])
         frame_text = Conditioning.cat([text[:1], walk_text(text, part), text[1:]])
         steps = denoise(
