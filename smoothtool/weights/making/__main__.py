@@ -10,17 +10,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-STEPS = {"vae": 2_000, "unet": 4_000, "decoder": 4_000, "clip": 3_000, "judge": 800}
+STEPS = {"vae": 2_000, "unet": 80_000, "decoder": 4_000, "clip": 3_000, "judge": 800}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m smoothtool.weights.making", description=__doc__)
-    parser.add_argument("stage", choices=["icons", "unpack", *STEPS, "pack", "samples", "measure", "measure-smooth"])
+    parser.add_argument("stage", choices=["icons", "unpack", "latents", *STEPS, "pack", "samples", "measure", "measure-smooth"])
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
-    parser.add_argument("--text-steps", type=int, help="of unet: the text encoder learns along so far; 0: not at all")
+    parser.add_argument("--text-steps", type=int, default=12_000, help="of unet: the text encoder learns along so far")
+    parser.add_argument("--workers", type=int, default=2, help="of unet: processes of one thread each")
+    parser.add_argument("--decay", type=int, default=0, help="of unet: a finished copy by so many falling steps")
+    parser.add_argument("--compile", action="store_true", help="of unet: compile the model (100 s, 15 % faster)")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, for example the shipped one")
+    parser.add_argument("--shard", default="0/1", help="of latents: INDEX/COUNT, for several processes")
     arguments = parser.parse_args()
     rate = {} if arguments.rate is None else {"rate": arguments.rate}
     steps = arguments.steps or STEPS.get(arguments.stage, 0)
@@ -31,6 +35,12 @@ def main() -> None:
         from smoothtool.weights.making.vae import train_vae
 
         train_vae(arguments.work, steps, decoder_only=arguments.stage == "decoder", **rate)
+    elif arguments.stage == "latents":
+        from smoothtool.weights.making.latents import SHARDS, encode_shard
+
+        index, count = map(int, arguments.shard.split("/"))
+        for shard in range(index, SHARDS, count):
+            print(encode_shard(arguments.work, shard), flush=True)
     elif arguments.stage == "clip":
         from smoothtool.weights.making.clip import train_clip
 
@@ -62,7 +72,8 @@ def main() -> None:
     elif arguments.stage == "unet":
         from smoothtool.weights.making.unet import train_unet
 
-        train_unet(arguments.work, steps, start=arguments.start, text_steps=arguments.text_steps, **rate)
+        train_unet(arguments.work, steps, start=arguments.start, text_steps=arguments.text_steps,
+                   workers=arguments.workers, decay=arguments.decay, compiled=arguments.compile, **rate)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from smoothtool.weights.making.pool import draw_pool, to_pixel_values
+from smoothtool.weights.making.pool import draw_pool, pool_scene, to_pixel_values
+from smoothtool.weights.making.scenes import render
 from smoothtool.weights.making.vae import POOL, SCALING_FACTOR, normalised_vae
 
-DECODED = 6_000
+SHARD_SCENES = 6_000
+SHARDS = 25  # 150,000 scenes: each is seen some twenty times, so that none is learned by heart
+DECODED = SHARD_SCENES
 
 
 def trained_vae(work: Path) -> AutoencoderKL:
@@ -24,14 +27,40 @@ def trained_vae(work: Path) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def pool_latents(work: Path) -> torch.Tensor:
-    """[POOL, 4, 16, 16] scaled latents of the pool, computed once."""
-    path = work / "latents.pt"
+def encode_shard(work: Path, shard: int) -> Path:
+    """Draw scenes SHARD * SHARD_SCENES onwards and keep their scaled latents: float16 [SHARD_SCENES, 4, 16, 16]."""
+    path = work / "latents" / f"{shard:03d}.npy"
     if not path.exists():
-        vae, pictures = normalised_vae(work), draw_pool(work, POOL)
-        parts = [vae.encode(to_pixel_values(pictures[at : at + 64])).latent_dist.mean for at in range(0, POOL, 64)]
-        torch.save(torch.cat(parts) * SCALING_FACTOR, path)
-    return torch.load(path, weights_only=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        vae, parts = normalised_vae(work).to(memory_format=torch.channels_last), []
+        for at in range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES, 50):
+            pictures = np.stack([np.asarray(render(pool_scene(i), work / "icons")) for i in range(at, at + 50)])
+            latents = vae.encode(to_pixel_values(pictures)).latent_dist.mean * SCALING_FACTOR
+            parts.append(latents.contiguous().half().numpy())
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, np.concatenate(parts))
+        temporary.rename(path)
+    return path
+
+
+class LatentPool:
+    """The latents of all shards that are there, memory-mapped, by scene number: more may be encoded meanwhile."""
+
+    def __init__(self, work: Path) -> None:
+        self.shards = {int(path.stem): np.load(path, mmap_mode="r")
+                       for path in sorted((work / "latents").glob("[0-9][0-9][0-9].npy"))}  # fmt: skip
+        if not self.shards:
+            raise SystemExit(f"{work / 'latents'} has no latents yet: run the stage `latents` first")
+        self._numbers = np.array(sorted(self.shards))
+
+    def scene_numbers(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """[count] scene numbers, drawn evenly."""
+        return rng.choice(self._numbers, size=count) * SHARD_SCENES + rng.integers(SHARD_SCENES, size=count)
+
+    def latents(self, numbers: np.ndarray) -> torch.Tensor:
+        """float32 [len(numbers), 4, 16, 16]."""
+        rows = [self.shards[number // SHARD_SCENES][number % SHARD_SCENES] for number in numbers.tolist()]
+        return torch.from_numpy(np.stack(rows)).float()
 
 
 @torch.no_grad()
@@ -40,7 +69,8 @@ def decoded_pool(work: Path) -> np.ndarray:
     path, decoder = work / f"decoded-{DECODED}.npy", work / "decoder.pt"
     if not path.exists() or (decoder.exists() and decoder.stat().st_mtime > path.stat().st_mtime):
         vae, parts = trained_vae(work), []
-        for latents in pool_latents(work)[:DECODED].split(64):
+        first = torch.from_numpy(np.load(encode_shard(work, 0))).float()
+        for latents in first[:DECODED].split(64):
             pictures = vae.decode(latents / SCALING_FACTOR).sample.clamp(-1, 1)
             parts.append(((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
         temporary = path.with_suffix(".tmp.npy")

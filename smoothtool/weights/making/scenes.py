@@ -86,15 +86,20 @@ def sample_scene(rng: Random, *, held_out: bool = False, items: int | None = Non
 
 
 def _place(rng: Random, concepts: list[str]) -> tuple[Item, ...]:
-    if len(concepts) == 1:
-        size = rng.uniform(26, 54)
+    """One item of 36 to 60 px anywhere, or items of 28 to 32 px each in its half; captions name the left one first.
+
+    These are sizes a person can read: nine latents wide and more, seven for two. A tenth of the single items are of the
+    second kind, so that an item can be added beside them.
+    """
+    if len(concepts) == 1 and rng.random() < 0.9:
+        size = rng.uniform(36, 60)
         x, y = (rng.uniform(size / 2, SIZE_PX - size / 2) for _ in range(2))
-        return (Item(concepts[0], x, y, size, rng.uniform(-12, 12)),)
-    placed = []
-    for index, concept in enumerate(concepts):  # captions name the left item first
-        size = rng.uniform(22, 31)
-        x = rng.uniform(size / 2, 32 - size / 2) + 32 * index
-        placed.append(Item(concept, x, rng.uniform(size / 2, SIZE_PX - size / 2), size, rng.uniform(-12, 12)))
+        return (Item(concepts[0], x, y, size, rng.uniform(-6, 6)),)
+    first_half, placed = (rng.randrange(2) if len(concepts) == 1 else 0), []
+    for half, concept in enumerate(concepts, start=first_half):
+        size = rng.uniform(28, 32)
+        x = rng.uniform(size / 2, 32 - size / 2) + 32 * half
+        placed.append(Item(concept, x, rng.uniform(size / 2, SIZE_PX - size / 2), size, rng.uniform(-6, 6)))
     return tuple(placed)
 
 

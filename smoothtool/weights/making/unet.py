@@ -9,7 +9,9 @@ at t = 981 with the right caption and 0.98 with a wrong one; 200 steps with velo
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +20,14 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
-from smoothtool.weights.making.latents import pool_latents
-from smoothtool.weights.making.loop import Run
+from smoothtool.weights.making.latents import LatentPool
 from smoothtool.weights.making.pool import pool_caption
+from smoothtool.weights.making.shared_training import BatchOf, Plan, PredictionOf, share, train_shared
 from smoothtool.weights.making.tokenizer import MAX_TOKENS, load_tokenizer, tokenize
-from smoothtool.weights.making.vae import POOL
+from smoothtool.weights.making.vae import same_vae
 
 BATCH, PROMPT_DROPOUT = 32, 0.1
-TEXT_FRACTION = 0.8  # of the steps the text encoder learns along; then it is frozen, and the CLIP builds on it
+TEXT_STEPS = 12_000  # so long the text encoder learns along; then it is frozen, and the CLIP builds on it
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
@@ -74,41 +76,63 @@ def trained_text_encoder(work: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return text_encoder.eval()
 
 
-def train_unet(
-    work: Path, steps: int, *, rate: float = 6e-4, start: Path | None = None, text_steps: int | None = None
-) -> None:
-    """Train to `work/unet.pt`.
+def noisy_batch(pool: LatentPool, alphas_cumprod: torch.Tensor, step: int, size: int = BATCH) -> dict[str, Any]:
+    """Latents, times, targets and captions of one step: the same in whichever process it is asked for.
 
-    start: a model folder whose UNet and text encoder to go on from. text_steps: the text encoder learns along so far
-    and no further; 0 keeps it, and with it the tiny CLIP, as it is.
+    Times are stratified (one in each of `size` bands), which lowers the variance of the gradient for nothing.
     """
-    text_steps = round(TEXT_FRACTION * steps) if text_steps is None else text_steps
+    rng, generator = np.random.default_rng([3, step]), torch.Generator().manual_seed(step)
+    numbers = pool.scene_numbers(rng, size)
+    texts = [pool_caption(int(n), step) if rng.random() > PROMPT_DROPOUT else "" for n in numbers]
+    order = torch.randperm(size, generator=generator)
+    timesteps = ((order + torch.rand(size, generator=generator)) * (1000 / size)).long().clamp(max=999)
+    latents = pool.latents(numbers)
+    noise = torch.randn(latents.shape, generator=generator)
+    alpha = alphas_cumprod[timesteps][:, None, None, None]
+    return {
+        "noisy": alpha.sqrt() * latents + (1 - alpha).sqrt() * noise,
+        "velocity": alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
+        "timesteps": timesteps, "texts": texts,
+    }  # fmt: skip
+
+
+def new_denoiser(work: Path, start: Path | None) -> Denoiser:
+    """From nothing, or from a model folder: the latents of another VAE mean other things, so its ends begin anew."""
     torch.manual_seed(0)
-    tokenizer = load_tokenizer(work)
-    model = Denoiser(build_unet(), build_text_encoder(tokenizer))
+    model = Denoiser(build_unet(), build_text_encoder(load_tokenizer(work)))
     if start is not None:
         unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet", torch_dtype=torch.float32)
+        fresh = model.unet
         model = Denoiser(unet, CLIPTextModel.from_pretrained(start, subfolder="text_encoder", dtype=torch.float32))
-    model.unet.to(memory_format=torch.channels_last)  # with flushed denormals 12 % faster than the default on a CPU
-    torch.set_flush_denormal(True)
-    latents = pool_latents(work).contiguous(memory_format=torch.channels_last)
+        if not same_vae(work, start):
+            unet.conv_in, unet.conv_out = fresh.conv_in, fresh.conv_out
+    return model
+
+
+def train_unet(
+    work: Path, steps: int, *, rate: float = 1e-3, start: Path | None = None, text_steps: int = TEXT_STEPS,
+    workers: int = 2, decay: int = 0, compiled: bool = False,
+) -> None:  # fmt: skip
+    """Train to step `steps` of `work/unet.pt`, or with `decay` a finished copy to `work/unet-decayed.pt`.
+
+    start: a model folder to begin from where there is no checkpoint. text_steps: the text encoder learns along so far
+    and no further. decay: so many steps with a falling rate, from the checkpoint, which stays as it is.
+    """
+    path, branch = work / "unet.pt", work / "unet-decayed.pt"
+    saved = torch.load(path, weights_only=True) if path.exists() else None
+    shared = share(new_denoiser(work, start), saved, batch=BATCH)
+    done = saved["step"] if saved is not None else 0
+    last = done + decay if decay else steps
+    plan = Plan(done + 1, last, rate, decay=bool(decay), frozen_from=text_steps + 1)
+    train_shared(shared, plan, branch if decay else path, partial(_station, work), workers=workers, compiled=compiled)
+
+
+def _station(work: Path) -> tuple[BatchOf, PredictionOf]:
+    """What each process needs."""
+    pool, tokenizer = LatentPool(work), load_tokenizer(work)
     alphas_cumprod = torch.tensor(Schedule.from_config(SCHEDULER).alphas_cumprod, dtype=torch.float32)
-    run = Run("unet", model, work, rate=rate, steps=steps, average=0.998)
 
-    def batch(indices: torch.Tensor, texts: list[str], generator: torch.Generator) -> torch.Tensor:
-        count = len(indices)
-        timesteps = torch.randint(0, 1000, (count,), generator=generator)
-        noise = torch.randn((count, *latents.shape[1:]), generator=generator)
-        alpha = alphas_cumprod[timesteps][:, None, None, None]
-        noisy = alpha.sqrt() * latents[indices] + (1 - alpha).sqrt() * noise
-        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents[indices]
-        return (model(noisy, timesteps, tokenize(tokenizer, texts)) - velocity).square().mean()
+    def prediction_of(model: nn.Module, rows: dict[str, Any]) -> torch.Tensor:
+        return model(rows["noisy"], rows["timesteps"], tokenize(tokenizer, rows["texts"]))
 
-    def loss_of(step: int) -> dict[str, torch.Tensor]:
-        model.text_encoder.requires_grad_(step <= text_steps)
-        rng = np.random.default_rng([3, step])
-        indices = rng.integers(POOL, size=BATCH)
-        texts = [pool_caption(int(i), step) if rng.random() > PROMPT_DROPOUT else "" for i in indices]
-        return {"loss": batch(torch.from_numpy(indices), texts, torch.Generator().manual_seed(step))}
-
-    run.train(loss_of)
+    return partial(noisy_batch, pool, alphas_cumprod), prediction_of

@@ -23,7 +23,7 @@ SCALING_FACTOR = 0.18215
 
 def build_vae() -> AutoencoderKL:
     vae = AutoencoderKL(
-        block_out_channels=(24, 64, 96),
+        block_out_channels=(32, 64, 128),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1,
@@ -82,6 +82,16 @@ def normalised_vae(work: Path) -> AutoencoderKL:
     into.bias[4:] += 2 * scale.log()  # the variance follows
     torch.save(vae.state_dict(), path)
     return vae
+
+
+def same_vae(work: Path, folder: Path) -> bool:
+    """Whether the encoder of a model folder is the one of `work`: latents mean the same, to float16."""
+    theirs = AutoencoderKL.load_config(folder / "vae")
+    if list(theirs["block_out_channels"]) != list(build_vae().config.block_out_channels):
+        return False
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    mine, other = normalised_vae(work).quant_conv.weight, vae.quant_conv.weight
+    return torch.allclose(mine, other, atol=1e-3, rtol=1e-2)
 
 
 def train_vae(work: Path, steps: int, *, decoder_only: bool = False, rate: float = 1e-3) -> None:
