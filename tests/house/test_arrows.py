@@ -10,21 +10,22 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "smoothtool"
 HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "torchvision", "torchmetrics", "cv2"}
-CARRIED = {"types", "errors"}
+CARRIED = {"types", "errors", "readers"}
 DOORS = {
     "errors": set(),
+    "readers": {"errors"},
     "types": set(),
     "options": set(),
-    "yaml12": {"errors"},
+    "yaml12": {"errors", "readers"},
     "jobs": {"errors", "options"},
-    "inputs": {"places"},
-    "captions": {"errors", "inputs", "places"},
+    "inputs": {"places", "readers"},
+    "captions": {"errors", "inputs", "places", "readers"},
     "plan": {"errors", "inputs", "jobs", "options"},
     "estimate": {"jobs"},
-    "recipe": {"errors", "jobs", "yaml12", "inputs", "captions", "plan"},
-    "places": {"errors", "yaml12"},
+    "recipe": {"errors", "readers", "jobs", "yaml12", "inputs", "captions", "plan"},
+    "places": {"errors", "readers", "yaml12"},
     "diffusion": CARRIED,
-    "methods": {"diffusion", *CARRIED},
+    "methods": {"diffusion", "types", "errors"},
     "files": {"yaml12", "places", *CARRIED},
     "metrics": {"diffusion", *CARRIED},
     "training": {"diffusion", "methods", "files", "making", *CARRIED},
@@ -33,8 +34,8 @@ DOORS = {
 }
 """Which rooms a room may import. What is not listed (`__init__`, `__main__`, the making of weights) may see all."""
 TORCH_FREE = {
-    "errors", "types", "options", "yaml12", "jobs", "inputs", "captions", "plan", "estimate", "recipe", "places", "cli",
-    "__init__", "__main__",
+    "errors", "readers", "types", "options", "yaml12", "jobs", "inputs", "captions", "plan", "estimate", "recipe",
+    "places", "cli", "__init__", "__main__",
 }  # fmt: skip
 
 

@@ -15,7 +15,9 @@ STEPS = {"vae": 2_000, "unet": 80_000, "decoder": 4_000, "clip": 3_000, "judge":
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m smoothtool.weights.making", description=__doc__)
-    parser.add_argument("stage", choices=["icons", "unpack", "latents", *STEPS, "pack", "samples", "measure", "measure-smooth"])
+    parser.add_argument(
+        "stage", choices=["icons", "unpack", "latents", *STEPS, "pack", "samples", "measure", "measure-smooth"]
+    )
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
