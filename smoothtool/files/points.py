@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,10 +14,14 @@ from PIL import Image, ImageOps
 from smoothtool.errors import InputError, SmoothtoolError, UsageError
 from smoothtool.files.images import load_image
 from smoothtool.files.output import write_json_atomic
+from smoothtool.readers.fields import Fields, as_fields, parse_json
+from smoothtool.readers.pickles import parse_pickle
+from smoothtool.readers.regular import read_regular
 from smoothtool.types import DragPoints
 
 LARGEST_FILE_BYTES = 256_000_000
 """A pickled mask of 8192 x 8192 pixels is 67 MB; anything far above is no such file."""
+HINT = 'JSON such as {"points": [{"handle": [20, 32], "target": [40, 32]}]}, or DragBench\'s meta_data.pkl'
 PAINTED = 128
 """Grey level from which on a mask pixel counts as painted."""
 
@@ -39,19 +40,10 @@ def read_points(path: Path) -> DragItem:
 
     Raises: InputError when it is missing, damaged, or holds something else; no code in a pickle is ever run.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file", "a points.json, or DragBench's meta_data.pkl")
-    if path.stat().st_size > LARGEST_FILE_BYTES:
-        raise InputError(f"{path}: the file is too large to hold points", "a points.json, or DragBench's meta_data.pkl")
-    content = path.read_bytes()
-    try:
-        return _from_dragbench(content) if path.suffix in (".pkl", ".pickle") else item_from_json(content)
-    except REFUSED as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path}: no drag points can be read from it ({reason})",
-            'JSON such as {"points": [{"handle": [20, 32], "target": [40, 32]}]}, or DragBench\'s meta_data.pkl',
-        ) from error
+    content = read_regular(path, limit_bytes=LARGEST_FILE_BYTES, hint=HINT)
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        return _from_dragbench(content, str(path))
+    return item_from_json(content, str(path))
 
 
 def write_points(path: Path, points: DragPoints, prompt: str = "") -> None:
@@ -137,85 +129,49 @@ def _problem(points: DragPoints, size_px: tuple[int, int]) -> tuple[str, str] | 
     return None
 
 
-def item_from_json(content: bytes) -> DragItem:
-    """The content of a `points.json`. Raises: one of `REFUSED`."""
-    data = json.loads(content)
-    rows = [[*_place(row["handle"]), *_place(row["target"])] for row in data["points"]]
-    prompt = data.get("prompt", "")
-    if not isinstance(prompt, str):
-        raise ValueError("the prompt is not a text")
-    return DragItem(points_from_numbers(rows), prompt=prompt)
+def item_from_json(content: bytes, place: str) -> DragItem:
+    """The content of a `points.json` that came from `place`. Raises: InputError."""
+    data = as_fields(parse_json(content, place, hint=HINT), place, hint=HINT)
+    pairs = [as_fields(row, f"{place}: points[{at}]", hint=HINT) for at, row in enumerate(data.items("points"))]
+    rows = [[*_position(pair, "handle"), *_position(pair, "target")] for pair in pairs]
+    return DragItem(points_from_numbers(rows), prompt=data.text("prompt", ""))
 
 
-def _from_dragbench(content: bytes) -> DragItem:
-    """Handles and targets alternate; the mask is an array of 0 and 1."""
-    data = _PlainUnpickler(io.BytesIO(content)).load()
-    places = [_place(place) for place in data["points"]]
+def _from_dragbench(content: bytes, place: str) -> DragItem:
+    """Handles and targets alternate; the mask is an array of 0 and 1, height by width."""
+    data = as_fields(parse_pickle(content, place, hint=HINT), place, hint=HINT)
+    found = _plain_list(data.values.get("points"))
+    named = as_fields({f"points[{at}]": _plain_list(pair) for at, pair in enumerate(found or [])}, place, hint=HINT)
+    places = [_position(named, key) for key in named.values]
+    if found is None or len(places) % 2:
+        raise data.wrong("points", "an even list of places, handle and target by turns")
     rows = [[*handle, *target] for handle, target in zip(places[::2], places[1::2], strict=True)]
-    mask = np.asarray(data["mask"])
-    if mask.ndim != 2 or mask.dtype.kind not in "biuf":
-        raise ValueError("the mask is not an array of numbers, height by width")
-    return DragItem(points_from_numbers(rows), mask > 0, str(data["prompt"]))
+    mask = data.values.get("mask")
+    mask = np.asarray(mask) if _is_grid(mask) else mask
+    if not isinstance(mask, np.ndarray) or mask.ndim != 2:
+        raise data.wrong("mask", "an array of numbers, height by width")
+    return DragItem(points_from_numbers(rows), mask > 0, data.text("prompt"))
 
 
-def _place(pair: Any) -> tuple[float, float]:
-    x, y = pair
-    if any(isinstance(number, (bool, str)) for number in (x, y)):
-        raise ValueError(f"{pair} is not a pair of numbers")
-    return float(x), float(y)
+def _plain_list(value: Any) -> Any:
+    """Lists, tuples and arrays as a list; anything else as it is."""
+    return value.tolist() if isinstance(value, np.ndarray) else list(value) if isinstance(value, tuple) else value
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Containers, numbers, text and numpy arrays of numbers; every other name in the file is refused unread."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        home = module.replace("numpy._core.", "numpy.core.")
-        if (home, name) in _KNOWN:
-            return _KNOWN[home, name]
-        raise pickle.UnpicklingError(f"{module}.{name} has no place among points")
-
-
-def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    """What numpy calls first for every pickled array; the values follow, checked by numpy against their shape."""
-    if kind is not np.ndarray or tuple(shape) != (0,):
-        raise pickle.UnpicklingError("an array of unusual form")
-    return np.ndarray((0,), np.int8)
+def _is_grid(value: Any) -> bool:
+    """Whether these are lists of numbers, all of one length."""
+    return (
+        isinstance(value, list)
+        and all(isinstance(row, list) and all(isinstance(one, (int, float)) for one in row) for row in value)
+        and len({len(row) for row in value}) == 1
+    )
 
 
-def _plain_dtype(code: Any, *flags: Any) -> np.dtype:
-    kind = np.dtype(code)
-    if kind.kind not in "biuf":
-        raise pickle.UnpicklingError(f"an array of {kind}")
-    return kind
-
-
-def _number(kind: np.dtype, value: bytes) -> Any:
-    return np.frombuffer(value, kind, count=1)[0]
-
-
-def _array(buffer: Any, kind: np.dtype, shape: tuple[int, ...], order: Literal["C", "F"]) -> np.ndarray:
-    """How protocol 5 writes arrays."""
-    return np.frombuffer(buffer, kind).reshape(shape, order=order)
-
-
-def _latin(text: str, encoding: str) -> bytes:
-    """How protocol 2 writes bytes."""
-    return text.encode("latin1")
-
-
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy.core.multiarray", "scalar"): _number,
-    ("numpy.core.numeric", "_frombuffer"): _array,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _plain_dtype,
-    ("_codecs", "encode"): _latin,
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("builtins", "complex"): complex,
-}
-REFUSED = (
-    pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError,
-    RecursionError, MemoryError, UnicodeError, ImportError,
-)  # fmt: skip
-"""What damaged or hostile JSON and pickles raise while they are read."""
+def _position(fields: Fields, key: str) -> tuple[float, float]:
+    """A place [x, y]; whether it lies inside the picture, and is finite, is asked with the picture at hand."""
+    pair = fields.values.get(key)
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise fields.wrong(key, "a pair of numbers [x, y]")
+    if any(isinstance(one, bool) or not isinstance(one, (int, float)) or abs(one) > 1e300 for one in pair):
+        raise fields.wrong(key, "a pair of numbers [x, y]")
+    return float(pair[0]), float(pair[1])

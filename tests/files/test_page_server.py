@@ -76,14 +76,14 @@ def test_a_body_of_unknown_length_is_refused(page):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "no points"),
-        (b"[]", "no points"),
+        (b"", "not readable JSON"),
+        (b"[]", "not a JSON object"),
         (b'{"points": []}', "no points"),
-        (b'{"points": [{"handle": [1, 2], "target": null}]}', "no points"),
+        (b'{"points": [{"handle": [1, 2], "target": null}]}', "target is missing"),
         (b'{"points": [{"handle": [1, 2], "target": [40, 3]}]}', "outside the picture"),
         (b'{"points": [{"handle": [1, 2], "target": [1, 2]}]}', "own target"),
         (b'{"points": [{"handle": [1, 2], "target": [3, NaN]}]}', "not a place"),
-        (b'{"points": [{"handle": [1, 2], "target": [3, 4]}], "mask": "%"}', "no points"),
+        (b'{"points": [{"handle": [1, 2], "target": [3, 4]}], "mask": "%"}', "mask is not base64"),
     ],
 )
 def test_points_that_cannot_be_meant_are_answered_with_the_reason(page, body, words):

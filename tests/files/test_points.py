@@ -46,9 +46,17 @@ class Mischief:
 def test_code_in_a_pickle_is_refused_and_never_run(tmp_path):
     target = tmp_path / "made"
     (tmp_path / "meta_data.pkl").write_bytes(pickle.dumps({"points": Mischief(target)}))
-    with pytest.raises(InputError, match="has no place among points"):
+    with pytest.raises(InputError, match="has no place in it"):
         read_points(tmp_path / "meta_data.pkl")
     assert not target.exists()
+
+
+def assert_one_sentence(path):
+    with pytest.raises(InputError) as refused:
+        read_points(path)
+    assert refused.value.what.startswith(str(path))
+    assert "\n" not in refused.value.what
+    assert "handle" in refused.value.hint
 
 
 @pytest.mark.parametrize(
@@ -59,8 +67,7 @@ def test_code_in_a_pickle_is_refused_and_never_run(tmp_path):
 )  # fmt: skip
 def test_damaged_pickles_are_one_sentence(tmp_path, content):
     (tmp_path / "meta_data.pkl").write_bytes(content)
-    with pytest.raises(InputError, match="no drag points can be read"):
-        read_points(tmp_path / "meta_data.pkl")
+    assert_one_sentence(tmp_path / "meta_data.pkl")
 
 
 @pytest.mark.parametrize(
@@ -71,8 +78,19 @@ def test_damaged_pickles_are_one_sentence(tmp_path, content):
 )  # fmt: skip
 def test_damaged_json_is_one_sentence(tmp_path, content):
     (tmp_path / "points.json").write_text(content)
-    with pytest.raises(InputError, match="no drag points can be read"):
+    assert_one_sentence(tmp_path / "points.json")
+
+
+def test_the_place_of_a_wrong_value_is_named(tmp_path):
+    (tmp_path / "points.json").write_text('{"points": [{"handle": [1, 2], "target": [3, "4"]}]}')
+    with pytest.raises(InputError, match=r"points\[0\]: target is a list, not a pair of numbers"):
         read_points(tmp_path / "points.json")
+
+
+def test_points_in_utf16_are_read_by_their_mark(tmp_path):
+    text = '{"points": [{"handle": [1, 2], "target": [3, 4]}], "prompt": "ü"}'
+    (tmp_path / "points.json").write_bytes(text.encode("utf-16"))
+    assert read_points(tmp_path / "points.json").prompt == "ü"
 
 
 @pytest.mark.parametrize(

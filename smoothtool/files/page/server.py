@@ -23,7 +23,8 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from smoothtool.errors import SmoothtoolError
-from smoothtool.files.points import REFUSED, check_points, item_from_json
+from smoothtool.files.points import check_points, item_from_json
+from smoothtool.readers.fields import as_fields, parse_json
 from smoothtool.types import DragPoints
 
 PAGE = Path(__file__).parent / "index.html"
@@ -107,14 +108,14 @@ class PointPage:
     def accept(self, action: str, body: bytes) -> tuple[HTTPStatus, str]:
         """Queue a request; one that cannot be meant is answered with the reason."""
         try:
-            points = item_from_json(body).points
+            points = item_from_json(body, "the request").points
             check_points(points, self.size_px)
-            mask = json.loads(body).get("mask")
+            mask = as_fields(parse_json(body, "the request"), "the request").text("mask", "")
             mask_png = base64.b64decode(mask, validate=True) if mask else None
         except SmoothtoolError as error:
             return HTTPStatus.BAD_REQUEST, error.what.removeprefix("--point: ")
-        except REFUSED:
-            return HTTPStatus.BAD_REQUEST, "these are no points"
+        except ValueError:
+            return HTTPStatus.BAD_REQUEST, "the request: mask is not base64"
         with self.lock:
             if self.state["busy"]:
                 return HTTPStatus.CONFLICT, "the last request is still being worked on"
