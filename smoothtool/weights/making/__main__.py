@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+RATE = 1.5e-3  # of the UNet
 STEPS = {"vae": 2_000, "unet": 80_000, "decoder": 4_000, "clip": 3_000, "judge": 800}
 
 
@@ -21,10 +22,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
-    parser.add_argument("--text-steps", type=int, default=12_000, help="of unet: the text encoder learns along so far")
-    parser.add_argument("--workers", type=int, default=2, help="of unet: processes of one thread each")
-    parser.add_argument("--decay", type=int, default=0, help="of unet: a finished copy by so many falling steps")
-    parser.add_argument("--compile", action="store_true", help="of unet: compile the model (100 s, 15 % faster)")
+    unet = parser.add_argument_group("unet")
+    unet.add_argument("--text-steps", type=int, default=12_000, help="the text encoder learns along so far")
+    unet.add_argument("--decay", type=int, default=0, help="make a finished copy by so many steps at a falling rate")
+    unet.add_argument("--batch", type=int, default=32, help="samples a step; 256 on a GPU")
+    unet.add_argument("--workers", type=int, default=2, help="processes of one thread each; 1 on a GPU")
+    unet.add_argument("--device", default="cpu", help="cuda: in bfloat16, all latents on the GPU")
+    unet.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after so long")
+    unet.add_argument("--compile", action="store_true", help="compile the model first")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, for example the shipped one")
     parser.add_argument("--shard", default="0/1", help="of latents: INDEX/COUNT, for several processes")
     arguments = parser.parse_args()
@@ -38,11 +43,11 @@ def main() -> None:
 
         train_vae(arguments.work, steps, decoder_only=arguments.stage == "decoder", **rate)
     elif arguments.stage == "latents":
-        from smoothtool.weights.making.latents import SHARDS, encode_shard
+        from smoothtool.weights.making.latents import SHARDS, encode_shard, tokenize_shard
 
         index, count = map(int, arguments.shard.split("/"))
         for shard in range(index, SHARDS, count):
-            print(encode_shard(arguments.work, shard), flush=True)
+            print(encode_shard(arguments.work, shard), tokenize_shard(arguments.work, shard), flush=True)
     elif arguments.stage == "clip":
         from smoothtool.weights.making.clip import train_clip
 
@@ -74,8 +79,11 @@ def main() -> None:
     elif arguments.stage == "unet":
         from smoothtool.weights.making.unet import train_unet
 
-        train_unet(arguments.work, steps, start=arguments.start, text_steps=arguments.text_steps,
-                   workers=arguments.workers, decay=arguments.decay, compiled=arguments.compile, **rate)  # fmt: skip
+        train_unet(
+            arguments.work, steps, start=arguments.start, decay=arguments.decay, rate=arguments.rate or RATE,
+            batch=arguments.batch, frozen_from=arguments.text_steps + 1, workers=arguments.workers,
+            device=arguments.device, minutes=arguments.minutes, compiled=arguments.compile,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from smoothtool.weights.making.pool import draw_pool, pool_scene, to_pixel_values
+from smoothtool.weights.making.pool import draw_pool, pool_caption, pool_scene, to_pixel_values
 from smoothtool.weights.making.scenes import render
+from smoothtool.weights.making.tokenizer import MAX_TOKENS, load_tokenizer, tokenize
 from smoothtool.weights.making.vae import POOL, SCALING_FACTOR, normalised_vae
 
 SHARD_SCENES = 6_000
 SHARDS = 25  # 150,000 scenes: each is seen some twenty times, so that none is learned by heart
 DECODED = SHARD_SCENES
+VARIANTS = 8  # captions of a scene
 
 
 def trained_vae(work: Path) -> AutoencoderKL:
@@ -43,24 +45,55 @@ def encode_shard(work: Path, shard: int) -> Path:
     return path
 
 
+def tokenize_shard(work: Path, shard: int) -> Path:
+    """The token ids of VARIANTS captions of every scene of a shard: uint16 [SHARD_SCENES, VARIANTS, MAX_TOKENS]."""
+    path = work / "tokens" / f"{shard:03d}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer, scenes = load_tokenizer(work), range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES)
+        texts = [pool_caption(scene, variant) for scene in scenes for variant in range(VARIANTS)]
+        ids = tokenize(tokenizer, texts).numpy().astype(np.uint16)
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, ids.reshape(SHARD_SCENES, VARIANTS, MAX_TOKENS))
+        temporary.rename(path)
+    return path
+
+
 class LatentPool:
-    """The latents of all shards that are there, memory-mapped, by scene number: more may be encoded meanwhile."""
+    """The latents and captions of all shards that are there: memory-mapped, or whole on a GPU. More may come later.
 
-    def __init__(self, work: Path) -> None:
-        self.shards = {int(path.stem): np.load(path, mmap_mode="r")
-                       for path in sorted((work / "latents").glob("[0-9][0-9][0-9].npy"))}  # fmt: skip
-        if not self.shards:
+    draw() gives scenes evenly, each with one of its captions, or with "" in a share `dropout` of the cases.
+    """
+
+    def __init__(self, work: Path, device: torch.device) -> None:
+        numbers = sorted(int(path.stem) for path in (work / "latents").glob("[0-9][0-9][0-9].npy"))
+        if not numbers:
             raise SystemExit(f"{work / 'latents'} has no latents yet: run the stage `latents` first")
-        self._numbers = np.array(sorted(self.shards))
+        self.latents = [self._open(encode_shard(work, number), device) for number in numbers]
+        self.tokens = [self._open(tokenize_shard(work, number), device) for number in numbers]
+        if device.type != "cpu":
+            self.latents, self.tokens = [torch.cat(self.latents)], [torch.cat(self.tokens)]
+        self.null = tokenize(load_tokenizer(work), [""])[0].to(device)
+        self.device = device
 
-    def scene_numbers(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """[count] scene numbers, drawn evenly."""
-        return rng.choice(self._numbers, size=count) * SHARD_SCENES + rng.integers(SHARD_SCENES, size=count)
+    @staticmethod
+    def _open(path: Path, device: torch.device) -> torch.Tensor:
+        array = np.load(path, mmap_mode="c")  # copy on write, so that torch takes it as writable; nothing is written
+        return torch.from_numpy(array if array.dtype == np.float16 else array.astype(np.int16)).to(device)
 
-    def latents(self, numbers: np.ndarray) -> torch.Tensor:
-        """float32 [len(numbers), 4, 16, 16]."""
-        rows = [self.shards[number // SHARD_SCENES][number % SHARD_SCENES] for number in numbers.tolist()]
-        return torch.from_numpy(np.stack(rows)).float()
+    def draw(self, size: int, dropout: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """(latents float32 [size, 4, 16, 16], token ids [size, MAX_TOKENS])."""
+        rows = len(self.latents[0])
+        chosen = torch.randint(rows * len(self.latents), (size,), generator=generator, device=self.device)
+        variants = torch.randint(VARIANTS, (size,), generator=generator, device=self.device)
+        dropped = torch.rand(size, generator=generator, device=self.device) < dropout
+        if len(self.latents) == 1:
+            latents, tokens = self.latents[0][chosen], self.tokens[0][chosen, variants]
+        else:
+            places = list(zip((chosen // rows).tolist(), (chosen % rows).tolist(), variants.tolist(), strict=True))
+            latents = torch.stack([self.latents[shard][row] for shard, row, _ in places])
+            tokens = torch.stack([self.tokens[shard][row, variant] for shard, row, variant in places])
+        return latents.float(), torch.where(dropped[:, None], self.null, tokens.long())
 
 
 @torch.no_grad()

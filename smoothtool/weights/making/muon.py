@@ -19,19 +19,19 @@ QUINTICS = (
 )
 
 
-def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
-    """[M, N] -> the same with singular values near one.
+def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
+    """[..., M, N] -> the same with singular values near one.
 
     Every iterate is a polynomial of `X X^T` times X, so the iteration runs on the smaller Gram matrix alone and X is
     multiplied once: a third of the arithmetic for the shapes of a UNet.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalised(matrix.T).T
-    x = matrix / (1.01 * matrix.norm() + 1e-12)
-    gram, product = x @ x.T, None
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonalised(matrices.mT).mT
+    x = matrices / (1.01 * matrices.norm(dim=(-2, -1), keepdim=True) + 1e-12)
+    gram, product = x @ x.mT, None
     for last, (a, b, c) in zip((False, False, False, True), QUINTICS, strict=True):
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal().add_(a)
+        polynomial = b * gram + c * (gram @ gram)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
         product = polynomial if product is None else polynomial @ product
         if not last:
             gram = polynomial @ gram @ polynomial
@@ -51,24 +51,32 @@ class MuonAdamW:
 
     def __init__(self, parameters: dict[str, nn.Parameter], *, muon: bool = True, weight_decay: float = 1e-2) -> None:
         self.parameters, self.muon, self.weight_decay = parameters, muon, weight_decay
-        self.first = {name: torch.zeros_like(p).share_memory_() for name, p in parameters.items()}
-        self.second = {name: torch.zeros_like(p).share_memory_() for name, p in parameters.items()
-                       if not self._is_muon(name)}  # fmt: skip
+        self.first = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in parameters.items() if not self._is_muon(name)}
 
     def _is_muon(self, name: str) -> bool:
         return self.muon and is_matrix(name, self.parameters[name])
 
     @torch.no_grad()
     def step(self, gradients: dict[str, torch.Tensor], names: list[str], rate: float, step: int) -> None:
-        """Update the parameters `names`; `step` counts from 1."""
+        """Update the parameters `names`; `step` counts from 1. Matrices of one shape go together."""
+        shapes: dict[tuple[int, ...], list[str]] = {}
         for name in names:
-            parameter, gradient, first = self.parameters[name], gradients[name], self.first[name]
             if self._is_muon(name):
-                first.lerp_(gradient, 0.05)
-                looked_ahead = torch.lerp(gradient, first, 0.95).flatten(1)
-                direction = orthogonalised(looked_ahead).view_as(parameter) * 0.2 * max(looked_ahead.shape) ** 0.5
+                shapes.setdefault(tuple(gradients[name].flatten(1).shape), []).append(name)
             else:
-                first.lerp_(gradient, 0.1)
-                second = self.second[name].mul_(0.99).addcmul_(gradient, gradient, value=0.01)
-                direction = (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-8)
-            parameter.mul_(1 - rate * self.weight_decay).sub_(direction, alpha=rate)
+                self._adamw(name, gradients[name], rate, step)
+        for shape, group in shapes.items():
+            momenta = [self.first[name].lerp_(gradients[name], 0.05) for name in group]
+            looked_ahead = [torch.lerp(gradients[name], m, 0.95) for name, m in zip(group, momenta, strict=True)]
+            directions = orthogonalised(torch.stack([matrix.flatten(1) for matrix in looked_ahead]))
+            for name, direction in zip(group, directions, strict=True):
+                self._move(name, direction.view_as(self.parameters[name]) * (0.2 * max(shape) ** 0.5), rate)
+
+    def _adamw(self, name: str, gradient: torch.Tensor, rate: float, step: int) -> None:
+        first = self.first[name].lerp_(gradient, 0.1)
+        second = self.second[name].mul_(0.99).addcmul_(gradient, gradient, value=0.01)
+        self._move(name, (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-8), rate)
+
+    def _move(self, name: str, direction: torch.Tensor, rate: float) -> None:
+        self.parameters[name].mul_(1 - rate * self.weight_decay).sub_(direction, alpha=rate)

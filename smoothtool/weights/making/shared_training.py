@@ -1,4 +1,4 @@
-"""The UNet's training loop: several one-thread processes on shared weights, resumable, with a rate that never runs out.
+"""The UNet's training loop: several one-thread processes on shared weights, or one GPU; resumable; no end is planned.
 
 One-thread processes that each take a part of the batch do a quarter more than threads that meet in every layer, and a
 busy machine does not bring them to a halt. The rate rises, stays, and falls only in a branch (`decay`): a finished copy
@@ -21,23 +21,32 @@ from torch import nn
 
 from smoothtool.weights.making.muon import MuonAdamW
 
-CHUNKS = 2  # parts of a batch; how many processes share them does not change the result but for rounding
 BANDS = 5  # of times, for the log
 AVERAGE, AVERAGE_EVERY = 0.9995, 4
-SAVE_EVERY, LOG_EVERY = 250, 50
+LOG_EVERY = 50
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plan:
-    """From `first` to `last` step at a rate that rises over `warmup` steps, or falls to zero over all of them."""
+    """From step `first` to `last`, at a rate that rises over `warmup` steps, or falls to zero over all of them.
+
+    batch: samples a step. workers: processes of one thread each, which share them. minutes: stop after so long.
+    Parameters whose names begin with `frozen` learn before step `frozen_from` only.
+    """
 
     first: int
     last: int
     rate: float
+    batch: int
+    workers: int = 1
     warmup: int = 300
     decay: bool = False
     frozen_from: int = 0
     frozen: str = "text_encoder."
+    minutes: float = float("inf")
+    save_every: int = 250
+    device: str = "cpu"
+    compiled: bool = False
 
     def rate_at(self, step: int) -> float:
         if self.decay:
@@ -50,30 +59,29 @@ class Plan:
 
 @dataclass
 class Shared:
-    """What all processes see: the weights, the moments, the average, and every part's gradient."""
+    """What all processes see: weights, moments, average, each process's gradient, the losses of the step, `stop`."""
 
     model: nn.Module
     optimizer: MuonAdamW
     averaged: dict[str, torch.Tensor]
     gradients: list[dict[str, torch.Tensor]] = field(default_factory=list)
     losses: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    stop: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
 
 
-def share(model: nn.Module, saved: dict[str, Any] | None, *, batch: int) -> Shared:
-    """Weights in shared memory, with the state of a checkpoint where there is one."""
+def share(model: nn.Module, saved: dict[str, Any] | None, plan: Plan) -> Shared:
+    """The state to train, with that of a checkpoint where there is one; torch moves it to shared memory when sent."""
     if saved is not None:
         model.load_state_dict(saved["model"])
-    model.share_memory()
+    model.to(plan.device)
     parameters = dict(model.named_parameters())
-    averaged = {name: p.detach().clone().share_memory_() for name, p in parameters.items()}
-    optimizer = MuonAdamW(parameters)
+    optimizer, averaged = MuonAdamW(parameters), {name: p.detach().clone() for name, p in parameters.items()}
     if saved is not None:
-        for mine, stored in ((optimizer.first, saved["first"]), (optimizer.second, saved["second"]),
-                             (averaged, saved["averaged"])):  # fmt: skip
+        for mine, kind in ((optimizer.first, "first"), (optimizer.second, "second"), (averaged, "averaged")):
             for name, value in mine.items():
-                value.copy_(stored[name])
-    gradients = [{name: torch.zeros_like(p).share_memory_() for name, p in parameters.items()} for _ in range(CHUNKS)]
-    return Shared(model, optimizer, averaged, gradients, torch.zeros(batch).share_memory_())
+                value.copy_(saved[kind][name])
+    gradients = [{name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(plan.workers)]
+    return Shared(model, optimizer, averaged, gradients, torch.zeros(plan.batch, device=plan.device))
 
 
 def save(shared: Shared, path: Path, step: int) -> None:
@@ -84,64 +92,64 @@ def save(shared: Shared, path: Path, step: int) -> None:
     os.replace(path.with_suffix(".tmp"), path)
 
 
-BatchOf = Callable[[int], dict[str, Any]]
-PredictionOf = Callable[[nn.Module, dict[str, Any]], torch.Tensor]
+Batch = dict[str, torch.Tensor]
+Station = tuple[Callable[[int], Batch], Callable[[nn.Module, Batch], torch.Tensor]]
+"""The batch of a step, with `velocity` and `timesteps` among its rows; and what the model predicts for rows of it."""
 
 
-def train_shared(shared: Shared, plan: Plan, path: Path, make: Callable[[], tuple[BatchOf, PredictionOf]], *,
-                 workers: int, compiled: bool = False) -> None:  # fmt: skip
-    """Run `plan`. `make()` gives, in each process, the batch of a step and how the model predicts its target."""
+def train_shared(shared: Shared, plan: Plan, path: Path, make: Callable[[], Station]) -> None:
+    """Run `plan`, saving to `path`, logging beside it. Every process has a station of its own, from `make()`."""
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(workers)
-    rest = (workers, shared, plan, path, make, barrier, compiled)
-    others = [context.Process(target=_work, args=(rank, *rest), daemon=True) for rank in range(1, workers)]
+    barrier = context.Barrier(plan.workers)
+    others = [context.Process(target=_work, args=(rank, shared, plan, path, make, barrier), daemon=True)
+              for rank in range(1, plan.workers)]  # fmt: skip
     for process in others:
         process.start()
-    _work(0, *rest)
+    _work(0, shared, plan, path, make, barrier)
     for process in others:
         process.join()
 
 
-def _work(rank: int, workers: int, shared: Shared, plan: Plan, path: Path,
-          make: Callable[[], tuple[BatchOf, PredictionOf]], barrier: Any, compiled: bool) -> None:  # fmt: skip
+def _work(rank: int, shared: Shared, plan: Plan, path: Path, make: Callable[[], Station], barrier: Any) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    batch_of, prediction_of = make()
-    model, parameters = shared.model, shared.optimizer.parameters
-    called = torch.compile(model) if compiled else model
-    mine = _share_of_work(parameters, rank, workers)
-    log = _Log(path.with_suffix(".jsonl"))
+    torch.set_float32_matmul_precision("high")
+    (batch_of, prediction_of), parameters = make(), shared.optimizer.parameters
+    model = torch.compile(shared.model) if plan.compiled else shared.model
+    mine, log = set(_by_size(parameters)[rank :: plan.workers]), _Log(path.with_suffix(".jsonl"))
+    part = slice(rank * plan.batch // plan.workers, (rank + 1) * plan.batch // plan.workers)
     for step in range(plan.first, plan.last + 1):
         names = [name for name in parameters if plan.learns(name, step)]
         for name, parameter in parameters.items():
             parameter.requires_grad_(plan.learns(name, step))
         batch = batch_of(step)
-        size = len(shared.losses) // CHUNKS
-        for chunk in range(rank, CHUNKS, workers):
-            part = slice(chunk * size, (chunk + 1) * size)
-            rows = {key: value[part] for key, value in batch.items()}
-            errors = (prediction_of(called, rows) - rows["velocity"]).square().mean(dim=(1, 2, 3))
-            gradients = torch.autograd.grad(errors.mean(), [parameters[name] for name in names])
-            for name, gradient in zip(names, gradients, strict=True):
-                shared.gradients[chunk][name].copy_(gradient)
-            shared.losses[part] = errors.detach()
+        rows = {key: value[part] for key, value in batch.items()}
+        with torch.autocast(plan.device, torch.bfloat16, enabled=plan.device != "cpu"):
+            errors = (prediction_of(model, rows).float() - rows["velocity"]).square().mean(dim=(1, 2, 3))
+        gradients = torch.autograd.grad(errors.mean(), [parameters[name] for name in names])
+        for name, gradient in zip(names, gradients, strict=True):
+            shared.gradients[rank][name].copy_(gradient)
+        shared.losses[part] = errors.detach()
         barrier.wait()
         owned = [name for name in names if name in mine]
-        mean = {name: sum(part[name] for part in shared.gradients) / CHUNKS for name in owned}
+        mean = {name: sum(each[name] for each in shared.gradients) / plan.workers for name in owned}
         shared.optimizer.step(mean, owned, plan.rate_at(step), step)
         if step % AVERAGE_EVERY == 0:
             _average(shared, owned, step)
         if rank == 0:
             log.add(step, shared.losses, batch["timesteps"])
+            shared.stop += log.seconds > 60 * plan.minutes
         barrier.wait()
-        if rank == 0 and (step % SAVE_EVERY == 0 or step == plan.last):
+        last = step == plan.last or (plan.minutes < float("inf") and bool(shared.stop))
+        if rank == 0 and (last or step % plan.save_every == 0):
             save(shared, path, step)
+        if last:
+            return
 
 
-def _share_of_work(parameters: dict[str, nn.Parameter], rank: int, workers: int) -> set[str]:
-    """Parameters by size, dealt out in turn."""
-    by_size = sorted(parameters, key=lambda name: (-parameters[name].numel(), name))
-    return set(by_size[rank::workers])
+def _by_size(parameters: dict[str, nn.Parameter]) -> list[str]:
+    """Dealt out in turn, every process has as much to update."""
+    return sorted(parameters, key=lambda name: (-parameters[name].numel(), name))
 
 
 @torch.no_grad()
@@ -156,17 +164,22 @@ class _Log:
 
     def __init__(self, path: Path) -> None:
         self.path, self.started = path, time.monotonic()
-        self.sums, self.counts = torch.zeros(BANDS), torch.zeros(BANDS)
+        self.losses: list[torch.Tensor] = []
+        self.timesteps: list[torch.Tensor] = []
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
 
     def add(self, step: int, losses: torch.Tensor, timesteps: torch.Tensor) -> None:
-        bands = timesteps * BANDS // 1000
-        self.sums.index_add_(0, bands, losses)
-        self.counts.index_add_(0, bands, torch.ones_like(losses))
+        self.losses.append(losses.clone())
+        self.timesteps.append(timesteps)
         if step % LOG_EVERY == 0:
-            means = [round(value, 4) for value in (self.sums / self.counts).tolist()]
-            row = {"step": step, "seconds": round(time.monotonic() - self.started, 1),
-                   "loss": round(float(self.sums.sum() / self.counts.sum()), 5), "bands": means}  # fmt: skip
+            values, bands = torch.cat(self.losses), torch.cat(self.timesteps) * BANDS // 1000
+            means = [round(float(values[bands == band].mean()), 4) for band in range(BANDS)]
+            row = {"step": step, "seconds": round(self.seconds, 1), "loss": round(float(values.mean()), 5),
+                   "bands": means}  # fmt: skip
             with self.path.open("a") as log:
                 log.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
-            self.sums.zero_(), self.counts.zero_()
+            self.losses, self.timesteps = [], []

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
@@ -21,13 +20,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.weights.making.latents import LatentPool
-from smoothtool.weights.making.pool import pool_caption
-from smoothtool.weights.making.shared_training import BatchOf, Plan, PredictionOf, share, train_shared
-from smoothtool.weights.making.tokenizer import MAX_TOKENS, load_tokenizer, tokenize
+from smoothtool.weights.making.shared_training import Batch, Plan, Station, share, train_shared
+from smoothtool.weights.making.tokenizer import MAX_TOKENS, load_tokenizer
 from smoothtool.weights.making.vae import same_vae
 
 BATCH, PROMPT_DROPOUT = 32, 0.1
-TEXT_STEPS = 12_000  # so long the text encoder learns along; then it is frozen, and the CLIP builds on it
 SCHEDULER = {
     "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
     "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
@@ -76,24 +73,21 @@ def trained_text_encoder(work: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return text_encoder.eval()
 
 
-def noisy_batch(pool: LatentPool, alphas_cumprod: torch.Tensor, step: int, size: int = BATCH) -> dict[str, Any]:
+def noisy_batch(pool: LatentPool, alphas_cumprod: torch.Tensor, size: int, step: int) -> Batch:
     """Latents, times, targets and captions of one step: the same in whichever process it is asked for.
 
     Times are stratified (one in each of `size` bands), which lowers the variance of the gradient for nothing.
     """
-    rng, generator = np.random.default_rng([3, step]), torch.Generator().manual_seed(step)
-    numbers = pool.scene_numbers(rng, size)
-    texts = [pool_caption(int(n), step) if rng.random() > PROMPT_DROPOUT else "" for n in numbers]
-    order = torch.randperm(size, generator=generator)
-    timesteps = ((order + torch.rand(size, generator=generator)) * (1000 / size)).long().clamp(max=999)
-    latents = pool.latents(numbers)
-    noise = torch.randn(latents.shape, generator=generator)
+    generator = torch.Generator(pool.device).manual_seed(step)
+    latents, input_ids = pool.draw(size, PROMPT_DROPOUT, generator)
+    order = torch.randperm(size, generator=generator, device=pool.device)
+    within = torch.rand(size, generator=generator, device=pool.device)
+    timesteps = ((order + within) * (1000 / size)).long().clamp(max=999)
+    noise = torch.randn(latents.shape, generator=generator, device=pool.device)
     alpha = alphas_cumprod[timesteps][:, None, None, None]
-    return {
-        "noisy": alpha.sqrt() * latents + (1 - alpha).sqrt() * noise,
-        "velocity": alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
-        "timesteps": timesteps, "texts": texts,
-    }  # fmt: skip
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+    return {"noisy": noisy, "velocity": velocity, "timesteps": timesteps, "input_ids": input_ids}
 
 
 def new_denoiser(work: Path, start: Path | None) -> Denoiser:
@@ -109,30 +103,27 @@ def new_denoiser(work: Path, start: Path | None) -> Denoiser:
     return model
 
 
-def train_unet(
-    work: Path, steps: int, *, rate: float = 1e-3, start: Path | None = None, text_steps: int = TEXT_STEPS,
-    workers: int = 2, decay: int = 0, compiled: bool = False,
-) -> None:  # fmt: skip
+def train_unet(work: Path, steps: int, *, start: Path | None = None, decay: int = 0, batch: int = BATCH,
+               **options: Any) -> None:  # fmt: skip
     """Train to step `steps` of `work/unet.pt`, or with `decay` a finished copy to `work/unet-decayed.pt`.
 
-    start: a model folder to begin from where there is no checkpoint. text_steps: the text encoder learns along so far
-    and no further. decay: so many steps with a falling rate, from the checkpoint, which stays as it is.
+    start: a model folder to begin from where there is no checkpoint. decay: so many steps with a falling rate, from the
+    checkpoint, which stays as it is. Other options are those of `Plan`.
     """
     path, branch = work / "unet.pt", work / "unet-decayed.pt"
     saved = torch.load(path, weights_only=True) if path.exists() else None
-    shared = share(new_denoiser(work, start), saved, batch=BATCH)
     done = saved["step"] if saved is not None else 0
-    last = done + decay if decay else steps
-    plan = Plan(done + 1, last, rate, decay=bool(decay), frozen_from=text_steps + 1)
-    train_shared(shared, plan, branch if decay else path, partial(_station, work), workers=workers, compiled=compiled)
+    plan = Plan(done + 1, done + decay if decay else steps, batch=batch, decay=bool(decay), **options)
+    shared = share(new_denoiser(work, start), saved, plan)
+    train_shared(shared, plan, branch if decay else path, partial(_station, work, batch, plan.device))
 
 
-def _station(work: Path) -> tuple[BatchOf, PredictionOf]:
+def _station(work: Path, batch: int, device: str) -> Station:
     """What each process needs."""
-    pool, tokenizer = LatentPool(work), load_tokenizer(work)
-    alphas_cumprod = torch.tensor(Schedule.from_config(SCHEDULER).alphas_cumprod, dtype=torch.float32)
+    pool = LatentPool(work, torch.device(device))
+    alphas_cumprod = torch.tensor(Schedule.from_config(SCHEDULER).alphas_cumprod, dtype=torch.float32, device=device)
 
-    def prediction_of(model: nn.Module, rows: dict[str, Any]) -> torch.Tensor:
-        return model(rows["noisy"], rows["timesteps"], tokenize(tokenizer, rows["texts"]))
+    def prediction_of(model: nn.Module, rows: Batch) -> torch.Tensor:
+        return model(rows["noisy"], rows["timesteps"], rows["input_ids"])
 
-    return partial(noisy_batch, pool, alphas_cumprod), prediction_of
+    return partial(noisy_batch, pool, alphas_cumprod, batch), prediction_of
