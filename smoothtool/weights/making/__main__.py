@@ -22,12 +22,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--device", default="cpu", help="of latents and unet; cuda: in bfloat16, all data on the GPU")
     unet = parser.add_argument_group("unet")
     unet.add_argument("--text-steps", type=int, default=12_000, help="the text encoder learns along so far")
     unet.add_argument("--decay", type=int, default=0, help="make a finished copy by so many steps at a falling rate")
     unet.add_argument("--batch", type=int, default=32, help="samples a step; 256 on a GPU")
     unet.add_argument("--workers", type=int, default=2, help="processes of one thread each; 1 on a GPU")
-    unet.add_argument("--device", default="cpu", help="cuda: in bfloat16, all latents on the GPU")
     unet.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after so long")
     unet.add_argument("--compile", action="store_true", help="compile the model first")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, for example the shipped one")
@@ -47,7 +47,9 @@ def main() -> None:
 
         index, count = map(int, arguments.shard.split("/"))
         for shard in range(index, SHARDS, count):
-            print(encode_shard(arguments.work, shard), tokenize_shard(arguments.work, shard), flush=True)
+            print(
+                encode_shard(arguments.work, shard, arguments.device), tokenize_shard(arguments.work, shard), flush=True
+            )
     elif arguments.stage == "clip":
         from smoothtool.weights.making.clip import train_clip
 

@@ -29,16 +29,16 @@ def trained_vae(work: Path) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def encode_shard(work: Path, shard: int) -> Path:
+def encode_shard(work: Path, shard: int, device: str = "cpu") -> Path:
     """Draw scenes SHARD * SHARD_SCENES onwards and keep their scaled latents: float16 [SHARD_SCENES, 4, 16, 16]."""
     path = work / "latents" / f"{shard:03d}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        vae, parts = normalised_vae(work).to(memory_format=torch.channels_last), []
+        vae, parts = normalised_vae(work).to(device, memory_format=torch.channels_last), []
         for at in range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES, 50):
             pictures = np.stack([np.asarray(render(pool_scene(i), work / "icons")) for i in range(at, at + 50)])
-            latents = vae.encode(to_pixel_values(pictures)).latent_dist.mean * SCALING_FACTOR
-            parts.append(latents.contiguous().half().numpy())
+            latents = vae.encode(to_pixel_values(pictures).to(device)).latent_dist.mean * SCALING_FACTOR
+            parts.append(latents.contiguous().half().cpu().numpy())
         temporary = path.with_suffix(".tmp.npy")
         np.save(temporary, np.concatenate(parts))
         temporary.rename(path)
