@@ -18,8 +18,9 @@ from smoothtool import __version__
 from smoothtool.commands.drag import Wish, drag_wish
 from smoothtool.commands.dragging import peak_memory_mb
 from smoothtool.commands.session import finish, open_session, start_report
+from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import lora_disabled
-from smoothtool.diffusion.model import DiffusionModel, load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, InputError, SmoothtoolError, explain, out_of_memory
 from smoothtool.files.images import fit_image, load_image, save_image, to_pixel_values
 from smoothtool.files.output import output_folder

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import smoothtool
 from smoothtool.commands.sharing import Shared
+from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
-from smoothtool.diffusion.model import DiffusionModel, load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.single_file import load_single_file
 from smoothtool.files.images import load_image
 from smoothtool.files.inversions import load_inversion

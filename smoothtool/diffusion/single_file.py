@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
-from smoothtool.diffusion.model import DiffusionModel, assemble, choose_device, choose_dtype
+from smoothtool.diffusion.loading import assemble, choose_device, choose_dtype
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."

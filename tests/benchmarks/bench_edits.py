@@ -29,8 +29,9 @@ from PIL import Image
 
 from smoothtool.commands.edit_methods import EDITS, Source
 from smoothtool.commands.inverting import Inverted, compute_inversion
+from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
-from smoothtool.diffusion.model import DiffusionModel, load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.fitting import Fitted, to_pixel_values
 from smoothtool.files.images import to_image

@@ -17,7 +17,8 @@ from statistics import median
 import torch
 
 from smoothtool.commands.istd import DEFAULT_PROMPTS
-from smoothtool.diffusion.model import DiffusionModel, load_model
+from smoothtool.diffusion.loading import load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.prompts import read_prompts
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
 from smoothtool.metrics.sequences import deviation

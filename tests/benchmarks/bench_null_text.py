@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reference_null_text import reference_null_text
 
-from smoothtool.diffusion.model import DiffusionModel, load_model
+from smoothtool.diffusion.loading import load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise, per_step
 from smoothtool.files.images import fit_image, load_image
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of

@@ -10,7 +10,8 @@ import torch
 from toys import tiny_model
 
 from smoothtool.diffusion.ddim import noise_from_velocity
-from smoothtool.diffusion.model import DiffusionModel, choose_device, load_model
+from smoothtool.diffusion.loading import choose_device, load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 
 

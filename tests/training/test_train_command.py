@@ -165,7 +165,7 @@ def test_the_regulariser_lowers_the_variation(job, tmp_path):
 
 
 def test_full_training_leaves_a_whole_model_folder(job, tmp_path):
-    from smoothtool.diffusion.model import load_model
+    from smoothtool.diffusion.loading import load_model
 
     report = train.run(job(full=True, learning_rate=1e-3), silent)
     loaded = load_model(report.folder / "model", "trained", device="cpu")

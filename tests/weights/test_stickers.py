@@ -8,7 +8,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from smoothtool.diffusion.model import DiffusionModel, load_model
+from smoothtool.diffusion.loading import load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.files.images import load_image, to_pixel_values
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
+from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
-from smoothtool.diffusion.model import DiffusionModel, load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.files.images import to_image
 from smoothtool.files.sheets import contact_sheet
