@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from smoothtool.threads import limit_spinning
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -28,6 +30,8 @@ MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png", "edit": "
 """The pictures each command makes, in its folder."""
 LENT = "smoothtool-inputs-"
 """How the temporary folder begins that PIL images are read from; the result keeps them under `inputs`."""
+
+limit_spinning()
 
 
 class Result(NamedTuple):

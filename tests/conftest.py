@@ -12,6 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from smoothtool.threads import limit_spinning
+
+limit_spinning()  # before any test file loads torch
+
 
 @pytest.fixture
 def model(tmp_path: Path):

@@ -10,6 +10,7 @@ from smoothtool.cli import console
 from smoothtool.cli.launch import silence_libraries
 from smoothtool.files.cache import InversionCache
 from smoothtool.files.reports import versions
+from smoothtool.threads import waiting
 from smoothtool.weights.places import KNOWN, find_model, settings_file
 
 EXTRAS = {
@@ -29,6 +30,7 @@ def doctor() -> None:
         ("processor", f"{os.cpu_count()} x {platform.processor() or platform.machine()}"),
         ("memory", _memory()),
         ("devices", _devices()),
+        ("waiting threads", waiting()),
         ("extras", ", ".join(extras) or "none"),
         ("models", ", ".join(models) or "none"),
         ("settings", f"{settings_file()}{'' if settings_file().is_file() else ' (not written)'}"),

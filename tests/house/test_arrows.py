@@ -13,6 +13,7 @@ HEAVY = {"torch", "diffusers", "transformers", "peft", "accelerate", "torchvisio
 CARRIED = {"types", "errors", "readers"}
 DOORS = {
     "errors": set(),
+    "threads": set(),
     "readers": {"errors"},
     "types": set(),
     "options": set(),
@@ -30,12 +31,14 @@ DOORS = {
     "metrics": {"diffusion", *CARRIED},
     "training": {"diffusion", "methods", "files", "making", *CARRIED},
     "commands": {"methods", "diffusion", "training", "metrics", "files", "places", "jobs", "plan", *CARRIED},
-    "cli": {"commands", "files", "places", "recipe", "plan", "estimate", "jobs", "options", "yaml12", *CARRIED},
-}
+    "cli": {
+        "threads", "commands", "files", "places", "recipe", "plan", "estimate", "jobs", "options", "yaml12", *CARRIED
+    },
+}  # fmt: skip
 """Which rooms a room may import. What is not listed (`__init__`, `__main__`, the making of weights) may see all."""
 TORCH_FREE = {
-    "errors", "readers", "types", "options", "yaml12", "jobs", "inputs", "captions", "plan", "estimate", "recipe",
-    "places", "cli", "__init__", "__main__",
+    "errors", "threads", "readers", "types", "options", "yaml12", "jobs", "inputs", "captions", "plan", "estimate",
+    "recipe", "places", "cli", "__init__", "__main__",
 }  # fmt: skip
 
 
