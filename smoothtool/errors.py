@@ -9,6 +9,9 @@ import difflib
 import os
 from collections.abc import Iterable
 
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and after SIGTERM, as of every program that these signals end."""
+
 
 class SmoothtoolError(Exception):
     """`what` is one sentence, with the file or flag in it; `hint` says what to try."""

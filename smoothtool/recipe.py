@@ -45,12 +45,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Plan:
     return plan_recipe(load_yaml(path), overrides)
 
 
-def dump_plan(plan: Plan) -> str:
-    """YAML that `load_recipe` reads back to the same plan."""
+def dump_plan(plan: Plan, *, every_letter: bool = True) -> str:
+    """YAML that `load_recipe` reads back to the same plan.
+
+    every_letter  False for where UTF-8 cannot be written: other letters than ASCII's are then escaped as YAML has it
+    """
     rows = [{**row, **item.job.handover(), **({"output": item.name} if plan.folder else {})}
             for item in plan.items for row in item.job.recipe()["jobs"]]  # fmt: skip
     document = {**({"output": str(plan.folder)} if plan.folder else {}), "jobs": rows}
-    return str(yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))
+    return str(yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=every_letter, width=120))
 
 
 def recipe_schema() -> dict[str, Any]:

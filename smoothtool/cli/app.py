@@ -14,9 +14,11 @@ from typer.main import get_command
 from smoothtool import __version__
 from smoothtool.cli import cached, console, doctor, models, recipes
 from smoothtool.cli.console import NARROW
-from smoothtool.cli.faults import TERMINATED, report_fault
+from smoothtool.cli.faults import report_fault
 from smoothtool.cli.flags import job_command
 from smoothtool.cli.launch import launch
+from smoothtool.cli.streams import steady_streams
+from smoothtool.errors import TERMINATED
 from smoothtool.jobs import JOBS
 
 app = typer.Typer(
@@ -56,11 +58,10 @@ app.add_typer(cached.app, name="cache")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names are bytes, not text
     if get_terminal_size().columns < NARROW:
         app.rich_markup_mode = None  # help without boxes, which would leave no room for words
-    try:
-        get_command(app)(arguments, prog_name="smoothtool")
-    except Exception as fault:
-        sys.exit(report_fault(fault))
+    with steady_streams():
+        try:
+            get_command(app)(arguments, prog_name="smoothtool")
+        except (Exception, KeyboardInterrupt) as fault:
+            sys.exit(report_fault(fault))

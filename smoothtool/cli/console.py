@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from smoothtool.cli.streams import visible
+
 T = TypeVar("T")
 NARROW = 60
 """Columns under which bars and times would push the description out."""
@@ -44,13 +46,21 @@ stderr = Console(stderr=True, highlight=False)
 
 
 def data(text: str) -> None:
-    """One piece of output for other programs."""
-    sys.stdout.write(text.rstrip("\n") + "\n")
-    sys.stdout.flush()
+    """One piece of output for other programs; a terminal gets it without control characters.
+
+    Raises: OSError, with stdout as its file, when it cannot be written, as on a full disk.
+    """
+    line = text.rstrip("\n") + "\n"
+    try:
+        sys.stdout.write(visible(line) if sys.stdout.isatty() else line)
+        sys.stdout.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "stdout") from error
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:
     """Rows as aligned columns of plain text: readable, and easy to cut in a pipe."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         data("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -59,15 +69,15 @@ def table(rows: Sequence[Sequence[str]]) -> None:
 def notice(text: str) -> None:
     """A line for the person, not part of the data; user text in it is never markup."""
     if not show.quiet:
-        stderr.print(Text(text), soft_wrap=True)
+        stderr.print(Text(visible(text)), soft_wrap=True)
 
 
 def error(what: str, hint: str = "") -> None:
     """`error: what` for each line, and `try: hint`."""
-    for line in what.splitlines():
-        stderr.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+    for line in what.split("\n"):
+        stderr.print(Text.assemble(("error: ", "bold red"), visible(line)), soft_wrap=True)
     if hint:
-        stderr.print(Text.assemble(("try: ", "bold"), hint), soft_wrap=True)
+        stderr.print(Text.assemble(("try: ", "bold"), visible(hint)), soft_wrap=True)
 
 
 class _Bars(Bars):
@@ -108,7 +118,7 @@ class Progress:
 
     def _shown(self, bars: _Bars, items: Iterable[T], description: str, total: int) -> Iterator[T]:
         bars.update(self.loading, total=1, completed=1)
-        task = bars.add_task(description, total=total)
+        task = bars.add_task(visible(description), total=total)
         try:
             for item in items:
                 bars.advance(task)
@@ -128,7 +138,7 @@ class Progress:
     def status(self, text: str) -> None:
         """Under the bars, drawn with them a few times a second; not shown where there are none."""
         if self.bars is not None:
-            self.bars.figures = text
+            self.bars.figures = visible(text)
 
 
 def _columns(width: int) -> list[ProgressColumn]:

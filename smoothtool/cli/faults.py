@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 
 from smoothtool.cli import console
-from smoothtool.errors import explain
-
-INTERRUPTED, TERMINATED = 130, 143
+from smoothtool.cli.streams import visible
+from smoothtool.errors import INTERRUPTED, explain
 
 
 def report_fault(fault: BaseException) -> int:
     """Tell what happened, with the traceback under --debug; returns the exit code."""
     if console.show.debug:
-        traceback.print_exception(fault)
+        sys.stderr.write(visible("".join(traceback.format_exception(fault))))
     if isinstance(fault, KeyboardInterrupt):
         console.error("interrupted")
         return INTERRUPTED

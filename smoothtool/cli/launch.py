@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from smoothtool.cli import console
 from smoothtool.cli.figures import figure_lines
 from smoothtool.cli.shards import shard_from_environment
+from smoothtool.cli.streams import speaks_utf8
 from smoothtool.errors import BatchError, UsageError, closest
 from smoothtool.estimate import estimate_unet_calls
 from smoothtool.jobs import Job, parse_shard
@@ -48,7 +50,7 @@ def launch(plan: Plan, wish: Wish) -> None:
     if plan.folder is None and _needs_batch(plan.items[0].job, wish):
         plan = batch_of_one(plan)
     if wish.dry_run:
-        console.data(dump_plan(plan))
+        show_plan(plan)
         console.notice(_summary(plan))
         return
     if not console.show.debug:
@@ -57,6 +59,11 @@ def launch(plan: Plan, wish: Wish) -> None:
         _run(plan.items[0].job)
     else:
         _run_batch(plan, wish)
+
+
+def show_plan(plan: Plan) -> None:
+    """The plan on stdout, as a recipe that can be read back from wherever stdout leads."""
+    console.data(dump_plan(plan, every_letter=speaks_utf8(sys.stdout)))
 
 
 def _needs_batch(job: Job, wish: Wish) -> bool:

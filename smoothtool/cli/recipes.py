@@ -10,11 +10,11 @@ import typer
 
 from smoothtool.cli import console
 from smoothtool.cli.flags import Debug, DryRun, Quiet, Retry, Shard
-from smoothtool.cli.launch import Wish, launch
+from smoothtool.cli.launch import Wish, launch, show_plan
 from smoothtool.errors import InputError, UsageError, closest
 from smoothtool.options import OUTPUT
 from smoothtool.plan import Plan
-from smoothtool.recipe import dump_plan, load_recipe, plan_recipe, recipe_schema
+from smoothtool.recipe import load_recipe, plan_recipe, recipe_schema
 from smoothtool.yaml12 import Document
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -88,7 +88,7 @@ def validate(file: File, overrides: Overrides = None) -> None:
 @app.command("show")
 def show_recipe(file: File, overrides: Overrides = None) -> None:
     """Print every job of a recipe, with defaults and combinations written out."""
-    console.data(dump_plan(_plan(file, overrides)))
+    show_plan(_plan(file, overrides))
 
 
 @app.command()
