@@ -6,8 +6,13 @@ Each class carries the exit code that the command line gives it. Raised where th
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 from collections.abc import Iterable
+from pathlib import Path
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, as of every program that these signals end."""
@@ -56,6 +61,30 @@ class MemoryExhaustedError(SmoothtoolError):
     exit_code = 6
 
 
+class StorageError(SmoothtoolError):
+    """No room on the disk (`full`: nothing that writes there can go on), or no right to write."""
+
+    exit_code = 7
+
+    def __init__(self, what: str, hint: str = "", *, full: bool = False) -> None:
+        super().__init__(what, hint)
+        self.full = full
+
+
+def storage_error(path: Path, fault: OSError) -> StorageError:
+    """Why `path` cannot be written."""
+    reason = os.strerror(fault.errno) if fault.errno else str(fault)
+    hint = "make room, or another disk" if fault.errno in NO_ROOM else "another place, or the right to write there"
+    return StorageError(f"{path}: cannot be written ({reason})", hint, full=disk_is_full(fault))
+
+
+def disk_is_full(fault: BaseException) -> bool:
+    """Whether that is what happened: then nothing that writes there can go on."""
+    if isinstance(fault, OSError):
+        return fault.errno in (*NO_ROOM, errno.EROFS)
+    return isinstance(fault, StorageError) and fault.full
+
+
 def closest(word: str, known: Iterable[str]) -> str:
     """The known name that a mistyped one was probably meant to be, or an empty string."""
     return "".join(difflib.get_close_matches(word, list(known), n=1))
@@ -78,6 +107,9 @@ def explain(fault: BaseException) -> SmoothtoolError:
         return MemoryExhaustedError("out of memory", "a smaller --size, fewer pictures, or --dtype float16")
     if isinstance(fault, OSError) and fault.errno is not None:
         name = f"{os.fsdecode(fault.filename)}: " if fault.filename else ""
+        if fault.errno in (*NO_ROOM, *NO_RIGHT):
+            hint = "another folder with -o, or make room"
+            return StorageError(f"{name}{os.strerror(fault.errno)}", hint, full=disk_is_full(fault))
         return SmoothtoolError(f"{name}{os.strerror(fault.errno)}", "another folder with -o")
     what = f"{type(fault).__name__}: {first_line}" if first_line else type(fault).__name__
     return SmoothtoolError(f"internal error: {what}", "run again with --debug, and report what it shows")

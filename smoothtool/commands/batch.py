@@ -18,7 +18,7 @@ from smoothtool.commands.batch_items import Digests, Work, made_by, work_of
 from smoothtool.commands.batch_page import write_summary
 from smoothtool.commands.batch_work import Batch, open_batch, work_here
 from smoothtool.commands.sharing import model_key
-from smoothtool.errors import UsageError
+from smoothtool.errors import StorageError, UsageError
 from smoothtool.files.journal import PATTERN, Journal
 from smoothtool.files.output import free_space_check
 from smoothtool.types import Outcome, Track
@@ -79,7 +79,7 @@ def run_batch(plan: Plan, how: How, track: Track) -> list[Outcome]:
             track.note(f"{len(batch.stuck)} items stay to do: their model does not load")
             raise next(iter(batch.stuck.values()))
     except BaseException:
-        with suppress(OSError):  # of a disk that is full: what stopped the batch is what has to be told
+        with suppress(OSError, StorageError):  # of a disk that is full: what stopped the batch is what has to be told
             _sum_up(plan, works, batch, started)
         raise
     return _sum_up(plan, works, batch, started)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.gallery import Card, write_gallery
-from smoothtool.files.output import write_json_atomic
 from smoothtool.files.reports import versions
+from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.types import Outcome, Track
 from smoothtool.weights.places import resolve_picture
 

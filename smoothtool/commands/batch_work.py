@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -12,14 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.commands.batch_items import CONTINUED, Work, finished
 from smoothtool.commands.sharing import Shared
-from smoothtool.errors import InputError, SmoothtoolError, UsageError, explain
+from smoothtool.errors import (
+    InputError,
+    SmoothtoolError,
+    StorageError,
+    UsageError,
+    disk_is_full,
+    explain,
+    storage_error,
+)
 from smoothtool.files.journal import Journal
 from smoothtool.types import Outcome, Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import Job
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 PATIENCE_S = 0.2
 """Between two looks at an item that another process is working on."""
 
@@ -138,7 +144,7 @@ def _work_ahead(works: Sequence[Work], batch: Batch, shared: Shared) -> None:
 def _work(work: Work, batch: Batch, shared: Shared) -> Exception | None:
     """Why the item cannot be made yet: its model does not load. Else it is written down how it went.
 
-    Raises: UsageError when the disk is full: nothing can go on.
+    Raises: StorageError when the disk is full: nothing can go on.
     """
     try:
         facts = _make(work, batch, shared)
@@ -147,8 +153,9 @@ def _work(work: Work, batch: Batch, shared: Shared) -> Exception | None:
             batch.write_down(work, facts)
         return fault
     except Exception as error:
-        if _is_disk_full(error):
-            raise UsageError(f"{batch.journal.folder}: {explain(error).what}", "make room, and start again") from error
+        if disk_is_full(error):
+            known = storage_error(batch.journal.folder, error) if isinstance(error, OSError) else explain(error)
+            raise StorageError(known.what, "make room, and start again", full=True) from error
         raise
 
 
@@ -160,7 +167,7 @@ def _make(work: Work, batch: Batch, shared: Shared) -> dict[str, Any]:
         _run(work.job_in(batch.journal.folder, known), batch.track, shared)
         facts: dict[str, Any] = {"status": "made"}
     except Exception as error:
-        if _is_disk_full(error):
+        if disk_is_full(error):
             raise
         if not isinstance(error, (UsageError, InputError)):
             shared.forget()
@@ -181,8 +188,3 @@ def _run(job: Job, track: Track, shared: Shared) -> None:
     finally:
         if changes_model:
             shared.forget()
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    number = getattr(error, "errno", None)
-    return number in DISK_FULL or (not isinstance(error, SmoothtoolError) and "No space left" in str(error))

@@ -23,8 +23,8 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.images import Fitted, crop_back, to_image
-from smoothtool.files.output import write_text_atomic
 from smoothtool.files.sheets import contact_sheet
+from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.files.tables import markdown_table
 from smoothtool.jobs import INVERSION_NAMES, NEED_SOURCE
 from smoothtool.metrics.clip_score import Clip

@@ -13,9 +13,10 @@ from smoothtool.commands.session import open_session, start_report
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.images import load_image
-from smoothtool.files.output import atomic_path, output_folder
+from smoothtool.files.output import output_folder
 from smoothtool.files.page.server import PageRequest, PointPage
 from smoothtool.files.points import write_points
+from smoothtool.files.storage.writing import atomic_path
 from smoothtool.types import Report, Track
 from smoothtool.weights.places import resolve_picture
 

@@ -19,8 +19,8 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import InputError
 from smoothtool.files.images import load_image, save_image, to_image, to_pixel_values
-from smoothtool.files.output import plain, write_text_atomic
 from smoothtool.files.provenance import DigitalSource
+from smoothtool.files.storage.writing import plain, write_text_atomic
 from smoothtool.methods.smoothness.istd import prompt_noises
 from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes
 from smoothtool.types import Track

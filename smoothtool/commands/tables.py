@@ -42,11 +42,12 @@ from smoothtool.commands.table_runs import (
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, ModelError, UsageError
 from smoothtool.files.images import load_image
-from smoothtool.files.output import output_folder, write_text_atomic
+from smoothtool.files.output import output_folder
 from smoothtool.files.paper_tables import Ordering, Table, tables_html, tables_markdown
 from smoothtool.files.prompts import read_prompts
 from smoothtool.files.reports import write_report
 from smoothtool.files.sheets import contact_sheet
+from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
 from smoothtool.weights.places import natural, resolve_model

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from smoothtool.errors import ModelError, UsageError
+from smoothtool.errors import ModelError, StorageError, UsageError
 from smoothtool.files.inversions import load_inversion, save_inversion, sidecar
-from smoothtool.files.output import plain, sweep_leftovers
+from smoothtool.files.storage.leftovers import sweep_leftovers
+from smoothtool.files.storage.writing import plain
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +81,7 @@ class InversionCache:
         """Store it if possible: a full or read-only disk, or a lock held for long, costs the entry, not the command."""
         if self.max_bytes <= 0:
             return
-        with suppress(OSError):
+        with suppress(OSError, StorageError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock():
                 sweep_leftovers(self.folder)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.images import load_image
-from smoothtool.files.output import atomic_path, write_text_atomic
+from smoothtool.files.storage.writing import atomic_path, write_text_atomic
 from smoothtool.types import Track
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.errors import ModelError
-from smoothtool.files.output import atomic_path, plain, write_json_atomic
+from smoothtool.files.storage.writing import atomic_path, plain, write_json_atomic
 from smoothtool.types import Inversion, LatentTrajectory
 
 if TYPE_CHECKING:

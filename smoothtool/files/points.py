@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from smoothtool.errors import InputError, SmoothtoolError, UsageError
 from smoothtool.files.images import load_image
-from smoothtool.files.output import write_json_atomic
+from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.readers.fields import Fields, as_fields, parse_json
 from smoothtool.readers.pickles import parse_pickle
 from smoothtool.readers.regular import read_regular

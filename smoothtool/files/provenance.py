@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from smoothtool.errors import UsageError
-from smoothtool.files.output import plain
+from smoothtool.files.storage.writing import plain
 
 DigitalSource = Literal["compositeWithTrainedAlgorithmicMedia", "trainedAlgorithmicMedia"]
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"  # an identifier: http, whatever the web site uses

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smoothtool.files.output import plain
+from smoothtool.files.storage.writing import append_line, plain
 
 
 def read_records(folder: Path, pattern: str) -> list[dict[str, Any]]:
@@ -16,13 +16,8 @@ def read_records(folder: Path, pattern: str) -> list[dict[str, Any]]:
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Add one line, after ending the line that an interrupted write may have left open."""
-    line = json.dumps(plain(record), ensure_ascii=True, allow_nan=False).encode() + b"\n"
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, 2)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line)
+    """Add one line. Raises: StorageError."""
+    append_line(path, json.dumps(plain(record), ensure_ascii=True, allow_nan=False))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import smoothtool
-from smoothtool.files.output import plain, sweep_leftovers, write_json_atomic, write_yaml
+from smoothtool.files.storage.leftovers import sweep_leftovers
+from smoothtool.files.storage.writing import plain, write_json_atomic, write_yaml
 from smoothtool.types import Report
 from smoothtool.weights.places import KNOWN
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from smoothtool.errors import SmoothtoolError, UsageError
-from smoothtool.files.output import atomic_path
+from smoothtool.files.storage.writing import atomic_path
 
 SMALLEST_PX = 256  # players enlarge small frames without smoothing, and some refuse small videos
 LONGEST_ENLARGED_PX = 4096

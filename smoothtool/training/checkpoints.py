@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from smoothtool.errors import ModelError
-from smoothtool.files.output import atomic_path
+from smoothtool.files.storage.writing import atomic_path
 
 KEPT = 2
 

@@ -90,7 +90,7 @@ def test_quiet_leaves_stderr_empty_wherever_it_stands(call) -> None:
         (MemoryExhaustedError("full"), 6, "error: full\n"),
         (MemoryError(), 6, "error: out of memory\n"),
         (OutOfMemoryError("CUDA"), 6, "error: out of memory\n"),
-        (OSError(28, "No space left on device", "/x/y"), 1, "error: /x/y: No space left on device\n"),
+        (OSError(28, "No space left on device", "/x/y"), 7, "error: /x/y: No space left on device\n"),
         (KeyboardInterrupt(), 130, "stopped: nothing was kept\n"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from batch_toys import fake_invert, go, pictures, states, toy_model
 
 from smoothtool.commands.batch import How, run_batch
-from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError
+from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
 from smoothtool.files.journal import Journal
 from smoothtool.plan import plan_flags
 
@@ -167,7 +167,7 @@ def test_a_full_disk_ends_the_batch_and_the_next_run_goes_on(root: Path, monkeyp
             raise OSError(errno.ENOSPC, "No space left on device", str(folder / "x.png"))
 
     use(monkeypatch, root, inside=inside)
-    with pytest.raises(UsageError, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         go(root)
     assert visible(root / "out") - {".locks"} == {"p0", "p1", "items.jsonl", "batch.json", "index.html"}
     use(monkeypatch, root)
@@ -180,7 +180,7 @@ def test_a_disk_too_full_for_the_record_says_so(root: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("smoothtool.files.journal.append_record", full)
     monkeypatch.setattr("smoothtool.commands.batch.write_summary", full)
-    with pytest.raises(UsageError, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         go(root)
     assert calls(root) == ["p0.png"]
 

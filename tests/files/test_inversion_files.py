@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from smoothtool.errors import ModelError, UsageError
-from smoothtool.files import output
 from smoothtool.files.cache import InversionCache, cache_key
 from smoothtool.files.inversions import load_inversion, save_inversion, sidecar
+from smoothtool.files.storage import leftovers
 from smoothtool.types import Inversion, LatentTrajectory
 
 INFO = {"model": "abc", "size_px": [32, 32], "lora": []}
@@ -193,7 +193,7 @@ def test_the_cache_sweeps_old_leftovers_when_it_stores(tmp_path: Path, monkeypat
     (tmp_path / ".0123456789ab.part.safetensors").write_text("killed while writing")
     InversionCache(tmp_path).put("a", inversion(), INFO)
     assert (tmp_path / ".0123456789ab.part.safetensors").exists()
-    monkeypatch.setattr(output, "LEFTOVER_AGE_S", -1.0)
+    monkeypatch.setattr(leftovers, "LEFTOVER_AGE_S", -1.0)
     InversionCache(tmp_path).put("b", inversion(), INFO)
     assert not (tmp_path / ".0123456789ab.part.safetensors").exists()
     assert {entry.key for entry in InversionCache(tmp_path).entries()} == {"a", "b"}

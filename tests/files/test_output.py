@@ -1,31 +1,16 @@
-"""Files and folders are whole or absent, and nobody's files are lost."""
+"""Folders of results are whole or absent, and nobody's files are lost."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import shutil
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
 
-from smoothtool.errors import UsageError
+from smoothtool.errors import StorageError, UsageError
 from smoothtool.files import output
-from smoothtool.files.output import (
-    atomic_path,
-    free_space_check,
-    new_folder,
-    output_folder,
-    plain,
-    sweep_leftovers,
-    write_json_atomic,
-    write_text_atomic,
-    write_yaml,
-)
+from smoothtool.files.output import create_folder, free_space_check, new_folder, output_folder
 
 
 def earlier_result(folder: Path) -> Path:
@@ -70,22 +55,6 @@ def test_force_replaces_an_earlier_result_at_the_end(tmp_path: Path) -> None:
 def test_an_interrupted_force_keeps_the_earlier_result(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), new_folder(earlier_result(tmp_path / "out"), force=True):
         raise KeyboardInterrupt
-    assert names(tmp_path) == ["out"]
-    assert names(tmp_path / "out") == ["old.png", "report.json"]
-
-
-def test_a_failed_replacement_puts_the_earlier_result_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    renames, true_rename = [], os.rename
-
-    def fail_second(source: Path, target: Path) -> None:
-        renames.append(target)
-        if len(renames) == 2:
-            raise OSError(5, "Input/output error")
-        true_rename(source, target)
-
-    monkeypatch.setattr(os, "rename", fail_second)
-    with pytest.raises(OSError, match="Input/output"), new_folder(earlier_result(tmp_path / "out"), force=True):
-        pass
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["old.png", "report.json"]
 
@@ -168,7 +137,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_computation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
-    with pytest.raises(UsageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         output_folder(tmp_path / "deep" / "out", force=False)
 
 
@@ -180,123 +149,60 @@ def test_checking_the_output_creates_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_is_found_before_the_computation(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     free_space_check(tmp_path / "not" / "there", 1)
-    with pytest.raises(UsageError, match="MB"):
+    with pytest.raises(StorageError, match="MB"):
         free_space_check(tmp_path / "not" / "there", 2 * free + 10**12)
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("old")
+def test_finished_work_moves_on_when_another_process_took_the_generated_name(tmp_path: Path) -> None:
+    def moved_on(finished: Path) -> Path:
+        (finished / "name.txt").write_text("out-2")
+        return tmp_path / "out-2"
 
-    def interrupted() -> None:
-        with atomic_path(tmp_path / "a.txt") as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert names(tmp_path) == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "old"
-
-
-def test_undecodable_bytes_of_a_command_line_can_be_written(tmp_path: Path) -> None:
-    write_text_atomic(tmp_path / "a.txt", "fox \udcff")
-    assert (tmp_path / "a.txt").read_text() == "fox ?"
+    with new_folder(tmp_path / "out", force=False, moved_on=moved_on) as folder:
+        (folder / "a.txt").write_text("a")
+        earlier_result(tmp_path / "out")
+    assert names(tmp_path) == ["out", "out-2"]
+    assert names(tmp_path / "out-2") == ["a.txt", "name.txt"]
+    assert "old.png" in names(tmp_path / "out")
 
 
-def test_json_is_readable_by_every_parser(tmp_path: Path) -> None:
-    data = {"a": (math.nan, math.inf, 1.5), "b": Path("x/y"), "c": np.float32(0.5), "d": np.int64(3), 4: True, "e": "é"}
-    write_json_atomic(tmp_path / "a.json", data)
-
-    def refuse(word: str) -> None:
-        raise AssertionError(word)
-
-    read = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
-    assert read == {"a": [None, None, 1.5], "b": "x/y", "c": 0.5, "d": 3, "4": True, "e": "é"}
+def test_a_folder_to_go_on_in_gets_another_generated_name_when_the_first_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert create_folder(tmp_path / "out", lambda: tmp_path / "out-2") == tmp_path / "out-2"
+    assert create_folder(tmp_path / "out") == tmp_path / "out"
 
 
-def test_an_object_is_no_plain_data() -> None:
-    with pytest.raises(TypeError, match="object"):
-        plain({"a": object()})
+def test_a_folder_whose_parent_is_closed_is_filled_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    with new_folder(tmp_path / "out", force=False) as folder:
+        (folder / "a.txt").write_text("a")
+        assert folder.parent == tmp_path / "out"
+    assert names(tmp_path / "out") == ["a.txt"]
 
 
-TEXTS = [
-    "1e-4",
-    "0o10",
-    "010",
-    "no",
-    "off",
-    "null",
-    "~",
-    "1_000",
-    ".5",
-    "a: b",
-    "# fox",
-    "- x",
-    "12:30",
-    "é 狐",
-    "",
-    "a\nb",
-]
+def test_a_folder_where_a_disk_begins_is_never_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output.os.path, "ismount", lambda path: Path(path) == tmp_path / "out")
+    with pytest.raises(UsageError, match="where a disk begins"):
+        output_folder(earlier_result(tmp_path / "out"), force=True)
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out", force=False) as folder:
+        (folder / "a.txt").write_text("a")
+    assert names(tmp_path / "out") == ["a.txt"]
 
 
-def test_yaml_keeps_order_and_every_text(tmp_path: Path) -> None:
-    write_yaml(tmp_path / "a.yaml", {"z": TEXTS, "a": 1e-5, "n": None, "path": Path("/x")})
-    read = yaml.safe_load((tmp_path / "a.yaml").read_text())
-    assert list(read) == ["z", "a", "n", "path"]
-    assert read == {"z": TEXTS, "a": 1e-5, "n": None, "path": "/x"}
+def test_folders_that_were_made_for_a_result_go_with_it_when_it_fails(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), new_folder(tmp_path / "deep" / "er" / "out", force=False):
+        raise ValueError("no")
+    assert names(tmp_path) == []
 
 
-def test_yaml_1_2_reads_the_same_texts(tmp_path: Path) -> None:
-    from smoothtool.yaml12 import load_yaml
+def test_a_disk_that_fails_is_told_with_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*names: object) -> None:
+        raise OSError(28, "No space left on device")
 
-    write_yaml(tmp_path / "a.yaml", {"z": TEXTS})
-    assert load_yaml(tmp_path / "a.yaml").value == {"z": TEXTS}
-
-
-DAY_S = 24 * 3600
-
-
-def killed_runs(folder: Path) -> None:
-    """What `kill -9` leaves: a folder half filled, and a file half written."""
-    (folder / ".0123456789ab.part" / "frames").mkdir(parents=True)
-    (folder / ".0123456789ab.part" / "frames" / "000.png").write_text("half")
-    (folder / ".ba9876543210.part.json").write_text("{")
-
-
-@pytest.mark.parametrize(("age_s", "left"), [(DAY_S - 600, 2), (DAY_S + 600, 0)])
-def test_a_command_sweeps_up_after_runs_killed_a_day_ago(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float, left: int
-) -> None:
-    killed_runs(tmp_path)
-    now = time.time()
-    monkeypatch.setattr(output.time, "time", lambda: now + age_s)
-    with new_folder(tmp_path / "out", force=False):
-        assert len(list(tmp_path.glob(".*"))) == left + 1
-
-
-def test_sweeping_leaves_what_is_not_ours_and_what_still_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    killed_runs(tmp_path)
-    others = ["a.part", ".a.part", ".0123456789ab.partial", "0123456789ab.part", ".0123456789ab.part.tar.gz"]
-    for name in others:
-        (tmp_path / name).write_text("someone's")
-    now = time.time()
-    monkeypatch.setattr(output.time, "time", lambda: now + 2 * DAY_S)
-    os.utime(tmp_path / ".0123456789ab.part" / "frames" / "000.png", (now + DAY_S + 600,) * 2)
-    sweep_leftovers(tmp_path)
-    assert names(tmp_path) == sorted([".0123456789ab.part", *others])
-
-
-def test_folders_below_are_swept_only_where_they_are_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed_runs(tmp_path / "checkpoints")
-    now = time.time()
-    monkeypatch.setattr(output.time, "time", lambda: now + 2 * DAY_S)
-    sweep_leftovers(tmp_path)
-    assert len(names(tmp_path / "checkpoints")) == 2
-    sweep_leftovers(tmp_path, deep=True)
-    assert names(tmp_path / "checkpoints") == []
-
-
-def test_sweeping_a_folder_that_is_not_there_is_nothing(tmp_path: Path) -> None:
-    sweep_leftovers(tmp_path / "none")
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(StorageError, match=r"out: cannot be written \(No space"), new_folder(tmp_path / "out", False):
+        pass
+    assert names(tmp_path) == []

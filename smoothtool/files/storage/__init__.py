@@ -1,0 +1,1 @@
+"""What lies on the disk: whole or absent, and never two writers at once."""
