@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothtool.errors import closest
-from smoothtool.inputs import Picture
+from smoothtool.files.lists.inputs import Picture
 from smoothtool.weights.places import SAMPLES
 
 SIDECARS = "sidecars"

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from smoothtool.errors import UsageError, closest
-from smoothtool.inputs import Picture, find_pictures
+from smoothtool.files.lists.inputs import Picture, find_pictures
 from smoothtool.jobs import JOBS, Job, fields_of, keys_of, make_job
 from smoothtool.options import flag_of, key_of
 

@@ -16,9 +16,9 @@ from PIL import Image
 from smoothtool.commands.batch import How, run_batch
 from smoothtool.commands.sharing import Shared
 from smoothtool.errors import ModelError
-from smoothtool.files.images import load_image, save_image
-from smoothtool.files.output import new_folder
-from smoothtool.files.reports import write_report
+from smoothtool.files.pictures.images import load_image, save_image
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import write_report
 from smoothtool.plan import plan_flags
 from smoothtool.types import Outcome, Report, Track, silent
 

@@ -12,7 +12,7 @@ import pytest
 from batch_toys import saved_tiny_model
 from cli_toys import call_main
 
-from smoothtool.files.inversions import load_inversion
+from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.jobs import make_job
 from smoothtool.recipe import load_recipe
 

@@ -7,7 +7,7 @@ from datetime import datetime
 import typer
 
 from smoothtool.cli import console
-from smoothtool.files.cache import InversionCache
+from smoothtool.files.storage.cache import InversionCache
 
 app = typer.Typer(help="See and empty the cache of inversions.", no_args_is_help=True)
 

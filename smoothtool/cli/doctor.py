@@ -8,8 +8,8 @@ import platform
 
 from smoothtool.cli import console
 from smoothtool.cli.launch import silence_libraries
-from smoothtool.files.cache import InversionCache
-from smoothtool.files.reports import versions
+from smoothtool.files.storage.cache import InversionCache
+from smoothtool.files.storage.reports import versions
 from smoothtool.threads import waiting
 from smoothtool.weights.places import KNOWN, find_model, settings_file
 

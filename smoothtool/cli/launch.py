@@ -183,7 +183,7 @@ def _run(job: Job) -> None:
     for line in figure_lines(report):
         console.notice(line)
     if getattr(job, "json_output", False):
-        from smoothtool.files.reports import report_dict
+        from smoothtool.files.storage.reports import report_dict
 
         console.data(json.dumps(report_dict(report), indent=2))
     else:

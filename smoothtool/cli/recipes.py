@@ -120,7 +120,7 @@ def _about(recipe: Path) -> str:
 
 
 def _settings_in(picture: Path) -> dict[str, Any]:
-    from smoothtool.files.images import read_settings
+    from smoothtool.files.pictures.images import read_settings
 
     settings = read_settings(picture)
     if settings is None:

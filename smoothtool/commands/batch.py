@@ -20,7 +20,7 @@ from smoothtool.commands.batch_work import Batch, open_batch, work_here
 from smoothtool.commands.sharing import model_key
 from smoothtool.errors import StorageError, UsageError
 from smoothtool.files.journal import PATTERN, Journal
-from smoothtool.files.output import free_space_check
+from smoothtool.files.storage.output import free_space_check
 from smoothtool.types import Outcome, Track
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from smoothtool import __version__
 from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.files.journal import Journal
-from smoothtool.files.reports import NAMES_OR_PLACES, PLACES
+from smoothtool.files.storage.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
 from smoothtool.weights.places import resolve_model, resolve_picture
 

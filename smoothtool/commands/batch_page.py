@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.gallery import Card, write_gallery
-from smoothtool.files.reports import versions
+from smoothtool.files.storage.reports import versions
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.types import Outcome, Track
 from smoothtool.weights.places import resolve_picture

@@ -22,10 +22,10 @@ from smoothtool.commands.inverting import compute_inversion, note_convergence, n
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import SmoothtoolError
-from smoothtool.files.images import Fitted, crop_back, to_image
-from smoothtool.files.sheets import contact_sheet
+from smoothtool.files.drawing.markdown import markdown_table
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.pictures.images import Fitted, crop_back, to_image
 from smoothtool.files.storage.writing import write_text_atomic
-from smoothtool.files.tables import markdown_table
 from smoothtool.jobs import INVERSION_NAMES, NEED_SOURCE
 from smoothtool.metrics.clip_score import Clip
 from smoothtool.metrics.reconstruction import reconstruction_quality

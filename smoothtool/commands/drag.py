@@ -30,13 +30,20 @@ from smoothtool.commands.inverting import note_size
 from smoothtool.commands.session import describe_model, note_cut_prompts, open_session, start_report, with_seed
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
-from smoothtool.files.images import a1111_parameters, load_image, save_image
-from smoothtool.files.output import new_folder
-from smoothtool.files.points import check_mask, check_points, load_mask, points_from_numbers, read_points, write_points
-from smoothtool.files.reports import write_report
-from smoothtool.files.sequences import save_webp
-from smoothtool.files.sheets import before_after
-from smoothtool.files.trajectory import trajectory_frames
+from smoothtool.files.drawing.sheets import before_after
+from smoothtool.files.drawing.trajectory import trajectory_frames
+from smoothtool.files.lists.points import (
+    check_mask,
+    check_points,
+    load_mask,
+    points_from_numbers,
+    read_points,
+    write_points,
+)
+from smoothtool.files.pictures.images import a1111_parameters, load_image, save_image
+from smoothtool.files.pictures.sequences import save_webp
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import write_report
 from smoothtool.jobs import parse_point
 from smoothtool.methods.drag.dragdiffusion import DragSettings
 from smoothtool.types import DragPoints, Report, Track

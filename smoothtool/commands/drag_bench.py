@@ -22,12 +22,12 @@ from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import lora_disabled
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, InputError, SmoothtoolError, explain, out_of_memory
-from smoothtool.files.images import fit_image, load_image, save_image, to_pixel_values
-from smoothtool.files.output import output_folder
-from smoothtool.files.points import check_mask, check_points, read_points
-from smoothtool.files.records import append_record, read_records
-from smoothtool.files.sheets import contact_sheet
-from smoothtool.files.trajectory import draw_points
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.drawing.trajectory import draw_points
+from smoothtool.files.lists.points import check_mask, check_points, read_points
+from smoothtool.files.pictures.images import fit_image, load_image, save_image, to_pixel_values
+from smoothtool.files.storage.output import output_folder
+from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.metrics.drag_distance import correspondence_feature, find_points, target_distances
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, psnr_db
 from smoothtool.types import DragPoints, Report, Track

@@ -18,7 +18,7 @@ from smoothtool.commands.inverting import working_size
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import InputError, UsageError
-from smoothtool.files.images import Fitted, crop_back, fit_image, to_image
+from smoothtool.files.pictures.images import Fitted, crop_back, fit_image, to_image
 from smoothtool.methods.drag.dragdiffusion import (
     DragSettings,
     DragStep,

@@ -13,12 +13,12 @@ from smoothtool.commands.invert import inversion_figures
 from smoothtool.commands.inverting import note_convergence, note_size
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.files.fitting import at_input_size
-from smoothtool.files.images import crop_back, save_image, to_image
-from smoothtool.files.output import new_folder
-from smoothtool.files.provenance import a1111_parameters
-from smoothtool.files.reports import job_document
-from smoothtool.files.sheets import before_after, contact_sheet
+from smoothtool.files.drawing.sheets import before_after, contact_sheet
+from smoothtool.files.pictures.fitting import at_input_size
+from smoothtool.files.pictures.images import crop_back, save_image, to_image
+from smoothtool.files.pictures.provenance import a1111_parameters
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import job_document
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, per_step
 from smoothtool.diffusion.tokens import PromptTokens, prompt_tokens
 from smoothtool.errors import ModelError, UsageError
-from smoothtool.files.images import Fitted
+from smoothtool.files.pictures.images import Fitted
 from smoothtool.jobs import parse_weight
 from smoothtool.methods.editing.cycle import cycle_steps
 from smoothtool.methods.editing.disentangle import PictureLoss, disentangle_steps

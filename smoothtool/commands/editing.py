@@ -14,7 +14,7 @@ from smoothtool.commands.inverting import invert_pictures, load_pictures, open_i
 from smoothtool.commands.sharing import worked_out
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
-from smoothtool.files.images import crop_back
+from smoothtool.files.pictures.images import crop_back
 from smoothtool.jobs import EDIT_INVERSIONS
 from smoothtool.metrics.clip_score import Clip
 from smoothtool.metrics.reconstruction import reconstruction_quality

@@ -13,10 +13,10 @@ import torch
 
 from smoothtool.commands.session import start_report
 from smoothtool.errors import InputError, UsageError
-from smoothtool.files.images import load_image, to_pixel_values
-from smoothtool.files.output import new_folder
-from smoothtool.files.prompts import prompts_of, read_prompts
-from smoothtool.files.reports import write_report
+from smoothtool.files.lists.prompts import prompts_of, read_prompts
+from smoothtool.files.pictures.images import load_image, to_pixel_values
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import write_report
 from smoothtool.metrics.bootstrap import bootstrap_mean, jackknife
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.metrics.fid import INCEPTION_NAME, Features, frechet, inception_features, inception_missing

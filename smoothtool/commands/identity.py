@@ -15,8 +15,8 @@ from smoothtool.commands.dragging import fit_picture
 from smoothtool.diffusion.lora import load_lora, remove_lora, save_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
-from smoothtool.files.cache import cache_key
-from smoothtool.files.identity_cache import identity_path
+from smoothtool.files.storage.cache import cache_key
+from smoothtool.files.storage.identity_cache import identity_path
 from smoothtool.jobs import identity_steps
 from smoothtool.methods.drag.identity_lora import IDENTITY, fit_identity_lora
 from smoothtool.types import Track

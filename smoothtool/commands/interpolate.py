@@ -14,11 +14,11 @@ from smoothtool.commands.inverting import note_convergence, note_size
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.commands.walking import Ends, Frames, frames_between, open_ends
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.files.images import a1111_parameters, save_image, to_image
-from smoothtool.files.output import new_folder
-from smoothtool.files.reports import job_document
-from smoothtool.files.sequences import check_mp4, save_gif, save_mp4, save_webm, save_webp
-from smoothtool.files.sheets import contact_sheet
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.pictures.images import a1111_parameters, save_image, to_image
+from smoothtool.files.pictures.sequences import check_mp4, save_gif, save_mp4, save_webm, save_webp
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import job_document
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:

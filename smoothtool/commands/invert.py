@@ -12,11 +12,11 @@ from smoothtool.commands.cost import timed
 from smoothtool.commands.inverting import Inverted, invert_pictures, load_pictures, note_convergence, note_size
 from smoothtool.commands.session import begin, finish, note_cut_prompts, open_session
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.files.fitting import at_input_size
-from smoothtool.files.images import Fitted, crop_back, save_image, to_image
-from smoothtool.files.inversions import save_inversion
-from smoothtool.files.output import new_folder
-from smoothtool.files.reports import job_document
+from smoothtool.files.pictures.fitting import at_input_size
+from smoothtool.files.pictures.images import Fitted, crop_back, save_image, to_image
+from smoothtool.files.storage.inversions import save_inversion
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import job_document
 from smoothtool.metrics.reconstruction import reconstruction_quality
 from smoothtool.types import Report, Track
 

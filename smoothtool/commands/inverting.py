@@ -14,9 +14,9 @@ from smoothtool.commands.inversion_methods import INVERSIONS, Start, invert_each
 from smoothtool.commands.sharing import worked_out
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError, UsageError
-from smoothtool.files.cache import InversionCache, cache_key
-from smoothtool.files.images import Fitted, fit_image, load_image
-from smoothtool.files.inversions import load_inversion
+from smoothtool.files.pictures.images import Fitted, fit_image, load_image
+from smoothtool.files.storage.cache import InversionCache, cache_key
+from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.jobs import parse_size
 from smoothtool.types import Inversion, LatentTrajectory, Report, Track
 from smoothtool.weights.places import resolve_picture

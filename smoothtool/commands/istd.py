@@ -20,12 +20,12 @@ from smoothtool.commands.session import finish, note_cut_prompts, open_session, 
 from smoothtool.diffusion.lora import check_lora, load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, UsageError
-from smoothtool.files.images import to_image
-from smoothtool.files.output import output_folder
-from smoothtool.files.plots import Line, line_plot
-from smoothtool.files.prompts import read_prompts
-from smoothtool.files.records import append_record, read_records
-from smoothtool.files.sheets import contact_sheet
+from smoothtool.files.drawing.plots import Line, line_plot
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.lists.prompts import read_prompts
+from smoothtool.files.pictures.images import to_image
+from smoothtool.files.storage.output import output_folder
+from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.jobs import parse_lora, parse_shard
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
 from smoothtool.metrics.bootstrap import ENOUGH, bootstrap_mean, paired_difference

@@ -12,10 +12,10 @@ from smoothtool.commands.drag import run as run_drag
 from smoothtool.commands.session import open_session, start_report
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
-from smoothtool.files.images import load_image
-from smoothtool.files.output import output_folder
+from smoothtool.files.lists.points import write_points
 from smoothtool.files.page.server import PageRequest, PointPage
-from smoothtool.files.points import write_points
+from smoothtool.files.pictures.images import load_image
+from smoothtool.files.storage.output import output_folder
 from smoothtool.files.storage.writing import atomic_path
 from smoothtool.types import Report, Track
 from smoothtool.weights.places import resolve_picture

@@ -14,9 +14,9 @@ from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.single_file import load_single_file
-from smoothtool.files.images import load_image
-from smoothtool.files.inversions import load_inversion
-from smoothtool.files.reports import versions, write_report
+from smoothtool.files.pictures.images import load_image
+from smoothtool.files.storage.inversions import load_inversion
+from smoothtool.files.storage.reports import versions, write_report
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
 from smoothtool.weights.places import Place, resolve_model, resolve_picture

@@ -18,8 +18,8 @@ from smoothtool.commands.train import cache_folder
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import InputError
-from smoothtool.files.images import load_image, save_image, to_image, to_pixel_values
-from smoothtool.files.provenance import DigitalSource
+from smoothtool.files.pictures.images import load_image, save_image, to_image, to_pixel_values
+from smoothtool.files.pictures.provenance import DigitalSource
 from smoothtool.files.storage.writing import plain, write_text_atomic
 from smoothtool.methods.smoothness.istd import prompt_noises
 from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes

@@ -41,12 +41,12 @@ from smoothtool.commands.table_runs import (
 )
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, ModelError, UsageError
-from smoothtool.files.images import load_image
-from smoothtool.files.output import output_folder
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.paper_tables import Ordering, Table, tables_html, tables_markdown
-from smoothtool.files.prompts import read_prompts
-from smoothtool.files.reports import write_report
-from smoothtool.files.sheets import contact_sheet
+from smoothtool.files.pictures.images import load_image
+from smoothtool.files.storage.output import output_folder
+from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track

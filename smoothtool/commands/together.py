@@ -29,9 +29,9 @@ from smoothtool.commands.session import open_session
 from smoothtool.commands.sharing import Ahead, Shared
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, out_of_memory
-from smoothtool.files.cache import InversionCache, cache_key
-from smoothtool.files.images import Fitted
-from smoothtool.files.picture_sizes import upright_size_px
+from smoothtool.files.pictures.images import Fitted
+from smoothtool.files.pictures.picture_sizes import upright_size_px
+from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.jobs import EditJob, InvertJob, Job
 from smoothtool.types import Inversion, Track
 from smoothtool.weights.places import resolve_picture

@@ -23,8 +23,8 @@ from smoothtool.commands.training_loop import train_to_the_end
 from smoothtool.commands.training_results import LOG, TrainingRun, identity, write_results
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
-from smoothtool.files.output import free_space_check, output_folder
-from smoothtool.files.records import read_records
+from smoothtool.files.storage.output import free_space_check, output_folder
+from smoothtool.files.storage.records import read_records
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes
 from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from smoothtool.commands.cost import peak_memory_mb
 from smoothtool.commands.training_results import LOG, TrainingRun, identity, write_walks
 from smoothtool.errors import UsageError
-from smoothtool.files.records import append_record
+from smoothtool.files.storage.records import append_record
 from smoothtool.training.checkpoints import write_checkpoint
 from smoothtool.training.trackers import open_tracker, track_step
 from smoothtool.training.trainer import Trainer, TrainStep

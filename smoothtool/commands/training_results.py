@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from smoothtool.diffusion.lora import save_kohya, save_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.saving import save_model
-from smoothtool.files.images import to_image
-from smoothtool.files.output import new_folder
-from smoothtool.files.plots import Line, line_plot
-from smoothtool.files.records import read_records
-from smoothtool.files.reports import write_report
-from smoothtool.files.sheets import contact_sheet
+from smoothtool.files.drawing.plots import Line, line_plot
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.pictures.images import to_image
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.records import read_records
+from smoothtool.files.storage.reports import write_report
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_walks
 from smoothtool.training.examples import Examples
 from smoothtool.training.trainer import Trainer

@@ -22,7 +22,7 @@ from smoothtool.commands.inverting import (
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise
 from smoothtool.errors import UsageError
-from smoothtool.files.images import Fitted, crop_back
+from smoothtool.files.pictures.images import Fitted, crop_back
 from smoothtool.methods.interpolation.anid import anid_steps, noise_steps
 from smoothtool.methods.interpolation.attention import attention_walk_steps
 from smoothtool.methods.interpolation.rescheduling import adain, rescheduled_ratios

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from smoothtool.errors import SmoothtoolError
-from smoothtool.files.images import load_image
+from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.writing import atomic_path, write_text_atomic
 from smoothtool.types import Track
 

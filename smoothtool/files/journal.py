@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from smoothtool.files.records import append_record
 from smoothtool.files.storage.leftovers import sweep_leftovers
+from smoothtool.files.storage.records import append_record
 
 PATTERN = "items*.jsonl"
 LOCKS = ".locks"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment
 
-from smoothtool.files.tables import markdown_table
+from smoothtool.files.drawing.markdown import markdown_table
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from smoothtool.errors import InputError
-from smoothtool.files.images import load_image
+from smoothtool.files.pictures.images import load_image
 from smoothtool.weights.making.icons import fetch_icons
 from smoothtool.weights.making.pool import pool_caption, pool_scene
 from smoothtool.weights.making.scenes import caption, render

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import InputError, SmoothtoolError, UsageError
-from smoothtool.files.fitting import fit_image
+from smoothtool.files.pictures.fitting import fit_image
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.writing import atomic_path
 from smoothtool.training.captions import CaptionedPicture

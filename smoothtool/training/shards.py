@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from smoothtool.errors import InputError
-from smoothtool.files.images import load_image
+from smoothtool.files.pictures.images import load_image
 from smoothtool.training.captions import CAPTIONS, PICTURES, CaptionedPicture, captions_of, one_line_each
 
 HINT = "uncompressed .tar shards on this machine, with NAME.jpg and NAME.txt (or NAME.json) for each picture"

@@ -29,10 +29,10 @@ from PIL import Image, ImageFilter
 
 from smoothtool.commands.drag import Wish, drag_wish
 from smoothtool.commands.session import open_session
-from smoothtool.files.points import points_from_numbers
-from smoothtool.files.records import append_record, read_records
-from smoothtool.files.sheets import contact_sheet
-from smoothtool.files.trajectory import draw_points
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.drawing.trajectory import draw_points
+from smoothtool.files.lists.points import points_from_numbers
+from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.jobs import make_job
 from smoothtool.types import Report, silent
 from smoothtool.weights.making.scenes import SIZE_PX, Scene, caption, item_mask, render, sample_scene

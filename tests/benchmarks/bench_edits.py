@@ -33,11 +33,11 @@ from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError
-from smoothtool.files.fitting import Fitted, to_pixel_values
-from smoothtool.files.images import to_image
-from smoothtool.files.records import append_record, read_records
-from smoothtool.files.sheets import contact_sheet
-from smoothtool.files.tables import markdown_table
+from smoothtool.files.drawing.markdown import markdown_table
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.pictures.fitting import Fitted, to_pixel_values
+from smoothtool.files.pictures.images import to_image
+from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
 from smoothtool.metrics.bootstrap import paired_difference
 from smoothtool.metrics.clip_score import Clip, load_clip

@@ -19,7 +19,7 @@ import torch
 from smoothtool.commands.istd import DEFAULT_PROMPTS
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.files.prompts import read_prompts
+from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
 from smoothtool.metrics.sequences import deviation
 from smoothtool.weights.places import resolve_model

@@ -23,7 +23,7 @@ from reference_null_text import reference_null_text
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise, per_step
-from smoothtool.files.images import fit_image, load_image
+from smoothtool.files.pictures.images import fit_image, load_image
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import Solver, adam_solver, gauss_newton_solver, null_text_steps
 from smoothtool.types import Conditioning, LatentTrajectory

@@ -159,7 +159,7 @@ def test_run_takes_jobs_one_after_another_with_overrides(call, tmp_path: Path) -
 def test_run_repeats_the_settings_inside_a_picture(call, tmp_path: Path) -> None:
     from PIL import Image
 
-    from smoothtool.files.images import save_image
+    from smoothtool.files.pictures.images import save_image
     from smoothtool.jobs import make_job
 
     job = make_job("interpolate", {"images": ["samples:fox", "samples:cat"], "frames": 4, "seed": 1})

@@ -16,7 +16,7 @@ from smoothtool.commands.dragging import around_handles, open_picture
 from smoothtool.commands.dragging import drag as drag_in
 from smoothtool.commands.identity import identity_lora
 from smoothtool.errors import BatchError, InputError, UsageError
-from smoothtool.files.images import read_settings
+from smoothtool.files.pictures.images import read_settings
 from smoothtool.jobs import identity_steps, make_job
 from smoothtool.types import silent
 
@@ -112,7 +112,7 @@ def test_the_identity_lora_is_fitted_once_per_picture_and_gone_afterwards(sessio
 
 def test_no_drag_at_all_gives_the_original_row_back(session, picture):
     """FastDrag over a region that holds no latent of the way: nothing is warped, so both rows are sampled alike."""
-    from smoothtool.files.points import points_from_numbers
+    from smoothtool.files.lists.points import points_from_numbers
 
     asked = job(picture, method="fastdrag")
     opened = open_picture(session, Image.open(picture), "a cat", asked, silent)

@@ -13,7 +13,7 @@ from smoothtool.commands import compare, edit, invert
 from smoothtool.commands.edit_methods import EDITS
 from smoothtool.commands.inversion_methods import INVERSIONS
 from smoothtool.errors import ModelError, UsageError
-from smoothtool.files.images import read_settings
+from smoothtool.files.pictures.images import read_settings
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
 from smoothtool.methods.editing.prompt_switch import switch_index
 from smoothtool.types import silent

@@ -16,7 +16,7 @@ from smoothtool.commands import interpolate, invert
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import ModelError, UsageError
-from smoothtool.files.images import read_settings
+from smoothtool.files.pictures.images import read_settings
 from smoothtool.jobs import make_job
 from smoothtool.types import silent
 

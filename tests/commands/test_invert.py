@@ -13,8 +13,8 @@ from toys import tiny_model
 from smoothtool.commands import invert
 from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import InputError
-from smoothtool.files.images import read_settings
-from smoothtool.files.inversions import load_inversion
+from smoothtool.files.pictures.images import read_settings
+from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.jobs import make_job
 from smoothtool.types import silent
 

@@ -8,8 +8,8 @@ import threading
 import pytest
 from PIL import Image
 
+from smoothtool.files.lists.points import load_mask
 from smoothtool.files.page.server import PointPage
-from smoothtool.files.points import load_mask
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")

@@ -19,11 +19,10 @@ DOORS = {
     "options": set(),
     "yaml12": {"errors", "readers"},
     "jobs": {"errors", "options"},
-    "inputs": {"places", "readers"},
-    "captions": {"errors", "inputs", "places", "readers"},
-    "plan": {"errors", "inputs", "jobs", "options"},
+    "captions": {"errors", "files", "places", "readers"},
+    "plan": {"errors", "files", "jobs", "options"},
     "estimate": {"jobs"},
-    "recipe": {"errors", "readers", "jobs", "yaml12", "inputs", "captions", "plan"},
+    "recipe": {"errors", "readers", "jobs", "yaml12", "files", "captions", "plan"},
     "places": {"errors", "readers", "yaml12"},
     "diffusion": CARRIED,
     "methods": {"diffusion", "types", "errors"},
@@ -37,13 +36,13 @@ DOORS = {
 }  # fmt: skip
 """Which rooms a room may import. What is not listed (`__init__`, `__main__`, the making of weights) may see all."""
 TORCH_FREE = {
-    "errors", "threads", "readers", "types", "options", "yaml12", "jobs", "inputs", "captions", "plan", "estimate",
+    "errors", "threads", "readers", "types", "options", "yaml12", "jobs", "captions", "plan", "estimate",
     "recipe", "places", "cli", "__init__", "__main__",
 }  # fmt: skip
 
 
 def room_of(module: str) -> str:
-    """`smoothtool.files.cache` -> files; `smoothtool.weights.places` -> places; `smoothtool` itself -> __init__."""
+    """`smoothtool.files.storage.cache` -> files; `smoothtool.weights.places` -> places; `smoothtool` -> __init__."""
     parts = module.split(".")[1:]
     return parts[1] if parts[:1] == ["weights"] and len(parts) > 1 else parts[0] if parts else "__init__"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smoothtool.files.points import points_from_numbers
+from smoothtool.files.lists.points import points_from_numbers
 from smoothtool.metrics.drag_distance import correspondence_feature, find_points, target_distances
 
 

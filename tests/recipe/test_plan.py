@@ -9,7 +9,7 @@ import pytest
 from smoothtool.cli.shards import shard_from_environment
 from smoothtool.errors import UsageError
 from smoothtool.estimate import estimate_unet_calls
-from smoothtool.inputs import Picture
+from smoothtool.files.lists.inputs import Picture
 from smoothtool.jobs import make_job
 from smoothtool.plan import Plan, facts_of, plan_flags, render, unique_names
 from smoothtool.recipe import dump_plan, plan_recipe

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
-from smoothtool.files.images import load_image, to_pixel_values
+from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import gauss_newton_solver, null_text_steps
 from smoothtool.metrics.reconstruction import psnr_db

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from smoothtool.errors import SmoothtoolError
-from smoothtool.files.points import check_points, item_from_json
+from smoothtool.files.lists.points import check_points, item_from_json
 from smoothtool.readers.fields import as_fields, parse_json
 from smoothtool.types import DragPoints
 

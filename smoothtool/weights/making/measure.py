@@ -19,8 +19,8 @@ from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
-from smoothtool.files.images import to_image
-from smoothtool.files.sheets import contact_sheet
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.pictures.images import to_image
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import adam_solver, gauss_newton_solver, null_text_steps
 from smoothtool.metrics.bootstrap import paired_difference

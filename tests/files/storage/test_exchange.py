@@ -9,9 +9,9 @@ import pytest
 from storage_toys import kill_at_every_moment, names
 
 from smoothtool.errors import StorageError
-from smoothtool.files.output import new_folder, output_folder
 from smoothtool.files.storage import exchange
 from smoothtool.files.storage.leftovers import sweep_leftovers
+from smoothtool.files.storage.output import new_folder, output_folder
 
 
 @pytest.fixture(params=["one step", "two steps"])

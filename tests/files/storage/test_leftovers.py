@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from storage_toys import names
 
-from smoothtool.files.output import new_folder
 from smoothtool.files.storage import leftovers
 from smoothtool.files.storage.leftovers import HOST, sweep_leftovers, temporary_file, temporary_folder
+from smoothtool.files.storage.output import new_folder
 
 OTHER = "0123" if HOST != "0123" else "4567"
 DAY_S = 24 * 3600

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from smoothtool.errors import InputError, ModelError
-from smoothtool.files.fitting import Fitted, crop_back, fit_image, to_pixel_values
-from smoothtool.files.provenance import DigitalSource, a1111_parameters, metadata_options, settings_inside
+from smoothtool.files.pictures.fitting import Fitted, crop_back, fit_image, to_pixel_values
+from smoothtool.files.pictures.provenance import DigitalSource, a1111_parameters, metadata_options, settings_inside
 from smoothtool.files.storage.writing import atomic_path
 
 if TYPE_CHECKING:

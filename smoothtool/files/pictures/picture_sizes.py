@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from smoothtool.files.images import FORMATS
+from smoothtool.files.pictures.images import FORMATS
 
 TURNED = (5, 6, 7, 8)
 """EXIF orientations of pictures that lie on their side."""

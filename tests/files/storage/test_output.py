@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from smoothtool.errors import StorageError, UsageError
-from smoothtool.files import output
-from smoothtool.files.output import create_folder, free_space_check, new_folder, output_folder
+from smoothtool.files.storage import output
+from smoothtool.files.storage.output import create_folder, free_space_check, new_folder, output_folder
 
 
 def earlier_result(folder: Path) -> Path:

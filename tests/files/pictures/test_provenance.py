@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smoothtool.files.provenance import a1111_parameters
+from smoothtool.files.pictures.provenance import a1111_parameters
 
 COMMON = {"steps": 50, "guidance_scale": 7.5, "size_px": (64, 48), "model": "stickers"}
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from smoothtool.errors import SmoothtoolError, UsageError
-from smoothtool.files.sequences import save_gif, save_mp4, save_webm, save_webp
+from smoothtool.files.pictures.sequences import save_gif, save_mp4, save_webm, save_webp
 
 
 def frames(count: int, size: tuple[int, int] = (24, 16)) -> list[Image.Image]:

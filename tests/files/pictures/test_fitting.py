@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from smoothtool.errors import UsageError
-from smoothtool.files.fitting import crop_back, fit_image, to_pixel_values
+from smoothtool.files.pictures.fitting import crop_back, fit_image, to_pixel_values
 
 
 def noise(width: int, height: int) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageFont
 
-from smoothtool.files.sheets import BACKGROUND, before_after, contact_sheet, shortened
+from smoothtool.files.drawing.sheets import BACKGROUND, before_after, contact_sheet, shortened
 
 RED, BLUE = Image.new("RGB", (64, 64), (255, 0, 0)), Image.new("RGB", (64, 64), (0, 0, 255))
 

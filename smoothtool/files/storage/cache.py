@@ -14,7 +14,7 @@ from filelock import FileLock
 from platformdirs import user_cache_dir
 
 from smoothtool.errors import ModelError, StorageError, UsageError
-from smoothtool.files.inversions import load_inversion, save_inversion, sidecar
+from smoothtool.files.storage.inversions import load_inversion, save_inversion, sidecar
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.writing import plain
 

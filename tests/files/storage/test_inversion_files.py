@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from smoothtool.errors import ModelError, UsageError
-from smoothtool.files.cache import InversionCache, cache_key
-from smoothtool.files.inversions import load_inversion, save_inversion, sidecar
 from smoothtool.files.storage import leftovers
+from smoothtool.files.storage.cache import InversionCache, cache_key
+from smoothtool.files.storage.inversions import load_inversion, save_inversion, sidecar
 from smoothtool.types import Inversion, LatentTrajectory
 
 INFO = {"model": "abc", "size_px": [32, 32], "lora": []}

@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from smoothtool.files import output
-from smoothtool.files.reports import job_document, report_dict, versions, write_report
+from smoothtool.files.storage import output
+from smoothtool.files.storage.reports import job_document, report_dict, versions, write_report
 from smoothtool.types import Report
 
 
@@ -105,9 +105,11 @@ def test_versions_name_everything_a_result_depends_on() -> None:
 
 
 def test_no_module_of_the_room_loads_torch() -> None:
-    rooms = "cache images inversions output reports sequences sheets"
-    code = f"import sys, importlib\nfor m in {rooms.split()}: importlib.import_module('smoothtool.files.' + m)\n"
-    code += "from smoothtool.files import cache, reports\ncache.InversionCache().entries(); reports.versions()\n"
+    rooms = ["drawing.sheets", "pictures.images", "pictures.sequences"]
+    rooms += ["storage.cache", "storage.inversions", "storage.output", "storage.reports"]
+    code = f"import sys, importlib\nfor m in {rooms}: importlib.import_module('smoothtool.files.' + m)\n"
+    code += "from smoothtool.files.storage import cache, reports\n"
+    code += "cache.InversionCache().entries(); reports.versions()\n"
     code += "print([m for m in ('torch', 'cv2', 'diffusers') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

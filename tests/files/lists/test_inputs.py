@@ -12,7 +12,7 @@ import pytest
 
 from smoothtool.captions import Captions, read_table
 from smoothtool.errors import UsageError
-from smoothtool.inputs import Picture, find_pictures
+from smoothtool.files.lists.inputs import Picture, find_pictures
 from smoothtool.recipe import plan_recipe
 from smoothtool.yaml12 import read_yaml
 

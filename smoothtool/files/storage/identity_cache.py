@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from smoothtool.files.cache import InversionCache
+from smoothtool.files.storage.cache import InversionCache
 
 KEPT = 64
 """Files of 6 MB each for SD 1.5."""

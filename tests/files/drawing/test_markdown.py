@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smoothtool.files.tables import markdown_table
+from smoothtool.files.drawing.markdown import markdown_table
 
 
 def test_columns_are_aligned_and_missing_figures_are_empty():

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
 from smoothtool.errors import InputError, ModelError, UsageError
-from smoothtool.files.images import load_image, read_settings, save_image, to_image, to_pixel_values
+from smoothtool.files.pictures.images import load_image, read_settings, save_image, to_image, to_pixel_values
 
 
 def gradient(width: int = 24, height: int = 16) -> Image.Image:

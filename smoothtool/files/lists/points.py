@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from smoothtool.errors import InputError, SmoothtoolError, UsageError
-from smoothtool.files.images import load_image
+from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.readers.fields import Fields, as_fields, parse_json
 from smoothtool.readers.pickles import parse_pickle

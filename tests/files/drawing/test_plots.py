@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smoothtool.files.plots import COLOURS, PAPER, SIZE_PX, Line, _x_ticks, line_plot
+from smoothtool.files.drawing.plots import COLOURS, PAPER, SIZE_PX, Line, _x_ticks, line_plot
 
 
 def flat(y: float) -> Line:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from smoothtool.errors import InputError, UsageError
-from smoothtool.files.points import check_points, load_mask, points_from_numbers, read_points, write_points
+from smoothtool.files.lists.points import check_points, load_mask, points_from_numbers, read_points, write_points
 
 SIZE = (64, 48)
 

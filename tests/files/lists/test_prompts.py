@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from smoothtool.errors import InputError
-from smoothtool.files.prompts import prompts_of, read_prompts
+from smoothtool.files.lists.prompts import prompts_of, read_prompts
 
 
 def test_a_text_file_has_one_prompt_a_line_and_empty_lines_do_not_count(tmp_path: Path):
