@@ -19,7 +19,7 @@ from smoothtool.errors import ModelError
 from smoothtool.files.pictures.images import load_image, save_image
 from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import write_report
-from smoothtool.plan import plan_flags
+from smoothtool.recipe.plan import plan_flags
 from smoothtool.types import Outcome, Report, Track, silent
 
 

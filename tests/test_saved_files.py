@@ -14,7 +14,7 @@ from cli_toys import call_main
 
 from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.jobs import make_job
-from smoothtool.recipe import load_recipe
+from smoothtool.recipe.reading import load_recipe
 
 SAVED = Path(__file__).parent / "data" / "saved-by-0.1.0"
 FOLDERS = sorted(path.parent.name for path in SAVED.glob("*/job.yaml"))

@@ -14,8 +14,8 @@ from rich.markup import escape
 from smoothtool.cli import console
 from smoothtool.cli.launch import Wish
 from smoothtool.jobs import Job, fields_of
-from smoothtool.options import OUTPUT, choices_of, flag_of, key_of, kind_of, label_of, range_of
-from smoothtool.plan import Plan, picture_key, plan_flags
+from smoothtool.jobs.options import OUTPUT, choices_of, flag_of, key_of, kind_of, label_of, range_of
+from smoothtool.recipe.plan import Plan, picture_key, plan_flags
 
 METAVARS = {int: "INT", float: "FLOAT", Path: "PATH"}
 PICTURES = "; several, folders, globs or - for a list on stdin make a batch"

@@ -18,10 +18,10 @@ from smoothtool.cli.figures import figure_lines
 from smoothtool.cli.shards import shard_from_environment
 from smoothtool.cli.streams import speaks_utf8
 from smoothtool.errors import BatchError, UsageError, closest
-from smoothtool.estimate import estimate_unet_calls
 from smoothtool.jobs import Job, parse_shard
-from smoothtool.plan import Plan, batch_of_one
-from smoothtool.recipe import dump_plan
+from smoothtool.recipe.estimate import estimate_unet_calls
+from smoothtool.recipe.plan import Plan, batch_of_one
+from smoothtool.recipe.reading import dump_plan
 from smoothtool.weights.places import resolve_picture
 
 if TYPE_CHECKING:

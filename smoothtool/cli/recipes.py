@@ -12,9 +12,9 @@ from smoothtool.cli import console
 from smoothtool.cli.flags import Debug, DryRun, Quiet, Retry, Shard
 from smoothtool.cli.launch import Wish, launch, show_plan
 from smoothtool.errors import InputError, UsageError, closest
-from smoothtool.options import OUTPUT
-from smoothtool.plan import Plan
-from smoothtool.recipe import load_recipe, plan_recipe, recipe_schema
+from smoothtool.jobs.options import OUTPUT
+from smoothtool.recipe.plan import Plan
+from smoothtool.recipe.reading import load_recipe, plan_recipe, recipe_schema
 from smoothtool.yaml12 import Document
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")

@@ -24,7 +24,7 @@ from smoothtool.files.storage.output import free_space_check
 from smoothtool.types import Outcome, Track
 
 if TYPE_CHECKING:
-    from smoothtool.plan import Plan
+    from smoothtool.recipe.plan import Plan
 
 ITEM_BYTES = 2_000_000
 """Room asked for per item before the work begins: about what an edit of a 512 px picture leaves."""

@@ -20,7 +20,7 @@ from smoothtool.weights.places import resolve_model, resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import Job
-    from smoothtool.plan import Item
+    from smoothtool.recipe.plan import Item
 
 INPUTS = (PLACES | {"data"}) - {"output"}
 WHOLE_BYTES = 256_000_000

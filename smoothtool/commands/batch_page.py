@@ -17,7 +17,7 @@ from smoothtool.weights.places import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import Job
-    from smoothtool.plan import Plan
+    from smoothtool.recipe.plan import Plan
 
 SHOWN = ("edited", "reconstruction", "dragged", "sheet", "plot", "before_after")
 """Entries of a report's `files` that show the result, the best first."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic.fields import FieldInfo
 
 from smoothtool.jobs.notation import parse_lora, parse_size
-from smoothtool.options import MODEL, OUTPUT, PANELS, SAMPLING, SEED_END, Flag, flag_of, key_of, kind_of
+from smoothtool.jobs.options import MODEL, OUTPUT, PANELS, SAMPLING, SEED_END, Flag, flag_of, key_of, kind_of
 
 
 class Job(BaseModel):

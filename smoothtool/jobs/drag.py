@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob
 from smoothtool.jobs.notation import parse_point
-from smoothtool.options import Flag
+from smoothtool.jobs.options import Flag
 
 
 class DragJob(ModelJob):

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.invert import InversionName, PictureJob
 from smoothtool.jobs.notation import has_words, parse_fraction, parse_weight
-from smoothtool.options import INVERSION, Flag
+from smoothtool.jobs.options import INVERSION, Flag
 
 EditName = Literal["switch", "sdedit", "p2p", "pnp", "pix2pix-zero", "cycle", "disentangle", "masactrl"]
 _SINGLE = ("nti", "ddim", "npi", "proxnpi", "direct", "fixed-point")

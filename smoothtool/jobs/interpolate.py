@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.invert import InversionJob
-from smoothtool.options import INVERSION, Flag
+from smoothtool.jobs.options import INVERSION, Flag
 
 
 class InterpolateJob(InversionJob):

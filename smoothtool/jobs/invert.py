@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from smoothtool.jobs.base import ModelJob
-from smoothtool.options import INVERSION, MODEL, Flag
+from smoothtool.jobs.options import INVERSION, MODEL, Flag
 
 InversionName = Literal["nti", "ddim", "npi", "proxnpi", "direct", "fixed-point", "edict", "belm"]
 INVERSION_NAMES: tuple[InversionName, ...] = get_args(InversionName)

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob, ReportJob
 from smoothtool.jobs.notation import parse_lora, parse_shard
-from smoothtool.options import SAMPLING, SEED_END, Flag
+from smoothtool.jobs.options import SAMPLING, SEED_END, Flag
 
 
 class IstdJob(ModelJob):

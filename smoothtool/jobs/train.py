@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob
-from smoothtool.options import Flag
+from smoothtool.jobs.options import Flag
 
 
 class TrainJob(ModelJob):

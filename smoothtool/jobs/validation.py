@@ -15,8 +15,8 @@ from smoothtool.jobs.edit import EditJob
 from smoothtool.jobs.interpolate import InterpolateJob
 from smoothtool.jobs.invert import InvertJob
 from smoothtool.jobs.measure import EvalJob, IstdJob, TablesJob
+from smoothtool.jobs.options import demand_of, flag_of, key_of, label_of
 from smoothtool.jobs.train import TrainJob
-from smoothtool.options import demand_of, flag_of, key_of, label_of
 
 JOBS: dict[str, type[Job]] = {
     "interpolate": InterpolateJob,

@@ -10,7 +10,7 @@ from batch_toys import pictures, toy_model
 
 from smoothtool.cli.launch import Wish, launch
 from smoothtool.errors import UsageError
-from smoothtool.plan import Plan, plan_flags
+from smoothtool.recipe.plan import Plan, plan_flags
 
 
 @pytest.fixture

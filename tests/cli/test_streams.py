@@ -14,8 +14,8 @@ import pytest
 from smoothtool.cli import console
 from smoothtool.cli.launch import show_plan
 from smoothtool.cli.streams import SteadyStream, steady_streams, visible
-from smoothtool.plan import plan_flags
-from smoothtool.recipe import load_recipe
+from smoothtool.recipe.plan import plan_flags
+from smoothtool.recipe.reading import load_recipe
 
 ROOT = Path(__file__).parents[2]
 HARD = "Ω 日本 🦊 e\u0301 \udcff \ud800 \u2028 ü.png\n"

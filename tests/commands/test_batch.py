@@ -16,7 +16,7 @@ from batch_toys import fake_invert, go, pictures, states, toy_model
 from smoothtool.commands.batch import How, run_batch
 from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
 from smoothtool.files.journal import Journal
-from smoothtool.plan import plan_flags
+from smoothtool.recipe.plan import plan_flags
 
 TOYS = Path(__file__).parents[1] / "batch_toys.py"
 
@@ -255,7 +255,7 @@ def test_a_link_in_the_output_folder_that_leads_out_is_refused(root: Path) -> No
 
 def test_jobs_of_one_model_stand_together(root: Path) -> None:
     """A matrix over models must not load a model once per picture."""
-    from smoothtool.recipe import plan_recipe
+    from smoothtool.recipe.reading import plan_recipe
     from smoothtool.yaml12 import read_yaml
 
     a, b = toy_model(root / "a"), toy_model(root / "b")

@@ -14,7 +14,7 @@ from PIL import Image
 from smoothtool.commands import session
 from smoothtool.commands.batch import How, run_batch
 from smoothtool.errors import ModelError
-from smoothtool.recipe import plan_recipe
+from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Outcome, silent
 from smoothtool.yaml12 import read_yaml
 

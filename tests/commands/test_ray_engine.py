@@ -14,7 +14,7 @@ from PIL import Image
 
 from smoothtool.commands.batch import How, run_batch
 from smoothtool.errors import ModelError, SmoothtoolError, UsageError
-from smoothtool.recipe import plan_recipe
+from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Silent, silent
 from smoothtool.yaml12 import read_yaml
 
@@ -128,7 +128,7 @@ def test_asked_to_stop_it_finishes_what_is_at_hand_and_gives_out_no_more(root: P
     from smoothtool.commands.batch_work import open_batch
     from smoothtool.commands.ray_engine import work_on_ray
     from smoothtool.files.journal import Journal
-    from smoothtool.plan import plan_flags
+    from smoothtool.recipe.plan import plan_flags
 
     (root / "out").mkdir()
     plan = plan_flags("invert", {"image": [str(root / "in")], "model": toy_model(root / "model")})

@@ -11,7 +11,7 @@ import pytest
 from batch_toys import pictures, saved_tiny_model
 
 from smoothtool.cli.launch import Wish, launch
-from smoothtool.recipe import load_recipe
+from smoothtool.recipe.reading import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))

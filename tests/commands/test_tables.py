@@ -21,7 +21,7 @@ from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.files.paper_tables import Cell, Ordering, Table, tables_html, tables_markdown
 from smoothtool.jobs import TablesJob
 from smoothtool.metrics.bootstrap import bootstrap_mean
-from smoothtool.recipe import load_recipe
+from smoothtool.recipe.reading import load_recipe
 from smoothtool.types import Report, silent
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all measurements

@@ -17,8 +17,8 @@ from smoothtool.commands.batch_items import Digests, work_of
 from smoothtool.commands.together import ON_GPU, grouped
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.pictures.picture_sizes import upright_size_px
-from smoothtool.plan import plan_flags
-from smoothtool.recipe import plan_recipe
+from smoothtool.recipe.plan import plan_flags
+from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Outcome, silent
 from smoothtool.yaml12 import read_yaml
 

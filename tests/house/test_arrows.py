@@ -16,27 +16,23 @@ DOORS = {
     "threads": set(),
     "readers": {"errors"},
     "types": set(),
-    "options": set(),
     "yaml12": {"errors", "readers"},
-    "jobs": {"errors", "options"},
-    "captions": {"errors", "files", "places", "readers"},
-    "plan": {"errors", "files", "jobs", "options"},
-    "estimate": {"jobs"},
-    "recipe": {"errors", "readers", "jobs", "yaml12", "files", "captions", "plan"},
+    "jobs": {"errors"},
+    "recipe": {"errors", "readers", "jobs", "yaml12", "files", "places"},
     "places": {"errors", "readers", "yaml12"},
     "diffusion": CARRIED,
     "methods": {"diffusion", "types", "errors"},
     "files": {"yaml12", "places", *CARRIED},
     "metrics": {"diffusion", *CARRIED},
     "training": {"diffusion", "methods", "files", "making", *CARRIED},
-    "commands": {"methods", "diffusion", "training", "metrics", "files", "places", "jobs", "plan", *CARRIED},
+    "commands": {"methods", "diffusion", "training", "metrics", "files", "places", "jobs", "recipe", *CARRIED},
     "cli": {
-        "threads", "commands", "files", "places", "recipe", "plan", "estimate", "jobs", "options", "yaml12", *CARRIED
+        "threads", "commands", "files", "places", "recipe", "jobs", "yaml12", *CARRIED
     },
 }  # fmt: skip
 """Which rooms a room may import. What is not listed (`__init__`, `__main__`, the making of weights) may see all."""
 TORCH_FREE = {
-    "errors", "threads", "readers", "types", "options", "yaml12", "jobs", "captions", "plan", "estimate",
+    "errors", "threads", "readers", "types", "yaml12", "jobs",
     "recipe", "places", "cli", "__init__", "__main__",
 }  # fmt: skip
 

@@ -8,11 +8,11 @@ import pytest
 
 from smoothtool.cli.shards import shard_from_environment
 from smoothtool.errors import UsageError
-from smoothtool.estimate import estimate_unet_calls
 from smoothtool.files.lists.inputs import Picture
 from smoothtool.jobs import make_job
-from smoothtool.plan import Plan, facts_of, plan_flags, render, unique_names
-from smoothtool.recipe import dump_plan, plan_recipe
+from smoothtool.recipe.estimate import estimate_unet_calls
+from smoothtool.recipe.plan import Plan, facts_of, plan_flags, render, unique_names
+from smoothtool.recipe.reading import dump_plan, plan_recipe
 from smoothtool.yaml12 import read_yaml
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from smoothtool.errors import UsageError
-from smoothtool.recipe import dump_plan, load_recipe, plan_recipe, recipe_schema
+from smoothtool.recipe.reading import dump_plan, load_recipe, plan_recipe, recipe_schema
 from smoothtool.yaml12 import load_yaml, read_yaml
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from smoothtool.captions import Captions, read_table
 from smoothtool.errors import UsageError
 from smoothtool.files.lists.inputs import Picture, find_pictures
-from smoothtool.recipe import plan_recipe
+from smoothtool.recipe.captions import Captions, read_table
+from smoothtool.recipe.reading import plan_recipe
 from smoothtool.yaml12 import read_yaml
 
 
@@ -101,7 +101,7 @@ def test_metadata_that_cannot_be_read_is_a_mistake_of_the_recipe(tree: Path) -> 
 def test_the_metadata_of_a_folder_is_read_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "b" / "metadata.csv").write_text("file_name,text\nx.png,a cat\n")
     source, read = Captions("sidecars", "r.yaml:1:1"), []
-    monkeypatch.setattr("smoothtool.captions.read_table", lambda path: read.append(path) or read_table(path))
+    monkeypatch.setattr("smoothtool.recipe.captions.read_table", lambda path: read.append(path) or read_table(path))
     for name in ("b/x.png", "b/x.jpg"):
         source.about(Picture(name, Path(name)))
     assert len(read) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from smoothtool.errors import UsageError
 from smoothtool.jobs import JOBS, InterpolateJob, make_job, parse_lora, parse_size
-from smoothtool.options import PANELS, flag_of
+from smoothtool.jobs.options import PANELS, flag_of
 
 
 def told(command: str, **settings: object) -> list[str]:

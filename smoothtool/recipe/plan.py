@@ -14,7 +14,7 @@ from typing import Any
 from smoothtool.errors import UsageError, closest
 from smoothtool.files.lists.inputs import Picture, find_pictures
 from smoothtool.jobs import JOBS, Job, fields_of, keys_of, make_job
-from smoothtool.options import flag_of, key_of
+from smoothtool.jobs.options import flag_of, key_of
 
 RESERVED = re.compile(r"batch\.json|index\.html|items.*\.jsonl")
 """What a batch itself writes into its folder; what begins with a dot is never an item's name."""

@@ -24,11 +24,11 @@ from typing import Any
 
 import yaml
 
-from smoothtool.captions import Captions, Located
 from smoothtool.errors import UsageError, closest
 from smoothtool.files.lists.inputs import Found, Picture, find_pictures
 from smoothtool.jobs import JOBS, Job, keys_of, try_job, unknown_option
-from smoothtool.plan import Draft, Plan, default_template, draft_of, picture_key, plan_alone, plan_batch
+from smoothtool.recipe.captions import Captions, Located
+from smoothtool.recipe.plan import Draft, Plan, default_template, draft_of, picture_key, plan_alone, plan_batch
 from smoothtool.yaml12 import Document, Dumper, Trail, load_yaml, read_yaml
 
 MAX_JOBS = 10_000
