@@ -57,7 +57,7 @@ def _call(command: str, *inputs: Any, **settings: Any) -> Result:
 
     from smoothtool.jobs import JOBS, make_job, positional_of
     from smoothtool.types import silent
-    from smoothtool.weights.places import natural
+    from smoothtool.weights.models import natural
 
     if inputs:
         settings[positional_of(JOBS[command])], *unknown = inputs

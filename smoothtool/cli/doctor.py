@@ -11,7 +11,7 @@ from smoothtool.cli.launch import silence_libraries
 from smoothtool.files.storage.cache import InversionCache
 from smoothtool.files.storage.reports import versions
 from smoothtool.threads import waiting
-from smoothtool.weights.places import KNOWN, find_model, settings_file
+from smoothtool.weights.models import KNOWN, find_model, settings_file
 
 EXTRAS = {
     "metrics": ("torchmetrics", "torch_fidelity", "torchvision"), "video": ("av",), "webdataset": ("webdataset",),

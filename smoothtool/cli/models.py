@@ -10,7 +10,7 @@ import typer
 
 from smoothtool.cli import console
 from smoothtool.errors import ModelError, UsageError, closest
-from smoothtool.weights.places import (
+from smoothtool.weights.models import (
     KNOWN,
     TOKENIZER_FILES,
     TOKENIZER_ID,

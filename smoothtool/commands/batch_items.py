@@ -16,7 +16,7 @@ from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.files.journal import Journal
 from smoothtool.files.storage.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
-from smoothtool.weights.places import resolve_model, resolve_picture
+from smoothtool.weights.models import resolve_model, resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import Job

@@ -13,7 +13,7 @@ from smoothtool.files.gallery import Card, write_gallery
 from smoothtool.files.storage.reports import versions
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.types import Outcome, Track
-from smoothtool.weights.places import resolve_picture
+from smoothtool.weights.models import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import Job

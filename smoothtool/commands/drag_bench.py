@@ -31,7 +31,7 @@ from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.metrics.drag_distance import correspondence_feature, find_points, target_distances
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, psnr_db
 from smoothtool.types import DragPoints, Report, Track
-from smoothtool.weights.places import find_model
+from smoothtool.weights.models import find_model
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob

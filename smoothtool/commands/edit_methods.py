@@ -29,7 +29,7 @@ from smoothtool.methods.editing.sdedit import sdedit_steps, start_index
 from smoothtool.methods.inversion.resume import source_path
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.types import Conditioning, Inversion, Track
-from smoothtool.weights.places import STICKERS
+from smoothtool.weights.models import STICKERS
 
 if TYPE_CHECKING:
     from smoothtool.jobs import EditJob

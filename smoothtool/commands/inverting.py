@@ -19,7 +19,7 @@ from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.jobs import parse_size
 from smoothtool.types import Inversion, LatentTrajectory, Report, Track
-from smoothtool.weights.places import resolve_picture
+from smoothtool.weights.models import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import InversionJob

@@ -31,7 +31,7 @@ from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prom
 from smoothtool.metrics.bootstrap import ENOUGH, bootstrap_mean, paired_difference
 from smoothtool.metrics.sequences import Deviation, deviation
 from smoothtool.types import Report, Track
-from smoothtool.weights.places import resolve_model
+from smoothtool.weights.models import resolve_model
 
 if TYPE_CHECKING:
     from smoothtool.jobs import IstdJob

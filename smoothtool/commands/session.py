@@ -19,7 +19,7 @@ from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.files.storage.reports import versions, write_report
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
-from smoothtool.weights.places import Place, resolve_model, resolve_picture
+from smoothtool.weights.models import Place, resolve_model, resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import ModelJob, ReportJob

@@ -50,7 +50,7 @@ from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
-from smoothtool.weights.places import natural, resolve_model
+from smoothtool.weights.models import natural, resolve_model
 
 if TYPE_CHECKING:
     from smoothtool.jobs import TablesJob

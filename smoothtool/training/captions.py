@@ -15,9 +15,9 @@ from PIL import Image
 
 from smoothtool.errors import InputError
 from smoothtool.files.pictures.images import load_image
-from smoothtool.weights.making.icons import fetch_icons
-from smoothtool.weights.making.pool import pool_caption, pool_scene
-from smoothtool.weights.making.scenes import caption, render
+from smoothtool.stickers.world.icons import fetch_icons
+from smoothtool.stickers.world.pool import pool_caption, pool_scene
+from smoothtool.stickers.world.scenes import caption, render
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 CAPTIONS = (".txt", ".caption")

@@ -34,8 +34,8 @@ from smoothtool.files.drawing.trajectory import draw_points
 from smoothtool.files.lists.points import points_from_numbers
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.jobs import make_job
+from smoothtool.stickers.world.scenes import SIZE_PX, Scene, caption, item_mask, render, sample_scene
 from smoothtool.types import Report, silent
-from smoothtool.weights.making.scenes import SIZE_PX, Scene, caption, item_mask, render, sample_scene
 
 METHODS = ("dragdiffusion", "gooddrag", "fastdrag")
 ARRIVED_PX = 4

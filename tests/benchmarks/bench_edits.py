@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_edits.py --icons WORK/icons --out results/edits.jsonl [--scenes 60] [--lora PATH]
         [--steps 50] [--guidance 7.5] [--shard 0/2] [--solver adam --only switch/nti p2p/nti]
 
-WORK is the folder of `python -m smoothtool.weights.making icons --work WORK`. A quarter of the scenes each replaces an
+WORK is the folder of `python -m smoothtool.stickers.making icons --work WORK`. A quarter of the scenes each replaces an
 item, adds one, changes the style, changes the background. Figures: PSNR and SSIM to the source where the true edit
 equals the source, PSNR to the true edit elsewhere, CLIP score of the target prompt, UNet calls, seconds. "no edit" and
 "true edit" are the two pictures through the VAE: what doing nothing earns, and the most that can be had. The
@@ -42,10 +42,10 @@ from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
 from smoothtool.metrics.bootstrap import paired_difference
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.metrics.reconstruction import mse, psnr_db, ssim
+from smoothtool.stickers.world.icons import CONCEPTS, STYLES
+from smoothtool.stickers.world.scenes import COLOURS, Scene, caption, render, sample_scene, scene_is_held_out
 from smoothtool.types import silent
-from smoothtool.weights.making.icons import CONCEPTS, STYLES
-from smoothtool.weights.making.scenes import COLOURS, Scene, caption, render, sample_scene, scene_is_held_out
-from smoothtool.weights.places import STICKERS
+from smoothtool.weights.models import STICKERS
 
 SEED = 7_000_000_000
 UNCHANGED = 0.06  # of the range -1 to 1: eight grey levels, more than the VAE changes a plain place

@@ -22,7 +22,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
 from smoothtool.metrics.sequences import deviation
-from smoothtool.weights.places import resolve_model
+from smoothtool.weights.models import resolve_model
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_drag_scenes import Move, handle, locate
 
-from smoothtool.weights.making.icons import CONCEPTS
-from smoothtool.weights.making.scenes import Item, Scene, item_mask, render
+from smoothtool.stickers.world.icons import CONCEPTS
+from smoothtool.stickers.world.scenes import Item, Scene, item_mask, render
 
 SCENE = Scene("flat", "blue", (Item("donut", 26.0, 30.0, 28.0),))
 

@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_edits import CHANGES, changed_region, tasks
 
-from smoothtool.weights.making.scenes import scene_is_held_out
+from smoothtool.stickers.world.scenes import scene_is_held_out
 
 
 def test_every_source_scene_is_held_out_and_every_kind_has_its_share():

@@ -224,7 +224,7 @@ def test_no_help_and_no_validation_imports_torch() -> None:
     script = f"""
 import sys
 from smoothtool.cli.app import main
-import smoothtool, smoothtool.weights.places
+import smoothtool, smoothtool.weights.models
 others = [["interpolate", "a", "b", "--dry-run"], ["recipe", "schema"], ["invert", "-n"]]
 for arguments in {[[*path, "--help"] for path in ALL]} + others:
     try:

@@ -49,7 +49,7 @@ def test_a_bad_source_is_named_before_a_model_is_loaded(no_model, tmp_path: Path
 def test_a_single_file_is_loaded_with_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(session, "load_single_file", lambda *args, **options: seen.append((args, options)))
-    monkeypatch.setattr("smoothtool.weights.places.find_tokenizer", lambda: tmp_path / "words")
+    monkeypatch.setattr("smoothtool.weights.models.find_tokenizer", lambda: tmp_path / "words")
     path = tmp_path / "a.safetensors"
     path.touch()
     session.open_session(make_job("invert", {"image": "x", "model": str(path), "device": "cpu"}), silent)

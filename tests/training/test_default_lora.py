@@ -13,7 +13,7 @@ from smoothtool.commands import session, train
 from smoothtool.commands.inverting import inversion_settings
 from smoothtool.jobs import make_job
 from smoothtool.types import silent
-from smoothtool.weights import places
+from smoothtool.weights import models as places
 
 
 @pytest.fixture

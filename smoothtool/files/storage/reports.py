@@ -13,7 +13,7 @@ import smoothtool
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.writing import plain, write_json_atomic, write_yaml
 from smoothtool.types import Report
-from smoothtool.weights.places import KNOWN
+from smoothtool.weights.models import KNOWN
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
 PLACES = {"image", "images", "mask", "points", "bench", "output", "prompts", "folders"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from smoothtool.weights.making.muon import MuonAdamW, is_matrix, orthogonalised
+from smoothtool.stickers.making.muon import MuonAdamW, is_matrix, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(24, 96), (96, 24), (3, 32, 32)])

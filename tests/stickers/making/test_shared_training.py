@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from smoothtool.weights.making.shared_training import Batch, Plan, Station, share, train_shared
+from smoothtool.stickers.making.shared_training import Batch, Plan, Station, share, train_shared
 
 PLAN = Plan(first=1, last=6, rate=0.02, batch=8, warmup=2, save_every=3)
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from smoothtool.weights.making.scenes import caption, sample_scene
+from smoothtool.stickers.world.scenes import caption, sample_scene
 
 MAX_TOKENS, CORPUS = 32, 20_000
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

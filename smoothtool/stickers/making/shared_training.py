@@ -19,7 +19,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import nn
 
-from smoothtool.weights.making.muon import MuonAdamW
+from smoothtool.stickers.making.muon import MuonAdamW
 
 BANDS = 5  # of times, for the log
 AVERAGE, AVERAGE_EVERY = 0.9995, 4

@@ -10,12 +10,12 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from smoothtool.weights.making.clip import build_clip
-from smoothtool.weights.making.latents import trained_vae
-from smoothtool.weights.making.tokenizer import load_tokenizer
-from smoothtool.weights.making.unet import SCHEDULER, Denoiser, build_text_encoder, build_unet, trained_text_encoder
+from smoothtool.stickers.making.clip import build_clip
+from smoothtool.stickers.making.latents import trained_vae
+from smoothtool.stickers.making.tokenizer import load_tokenizer
+from smoothtool.stickers.making.unet import SCHEDULER, Denoiser, build_text_encoder, build_unet, trained_text_encoder
 
-FOLDER = Path(__file__).parents[1] / "stickers"
+FOLDER = Path(__file__).parents[2] / "weights" / "stickers"
 MAX_SHARD = "15MB"
 
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smoothtool.weights.making.icons import CONCEPTS, STYLES
-from smoothtool.weights.making.latents import judged_batch
-from smoothtool.weights.making.loop import Run
-from smoothtool.weights.making.pool import held_out_pixel_values, pool_scene
-from smoothtool.weights.making.scenes import COLOURS, Scene
+from smoothtool.stickers.making.latents import judged_batch
+from smoothtool.stickers.making.loop import Run
+from smoothtool.stickers.world.icons import CONCEPTS, STYLES
+from smoothtool.stickers.world.pool import held_out_pixel_values, pool_scene
+from smoothtool.stickers.world.scenes import COLOURS, Scene
 
 BATCH = 64
 HEADS = {"concept": tuple(CONCEPTS), "style": STYLES, "colour": tuple(COLOURS)}

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smoothtool.weights.making.icons import CONCEPTS
-from smoothtool.weights.making.scenes import COLOURS
+from smoothtool.stickers.world.icons import CONCEPTS
+from smoothtool.stickers.world.scenes import COLOURS
 
 
 def write_card(figures: dict[str, Any], folder: Path) -> None:
@@ -125,5 +125,5 @@ and on {decoded} of those through the VAE. Model fingerprint {fingerprint}.
 ## Made from
 
 Scenes composed of Microsoft Fluent Emoji (MIT), Noto Emoji (Apache 2.0) and Twemoji (Copyright Twitter and other
-contributors, CC-BY 4.0). The weights are under the Apache License 2.0. Made by `python -m smoothtool.weights.making`.
+contributors, CC-BY 4.0). The weights are under the Apache License 2.0. Made by `python -m smoothtool.stickers.making`.
 """

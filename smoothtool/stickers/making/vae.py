@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from smoothtool.weights.making.loop import Run
-from smoothtool.weights.making.pool import draw_pool, held_out_pixel_values, to_pixel_values
+from smoothtool.stickers.making.loop import Run
+from smoothtool.stickers.world.pool import draw_pool, held_out_pixel_values, to_pixel_values
 
 CROP_PX, BATCH, POOL = 32, 32, 24_000
 KL_WEIGHT = 5e-6

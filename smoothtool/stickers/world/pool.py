@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import torch
 
-from smoothtool.weights.making.scenes import SIZE_PX, Scene, caption, render, sample_scene
+from smoothtool.stickers.world.scenes import SIZE_PX, Scene, caption, render, sample_scene
 
 HELD_OUT_SEED = 1_000_000_000
 

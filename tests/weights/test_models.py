@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from smoothtool.errors import InputError, ModelError, UsageError
-from smoothtool.weights import places
-from smoothtool.weights.places import TOKENIZER_ID, find_tokenizer, resolve_model, resolve_picture
+from smoothtool.weights import models as places
+from smoothtool.weights.models import TOKENIZER_ID, find_tokenizer, resolve_model, resolve_picture
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from smoothtool.weights.making.scenes import Item, Scene, caption, render
+from smoothtool.stickers.world.scenes import Item, Scene, caption, render
 
-FOLDER = Path(__file__).parents[1] / "samples"
+FOLDER = Path(__file__).parents[2] / "weights" / "samples"
 SAMPLES: dict[str, Scene] = {
     "fox": Scene("3d", "sky blue", (Item("fox", 32, 33, 48),)),
     "cat": Scene("3d", "green", (Item("cat", 32, 33, 48),)),

@@ -12,7 +12,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from smoothtool.weights.making.icons import CONCEPTS, STYLES, SYNONYMS, icon
+from smoothtool.stickers.world.icons import CONCEPTS, STYLES, SYNONYMS, icon
 
 SIZE_PX = 64
 COLOURS: dict[str, tuple[int, int, int]] = {

@@ -26,12 +26,12 @@ from smoothtool.methods.inversion.null_text import adam_solver, gauss_newton_sol
 from smoothtool.metrics.bootstrap import paired_difference
 from smoothtool.metrics.clip_score import load_clip
 from smoothtool.metrics.reconstruction import psnr_db
-from smoothtool.weights.making.card import write_card
-from smoothtool.weights.making.clip import clip_accuracy
-from smoothtool.weights.making.judge import accuracy, load_judge
-from smoothtool.weights.making.pack import FOLDER
-from smoothtool.weights.making.pool import HELD_OUT_SEED, to_pixel_values
-from smoothtool.weights.making.scenes import Scene, caption, render, sample_scene
+from smoothtool.stickers.making.card import write_card
+from smoothtool.stickers.making.clip import clip_accuracy
+from smoothtool.stickers.making.judge import accuracy, load_judge
+from smoothtool.stickers.making.pack import FOLDER
+from smoothtool.stickers.world.pool import HELD_OUT_SEED, to_pixel_values
+from smoothtool.stickers.world.scenes import Scene, caption, render, sample_scene
 
 STEPS, GUIDANCE = 50, 7.5
 SAMPLES, INVERSIONS, VAE_SCENES = 96, 4, 200

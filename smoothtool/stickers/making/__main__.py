@@ -1,4 +1,4 @@
-"""Make the embedded model: `python -m smoothtool.weights.making STAGE --work DIR`. Every stage resumes.
+"""Make the embedded model: `python -m smoothtool.stickers.making STAGE --work DIR`. Every stage resumes.
 
 From nothing: vae, unet, decoder (any time after vae), clip (when the text encoder is frozen), judge, pack, measure.
 To go on from the shipped weights: unpack, unet --start smoothtool/weights/stickers, decoder, clip, judge, pack,
@@ -15,7 +15,7 @@ STEPS = {"vae": 2_000, "unet": 80_000, "decoder": 4_000, "clip": 3_000, "judge":
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m smoothtool.weights.making", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m smoothtool.stickers.making", description=__doc__)
     parser.add_argument(
         "stage", choices=["icons", "unpack", "latents", *STEPS, "pack", "samples", "measure", "measure-smooth"]
     )
@@ -35,15 +35,15 @@ def main() -> None:
     arguments = parser.parse_args()
     rate = {} if arguments.rate is None else {"rate": arguments.rate}
     steps = arguments.steps or STEPS.get(arguments.stage, 0)
-    from smoothtool.weights.making.icons import fetch_icons
+    from smoothtool.stickers.world.icons import fetch_icons
 
     fetch_icons(arguments.work / "icons")
     if arguments.stage in ("vae", "decoder"):
-        from smoothtool.weights.making.vae import train_vae
+        from smoothtool.stickers.making.vae import train_vae
 
         train_vae(arguments.work, steps, decoder_only=arguments.stage == "decoder", **rate)
     elif arguments.stage == "latents":
-        from smoothtool.weights.making.latents import SHARDS, encode_shard, tokenize_shard
+        from smoothtool.stickers.making.latents import SHARDS, encode_shard, tokenize_shard
 
         index, count = map(int, arguments.shard.split("/"))
         for shard in range(index, SHARDS, count):
@@ -51,35 +51,35 @@ def main() -> None:
                 encode_shard(arguments.work, shard, arguments.device), tokenize_shard(arguments.work, shard), flush=True
             )
     elif arguments.stage == "clip":
-        from smoothtool.weights.making.clip import train_clip
+        from smoothtool.stickers.making.clip import train_clip
 
         train_clip(arguments.work, steps, **rate)
     elif arguments.stage == "judge":
-        from smoothtool.weights.making.judge import train_judge
+        from smoothtool.stickers.making.judge import train_judge
 
         train_judge(arguments.work, steps, **rate)
     elif arguments.stage == "unpack":
-        from smoothtool.weights.making.pack import unpack
+        from smoothtool.stickers.making.pack import unpack
 
         unpack(arguments.work)
     elif arguments.stage == "pack":
-        from smoothtool.weights.making.pack import pack
+        from smoothtool.stickers.making.pack import pack
 
         pack(arguments.work)
     elif arguments.stage == "samples":
-        from smoothtool.weights.making.samples import draw_samples
+        from smoothtool.stickers.world.samples import draw_samples
 
         draw_samples(arguments.work / "icons")
     elif arguments.stage == "measure":
-        from smoothtool.weights.making.measure import measure
+        from smoothtool.stickers.making.measure import measure
 
         measure(arguments.work)
     elif arguments.stage == "measure-smooth":
-        from smoothtool.weights.making.measure import measure_smooth
+        from smoothtool.stickers.making.measure import measure_smooth
 
         measure_smooth(arguments.work)
     elif arguments.stage == "unet":
-        from smoothtool.weights.making.unet import train_unet
+        from smoothtool.stickers.making.unet import train_unet
 
         train_unet(
             arguments.work, steps, start=arguments.start, decay=arguments.decay, rate=arguments.rate or RATE,

@@ -19,10 +19,10 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
-from smoothtool.weights.making.latents import LatentPool
-from smoothtool.weights.making.shared_training import Batch, Plan, Station, share, train_shared
-from smoothtool.weights.making.tokenizer import MAX_TOKENS, load_tokenizer
-from smoothtool.weights.making.vae import same_vae
+from smoothtool.stickers.making.latents import LatentPool
+from smoothtool.stickers.making.shared_training import Batch, Plan, Station, share, train_shared
+from smoothtool.stickers.making.tokenizer import MAX_TOKENS, load_tokenizer
+from smoothtool.stickers.making.vae import same_vae
 
 BATCH, PROMPT_DROPOUT = 32, 0.1
 SCHEDULER = {

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
-from smoothtool.weights.making.pool import draw_pool, pool_caption, pool_scene, to_pixel_values
-from smoothtool.weights.making.scenes import render
-from smoothtool.weights.making.tokenizer import MAX_TOKENS, load_tokenizer, tokenize
-from smoothtool.weights.making.vae import POOL, SCALING_FACTOR, normalised_vae
+from smoothtool.stickers.making.tokenizer import MAX_TOKENS, load_tokenizer, tokenize
+from smoothtool.stickers.making.vae import POOL, SCALING_FACTOR, normalised_vae
+from smoothtool.stickers.world.pool import draw_pool, pool_caption, pool_scene, to_pixel_values
+from smoothtool.stickers.world.scenes import render
 
 SHARD_SCENES = 6_000
 SHARDS = 25  # 150,000 scenes: each is seen some twenty times, so that none is learned by heart

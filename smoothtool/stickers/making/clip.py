@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from smoothtool.weights.making.icons import CONCEPTS, STYLES
-from smoothtool.weights.making.latents import judged_batch
-from smoothtool.weights.making.loop import Run
-from smoothtool.weights.making.pool import held_out_pixel_values, pool_caption, pool_scene
-from smoothtool.weights.making.scenes import COLOURS, Scene
-from smoothtool.weights.making.tokenizer import load_tokenizer, tokenize
-from smoothtool.weights.making.unet import trained_text_encoder
+from smoothtool.stickers.making.latents import judged_batch
+from smoothtool.stickers.making.loop import Run
+from smoothtool.stickers.making.tokenizer import load_tokenizer, tokenize
+from smoothtool.stickers.making.unet import trained_text_encoder
+from smoothtool.stickers.world.icons import CONCEPTS, STYLES
+from smoothtool.stickers.world.pool import held_out_pixel_values, pool_caption, pool_scene
+from smoothtool.stickers.world.scenes import COLOURS, Scene
 
 BATCH = 64
 WORDS = {"concept": tuple(CONCEPTS), "style": STYLES, "colour": tuple(COLOURS)}

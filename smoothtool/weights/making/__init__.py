@@ -1,1 +1,0 @@
-"""The program that makes the embedded `stickers` model: `python -m smoothtool.weights.making`."""
