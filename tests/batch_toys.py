@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 from PIL import Image
 
-from smoothtool.commands.batch import How, run_batch
+from smoothtool.batch.run import How, run_batch
 from smoothtool.commands.sharing import Shared
 from smoothtool.errors import ModelError
 from smoothtool.files.pictures.images import load_image, save_image
@@ -78,7 +78,7 @@ def replace_invert() -> None:
 
 def forget_smoothtool() -> None:
     """For the workers of Ray on a machine where it is not installed."""
-    sys.modules["smoothtool.commands.ray_engine"] = None  # type: ignore[assignment]
+    sys.modules["smoothtool.batch.ray_engine"] = None  # type: ignore[assignment]
 
 
 def pictures(folder: Path, count: int, suffix: str = ".png") -> Path:
@@ -144,7 +144,7 @@ if (
             kill()
 
     if accident == "record":
-        import smoothtool.files.journal as journal
+        import smoothtool.batch.journal as journal
 
         original = journal.append_record
 
@@ -157,7 +157,7 @@ if (
 
         journal.append_record = torn
     if accident == "summary":
-        import smoothtool.commands.batch_page as page
+        import smoothtool.batch.summary as page
 
         page.write_json_atomic = kill
     sys.modules["smoothtool.commands.invert"] = fake_invert(root / "log", on_victim, inside)  # type: ignore[assignment]

@@ -85,7 +85,7 @@ def _summary(plan: Plan) -> str:
 def _run_batch(plan: Plan, wish: Wish) -> None:
     """stdout is the folder of every result, one a line, or batch.json; stderr a table, and what failed."""
     with console.Progress() as progress:
-        batch = importlib.import_module("smoothtool.commands.batch")
+        batch = importlib.import_module("smoothtool.batch.run")
         force = any(getattr(item.job, "force", False) for item in plan.items)
         how = batch.How(_shard(plan, wish), wish.retry_failed, force, _engine(wish), wish.workers)
         outcomes = batch.run_batch(plan, how, progress)

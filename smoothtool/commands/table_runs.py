@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from smoothtool import __version__
+from smoothtool.batch.items import Digests
 from smoothtool.commands import eval as evaluate
 from smoothtool.commands import interpolate, invert, istd, train
-from smoothtool.commands.batch_items import Digests
 from smoothtool.commands.session import open_session
 from smoothtool.commands.table_figures import Figure, mean_figure, missing
 from smoothtool.commands.table_pictures import RealPictures, digest, made_pictures

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from batch_toys import fake_invert, pictures, toy_model
 
-from smoothtool.commands.batch import How, run_batch
+from smoothtool.batch.run import How, run_batch
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.reading import dump_plan, load_recipe
 from smoothtool.types import silent

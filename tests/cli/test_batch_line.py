@@ -79,7 +79,7 @@ def test_one_picture_that_failed_is_tried_again_when_asked(call, tmp_path: Path)
 def test_a_recipe_of_one_job_goes_to_the_engine_that_was_asked_for(call, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("jobs: [{command: invert, image: in/p0.png, model: model}]")
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "smoothtool.commands.ray_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "smoothtool.batch.ray_engine", raising=False)
     code, _, err = call("run", "r.yaml", "--engine", "ray")
     assert (code, "Ray is not installed" in err) == (2, True)
     assert call("run", "r.yaml", "--workers", "2")[0] == 2

@@ -23,7 +23,7 @@ def plan(tmp_path: Path) -> Plan:
 
 def test_without_the_extra_it_is_said_what_to_install(plan: Plan, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "smoothtool.commands.ray_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "smoothtool.batch.ray_engine", raising=False)
     with pytest.raises(UsageError, match="Ray is not installed") as told:
         launch(plan, Wish(engine="ray"))
     assert (told.value.exit_code, told.value.hint) == (2, "pip install 'smoothtool[ray]'")

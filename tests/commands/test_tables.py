@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from toys import tiny_clip, tiny_model
 
+from smoothtool.batch.items import Digests
 from smoothtool.commands import table_runs, tables
-from smoothtool.commands.batch_items import Digests
 from smoothtool.commands.table_figures import Figure, below, mean_figure
 from smoothtool.diffusion.lora import add_trainable_lora, save_lora
 from smoothtool.diffusion.saving import save_model

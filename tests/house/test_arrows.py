@@ -26,8 +26,9 @@ DOORS = {
     "metrics": {"diffusion", *CARRIED},
     "training": {"diffusion", "methods", "files", "stickers", *CARRIED},
     "commands": {"methods", "diffusion", "training", "metrics", "files", "weights", "jobs", "recipe", *CARRIED},
+    "batch": {"commands", "methods", "diffusion", "metrics", "files", "weights", "jobs", "recipe", *CARRIED},
     "cli": {
-        "threads", "commands", "files", "weights", "recipe", "jobs", "yaml12", *CARRIED
+        "threads", "batch", "commands", "files", "weights", "recipe", "jobs", "yaml12", *CARRIED
     },
 }  # fmt: skip
 """Which rooms a room may import. What is not listed (`__init__`, `__main__`, the making of weights) may see all."""

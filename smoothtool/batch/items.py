@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothtool import __version__
+from smoothtool.batch.journal import Journal
 from smoothtool.errors import ModelError, SmoothtoolError, UsageError
-from smoothtool.files.journal import Journal
 from smoothtool.files.storage.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
 from smoothtool.weights.models import resolve_model, resolve_picture

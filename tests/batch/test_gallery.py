@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from smoothtool.files import gallery
-from smoothtool.files.gallery import THUMBNAILS, Card, write_gallery
+from smoothtool.batch import gallery
+from smoothtool.batch.gallery import THUMBNAILS, Card, write_gallery
 from smoothtool.types import silent
 
 HOSTILE = "\"><script>alert(1)</script>'&{{ 7*7 }}"

@@ -28,11 +28,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from smoothtool.commands.batch_items import Work
-from smoothtool.commands.batch_work import PATIENCE_S, Batch, attempt, failure, in_groups, open_batch
+from smoothtool.batch.items import Work
+from smoothtool.batch.journal import Journal
+from smoothtool.batch.worker import PATIENCE_S, Batch, attempt, failure, in_groups, open_batch
 from smoothtool.commands.sharing import Shared
 from smoothtool.errors import SmoothtoolError, UsageError, explain
-from smoothtool.files.journal import Journal
 from smoothtool.types import Silent, Track
 
 DEATHS = 3

@@ -12,7 +12,7 @@ import pytest
 from batch_toys import fake_invert, go, pictures, saved_tiny_model, states, toy_model
 from PIL import Image
 
-from smoothtool.commands.batch import How, run_batch
+from smoothtool.batch.run import How, run_batch
 from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Silent, silent
@@ -104,7 +104,7 @@ def test_a_model_that_does_not_load_ends_the_batch_and_its_items_stay_to_do(root
 
 @pytest.mark.usefixtures("fakes")
 def test_without_room_in_the_cluster_it_is_told_once_what_is_waited_for(root: Path, monkeypatch) -> None:
-    monkeypatch.setattr("smoothtool.commands.ray_engine.ROOM_S", 0.1)
+    monkeypatch.setattr("smoothtool.batch.ray_engine.ROOM_S", 0.1)
     other = ray.remote(num_cpus=2)(Silent).remote()
     ray.get(other.status.remote("here"))
     said: list[str] = []
@@ -124,10 +124,10 @@ def test_without_room_in_the_cluster_it_is_told_once_what_is_waited_for(root: Pa
 
 @pytest.mark.usefixtures("fakes")
 def test_asked_to_stop_it_finishes_what_is_at_hand_and_gives_out_no_more(root: Path) -> None:
-    from smoothtool.commands.batch_items import Digests, work_of
-    from smoothtool.commands.batch_work import open_batch
-    from smoothtool.commands.ray_engine import work_on_ray
-    from smoothtool.files.journal import Journal
+    from smoothtool.batch.items import Digests, work_of
+    from smoothtool.batch.journal import Journal
+    from smoothtool.batch.ray_engine import work_on_ray
+    from smoothtool.batch.worker import open_batch
     from smoothtool.recipe.plan import plan_flags
 
     (root / "out").mkdir()
@@ -141,7 +141,7 @@ def test_asked_to_stop_it_finishes_what_is_at_hand_and_gives_out_no_more(root: P
 
 
 def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
-    from smoothtool.commands.ray_engine import Posting, Worker
+    from smoothtool.batch.ray_engine import Posting, Worker
 
     with pytest.raises(UsageError, match="nowhere is not there on"):
         Worker().start(Posting(1, tmp_path, set(), False, str(tmp_path / "nowhere"), {}))
@@ -165,7 +165,7 @@ def test_no_cluster_at_the_address_is_told(root: Path, monkeypatch: pytest.Monke
 def test_where_all_is_done_no_cluster_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "smoothtool.commands.invert", fake_invert(root / "log"))
     go(root)
-    monkeypatch.setattr("smoothtool.commands.ray_engine._connect", lambda workers: pytest.fail("asked"))
+    monkeypatch.setattr("smoothtool.batch.ray_engine._connect", lambda workers: pytest.fail("asked"))
     assert set(states(go(root, RAY)).values()) == {"skipped"}
 
 

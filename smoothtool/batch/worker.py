@@ -9,7 +9,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from smoothtool.commands.batch_items import CONTINUED, Work, finished
+from smoothtool.batch.items import CONTINUED, Work, finished
+from smoothtool.batch.journal import Journal
 from smoothtool.commands.sharing import Shared
 from smoothtool.errors import (
     InputError,
@@ -20,7 +21,6 @@ from smoothtool.errors import (
     explain,
     storage_error,
 )
-from smoothtool.files.journal import Journal
 from smoothtool.types import Outcome, Track
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def in_groups(works: Sequence[Work], on_gpu: Callable[[], bool]) -> list[list[Wo
     gpu = None in sizes and on_gpu()
     if not gpu and sizes <= {None, 1}:
         return [[work] for work in works]
-    from smoothtool.commands.together import grouped
+    from smoothtool.batch.together import grouped
 
     return grouped(works, gpu)
 
@@ -131,7 +131,7 @@ def attempt(batch: Batch, works: Sequence[Work], shared: Shared) -> None:
 
 
 def _work_ahead(works: Sequence[Work], batch: Batch, shared: Shared) -> None:
-    from smoothtool.commands.together import work_ahead
+    from smoothtool.batch.together import work_ahead
 
     jobs = []
     for work in works:

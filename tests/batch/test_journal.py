@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from smoothtool.files.journal import LOCKS, Journal
+from smoothtool.batch.journal import LOCKS, Journal
 
 
 def test_half_written_files_and_folders_are_swept_as_soon_as_no_process_is_at_work(tmp_path: Path) -> None:

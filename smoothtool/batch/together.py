@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from smoothtool.commands.batch_items import Work
+from smoothtool.batch.items import Work
 from smoothtool.commands.edit_methods import EDITS_OF_SEVERAL, Source
 from smoothtool.commands.editing import DEFAULT_RATIO, edit_key, inversion_for, ratios_of, source_prompt
 from smoothtool.commands.inversion_methods import EACH

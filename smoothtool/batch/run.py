@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from smoothtool import __version__
-from smoothtool.commands.batch_items import Digests, Work, made_by, work_of
-from smoothtool.commands.batch_page import write_summary
-from smoothtool.commands.batch_work import Batch, open_batch, work_here
+from smoothtool.batch.items import Digests, Work, made_by, work_of
+from smoothtool.batch.journal import PATTERN, Journal
+from smoothtool.batch.summary import write_summary
+from smoothtool.batch.worker import Batch, open_batch, work_here
 from smoothtool.commands.sharing import model_key
 from smoothtool.errors import StorageError, UsageError
-from smoothtool.files.journal import PATTERN, Journal
 from smoothtool.files.storage.output import free_space_check
 from smoothtool.types import Outcome, Track
 
@@ -161,7 +161,7 @@ def _engine(how: How) -> Engine:
     if how.engine == "local":
         return work_here
     try:
-        from smoothtool.commands.ray_engine import work_on_ray
+        from smoothtool.batch.ray_engine import work_on_ray
     except ModuleNotFoundError as error:
         raise UsageError("--engine ray: Ray is not installed", "pip install 'smoothtool[ray]'") from error
     return partial(work_on_ray, workers=how.workers, retry_failed=how.retry_failed)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smoothtool.batch.gallery import Card, write_gallery
 from smoothtool.errors import SmoothtoolError
-from smoothtool.files.gallery import Card, write_gallery
 from smoothtool.files.storage.reports import versions
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.types import Outcome, Track

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from batch_toys import fake_invert, go, pictures, states, toy_model
 
-from smoothtool.commands.batch import How, run_batch
+from smoothtool.batch.journal import Journal
+from smoothtool.batch.run import How, run_batch
 from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
-from smoothtool.files.journal import Journal
 from smoothtool.recipe.plan import plan_flags
 
 TOYS = Path(__file__).parents[1] / "batch_toys.py"
@@ -97,7 +97,7 @@ def test_other_settings_in_the_same_folder_are_refused_unless_forced(root: Path)
 
 def test_results_of_another_version_are_refused_as_such(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smoothtool.__version__", "0.0.9")
-    monkeypatch.setattr("smoothtool.commands.batch_items.__version__", "0.0.9")
+    monkeypatch.setattr("smoothtool.batch.items.__version__", "0.0.9")
     go(root)
     monkeypatch.undo()
     use(monkeypatch, root)
@@ -178,8 +178,8 @@ def test_a_disk_too_full_for_the_record_says_so(root: Path, monkeypatch: pytest.
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("smoothtool.files.journal.append_record", full)
-    monkeypatch.setattr("smoothtool.commands.batch.write_summary", full)
+    monkeypatch.setattr("smoothtool.batch.journal.append_record", full)
+    monkeypatch.setattr("smoothtool.batch.run.write_summary", full)
     with pytest.raises(StorageError, match="No space left"):
         go(root)
     assert calls(root) == ["p0.png"]
@@ -291,6 +291,6 @@ def test_the_page_at_work_is_no_leftover_to_another_process(root: Path, monkeypa
         Journal(folder).sweep()
         (folder / ".0123456789ab.part.html").rename(folder / "index.html")
 
-    monkeypatch.setattr("smoothtool.commands.batch.write_summary", write)
+    monkeypatch.setattr("smoothtool.batch.run.write_summary", write)
     go(root)
     assert not list((root / "out").glob(".*"))
