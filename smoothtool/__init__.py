@@ -65,7 +65,7 @@ def _call(command: str, *inputs: Any, **settings: Any) -> Result:
             raise TypeError(f"{command}() takes one positional argument, the others are keywords")
     with tempfile.TemporaryDirectory(prefix=LENT) as folder:
         job = make_job(command, {key: _as_path(value, Path(folder)) for key, value in settings.items()})
-        report = importlib.import_module(f"smoothtool.commands.{command}").run(job, silent)
+        report = importlib.import_module(f"smoothtool.commands.{command}.run").run(job, silent)
         if any(Path(folder).iterdir()):
             shutil.copytree(folder, report.folder / "inputs")
     made = sorted(report.folder.glob(MADE[command]), key=lambda path: natural(path.name))

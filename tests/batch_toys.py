@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from PIL import Image
 
 from smoothtool.batch.run import How, run_batch
-from smoothtool.commands.sharing import Shared
+from smoothtool.commands.shared.model_pool import Shared
 from smoothtool.errors import ModelError
 from smoothtool.files.pictures.images import load_image, save_image
 from smoothtool.files.storage.output import new_folder
@@ -73,7 +73,7 @@ def replace_invert() -> None:
             time.sleep(0.01)
         return fake_invert(root / "log", inside=inside).run(job, track)
 
-    sys.modules["smoothtool.commands.invert"] = SimpleNamespace(run=run)  # type: ignore[assignment]
+    sys.modules["smoothtool.commands.invert.run"] = SimpleNamespace(run=run)  # type: ignore[assignment]
 
 
 def forget_smoothtool() -> None:
@@ -160,5 +160,5 @@ if (
         import smoothtool.batch.summary as page
 
         page.write_json_atomic = kill
-    sys.modules["smoothtool.commands.invert"] = fake_invert(root / "log", on_victim, inside)  # type: ignore[assignment]
+    sys.modules["smoothtool.commands.invert.run"] = fake_invert(root / "log", on_victim, inside)  # type: ignore[assignment]
     go(root)

@@ -31,7 +31,7 @@ from ray.exceptions import RayError, RayTaskError
 from smoothtool.batch.items import Work
 from smoothtool.batch.journal import Journal
 from smoothtool.batch.worker import PATIENCE_S, Batch, attempt, failure, in_groups, open_batch
-from smoothtool.commands.sharing import Shared
+from smoothtool.commands.shared.model_pool import Shared
 from smoothtool.errors import SmoothtoolError, UsageError, explain
 from smoothtool.types import Silent, Track
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.batch.items import CONTINUED, Work, finished
 from smoothtool.batch.journal import Journal
-from smoothtool.commands.sharing import Shared
+from smoothtool.commands.shared.model_pool import Shared
 from smoothtool.errors import (
     InputError,
     SmoothtoolError,
@@ -184,7 +184,7 @@ def failure(error: Exception) -> dict[str, Any]:
 def _run(job: Job, track: Track, shared: Shared) -> None:
     changes_model = job.command in CONTINUED
     try:
-        importlib.import_module(f"smoothtool.commands.{job.command}").run(job, track)
+        importlib.import_module(f"smoothtool.commands.{job.command}.run").run(job, track)
     finally:
         if changes_model:
             shared.forget()

@@ -173,7 +173,7 @@ def _run(job: Job) -> None:
             resolve_picture(name)  # a missing file is told at once; importing torch takes seconds
     try:
         with console.Progress() as progress:
-            command = importlib.import_module(f"smoothtool.commands.{job.command}")
+            command = importlib.import_module(f"smoothtool.commands.{job.command}.run")
             report = command.run(job, progress)
     except KeyboardInterrupt:
         console.notice(f"stopped: {_kept(job)}")

@@ -30,7 +30,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, root: Path, **hooks) -> None:
-    monkeypatch.setitem(sys.modules, "smoothtool.commands.invert", fake_invert(root / "log", **hooks))
+    monkeypatch.setitem(sys.modules, "smoothtool.commands.invert.run", fake_invert(root / "log", **hooks))
 
 
 def calls(root: Path) -> list[str]:

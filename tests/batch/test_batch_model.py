@@ -12,7 +12,7 @@ from batch_toys import saved_tiny_model
 from PIL import Image
 
 from smoothtool.batch.run import How, run_batch
-from smoothtool.commands import session
+from smoothtool.commands.shared import session
 from smoothtool.errors import ModelError
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Outcome, silent

@@ -163,7 +163,7 @@ def test_no_cluster_at_the_address_is_told(root: Path, monkeypatch: pytest.Monke
 
 
 def test_where_all_is_done_no_cluster_is_asked_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "smoothtool.commands.invert", fake_invert(root / "log"))
+    monkeypatch.setitem(sys.modules, "smoothtool.commands.invert.run", fake_invert(root / "log"))
     go(root)
     monkeypatch.setattr("smoothtool.batch.ray_engine._connect", lambda workers: pytest.fail("asked"))
     assert set(states(go(root, RAY)).values()) == {"skipped"}

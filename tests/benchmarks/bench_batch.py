@@ -55,7 +55,7 @@ def _timed(plan, root: Path) -> tuple[float, float]:
         own += time.process_time() - started
         return report
 
-    sys.modules["smoothtool.commands.invert"] = SimpleNamespace(run=run)  # type: ignore[assignment]
+    sys.modules["smoothtool.commands.invert.run"] = SimpleNamespace(run=run)  # type: ignore[assignment]
     started = time.process_time()
     run_batch(plan, How(), silent)
     return time.process_time() - started, own

@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from smoothtool.commands.edit_methods import EDITS, Source
-from smoothtool.commands.inverting import Inverted, compute_inversion
+from smoothtool.commands.edit.methods import EDITS, Source
+from smoothtool.commands.invert.cached import Inverted, compute_inversion
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel

@@ -16,7 +16,7 @@ from statistics import median
 
 import torch
 
-from smoothtool.commands.istd import DEFAULT_PROMPTS
+from smoothtool.commands.istd.run import DEFAULT_PROMPTS
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.lists.prompts import read_prompts

@@ -17,7 +17,7 @@ from smoothtool.cli import console
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path):
     """Run the command line in tmp_path with `invert` replaced; returns (exit code, stdout, stderr)."""
     monkeypatch.setattr(console, "show", console.Show())
-    monkeypatch.setitem(sys.modules, "smoothtool.commands.invert", fake_invert(tmp_path / "log"))
+    monkeypatch.setitem(sys.modules, "smoothtool.commands.invert.run", fake_invert(tmp_path / "log"))
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "in", 3)
     toy_model(tmp_path / "model")

@@ -41,8 +41,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
 
     def go(*arguments: str, run=None) -> tuple[int, str, str]:
         fake = SimpleNamespace(run=run or finished)
-        monkeypatch.setitem(sys.modules, "smoothtool.commands.interpolate", fake)
-        monkeypatch.setitem(sys.modules, "smoothtool.commands.invert", fake)
+        monkeypatch.setitem(sys.modules, "smoothtool.commands.interpolate.run", fake)
+        monkeypatch.setitem(sys.modules, "smoothtool.commands.invert.run", fake)
         return call_main(capsys, *arguments)
 
     return go
@@ -248,7 +248,7 @@ def run(job, track):
         signal.pause()
     finally:
         print("cleaned", file=sys.stderr)
-sys.modules["smoothtool.commands.invert"] = SimpleNamespace(run=run)
+sys.modules["smoothtool.commands.invert.run"] = SimpleNamespace(run=run)
 from smoothtool.cli.app import main
 main(["invert", "samples:fox"])
 """

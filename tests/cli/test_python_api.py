@@ -27,7 +27,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
             Image.open(name).save(tmp_path / "frames" / f"{index:03d}.png")
         return Report(command="interpolate", folder=tmp_path, job=job.settings())
 
-    monkeypatch.setitem(sys.modules, "smoothtool.commands.interpolate", SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "smoothtool.commands.interpolate.run", SimpleNamespace(run=run))
     return jobs
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from toys import tiny_model
 
-from smoothtool.commands import train
+from smoothtool.commands.train import run as train
 from smoothtool.jobs import TrainJob
 
 CAPTIONS = ["a cat", "a dog", "red cake", "a fox on blue", "a red dog"]

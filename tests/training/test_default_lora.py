@@ -9,8 +9,9 @@ import pytest
 import torch
 from batch_toys import saved_tiny_model
 
-from smoothtool.commands import session, train
-from smoothtool.commands.inverting import inversion_settings
+from smoothtool.commands.invert.cached import inversion_settings
+from smoothtool.commands.shared import session
+from smoothtool.commands.train import run as train
 from smoothtool.jobs import make_job
 from smoothtool.types import silent
 from smoothtool.weights import models as places

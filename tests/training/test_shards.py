@@ -13,7 +13,7 @@ from PIL import Image
 from toys import tiny_model
 from training_toys import log, same, weights
 
-from smoothtool.commands import train
+from smoothtool.commands.train import run as train
 from smoothtool.errors import InputError
 from smoothtool.jobs import TrainJob
 from smoothtool.training.shards import find_shards, read_shards

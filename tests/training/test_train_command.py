@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from toys import tiny_model
 from training_toys import log, same, weights
 
-from smoothtool.commands import train
+from smoothtool.commands.train import run as train
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.jobs import TrainJob
@@ -97,7 +97,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from toys import tiny_model
-from smoothtool.commands import train
+from smoothtool.commands.train import run as train
 from smoothtool.jobs import TrainJob
 from smoothtool.types import Silent
 import json
@@ -252,7 +252,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 import torch
 from toys import tiny_model
-from smoothtool.commands import train
+from smoothtool.commands.train import run as train
 from smoothtool.jobs import TrainJob
 from smoothtool.types import silent
 torch.set_num_threads(1)

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from training_toys import log, same, weights
 
-from smoothtool.commands import train, training_loop
+from smoothtool.commands.train import loop as training_loop
+from smoothtool.commands.train import run as train
 from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError
 from smoothtool.training import trainer
 from smoothtool.types import Silent, silent

@@ -1,0 +1,216 @@
+"""From a source and a target prompt to edited latents: one station per method of `--method`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from smoothtool.commands.invert.cached import Inverted
+from smoothtool.commands.invert.methods import join_inversions
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import DenoisingStep, per_step
+from smoothtool.diffusion.tokens import PromptTokens, prompt_tokens
+from smoothtool.errors import ModelError, UsageError
+from smoothtool.files.pictures.images import Fitted
+from smoothtool.jobs import parse_weight
+from smoothtool.methods.editing.cycle import cycle_steps
+from smoothtool.methods.editing.disentangle import PictureLoss, disentangle_steps
+from smoothtool.methods.editing.masactrl import masactrl_steps
+from smoothtool.methods.editing.pix2pix_zero import edit_direction, pix2pix_zero_steps, sentences
+from smoothtool.methods.editing.plug_and_play import plug_and_play_steps
+from smoothtool.methods.editing.prompt_switch import prompt_switch_steps, switch_index
+from smoothtool.methods.editing.prompt_to_prompt import Controls, cross_edit, prompt_to_prompt_steps
+from smoothtool.methods.editing.sdedit import sdedit_steps, start_index
+from smoothtool.methods.inversion.resume import source_path
+from smoothtool.metrics.clip_score import Clip, load_clip
+from smoothtool.types import Conditioning, Inversion, Track
+from smoothtool.weights.models import STICKERS
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import EditJob
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture ready to be edited by `job.method`, inverted if that method wants it."""
+
+    model: DiffusionModel
+    job: EditJob
+    track: Track
+    picture: Fitted
+    inverted: Inverted | None
+
+    @property
+    def inversion(self) -> Inversion:
+        assert self.inverted is not None, f"{self.job.method} was given no inversion"
+        return self.inverted.inversion
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """[1, C, h, w] of the picture."""
+        if self.inverted is not None:
+            return self.inversion.trajectory.image
+        return self.model.encode_images(self.picture.pixel_values)
+
+    def text(self, prompt: str) -> Conditioning:
+        return self.model.encode_prompts([prompt])
+
+    @property
+    def path(self) -> torch.Tensor:
+        return source_path(self.model, self.inversion, self.text(self.job.src), self.text(""))
+
+    def last(self, steps: Iterable[DenoisingStep], total: int, otherwise: torch.Tensor) -> torch.Tensor:
+        """Walk to the end of the steps; `otherwise` are the latents when there is none."""
+        latents = otherwise
+        for step in self.track(steps, "editing", total):
+            latents = step.latents
+        return latents
+
+
+def _switch(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> torch.Tensor:
+    model, job, null = sources[0].model, sources[0].job, sources[0].text("")
+    inversion = join_inversions([source.inversion for source in sources])
+    path = source_path(model, inversion, model.encode_prompts([source.job.src for source in sources]), null)
+    steps = prompt_switch_steps(model, inversion, path, model.encode_prompts(targets), null, ratio, job.guidance)
+    return sources[0].last(steps, job.steps - switch_index(ratio, job.steps), otherwise=path[-1])
+
+
+def _sdedit(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> torch.Tensor:
+    model, job, null = sources[0].model, sources[0].job, sources[0].text("")
+    latents = torch.cat([source.latents for source in sources])
+    noise = torch.cat([torch.randn(latents[:1].shape, generator=_generator(source.job)) for source in sources])
+    text = model.encode_prompts(targets)
+    steps = sdedit_steps(model, latents, noise.to(latents), text, null, job.strength, job.steps, job.guidance)
+    return sources[0].last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
+
+
+def _cycle(source: Source, target: str, ratio: float) -> torch.Tensor:
+    job, latents = source.job, source.latents
+    texts = (source.text(job.src), source.text(target), source.text(""))
+    steps = cycle_steps(source.model, latents, *texts, job.steps, job.guidance, _generator(job), strength=job.strength)
+    return source.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
+
+
+def _prompt_to_prompt(source: Source, target: str, ratio: float) -> torch.Tensor:
+    job, tokenizer = source.job, source.model.tokenizer
+    tokens = prompt_tokens(tokenizer, job.src), prompt_tokens(tokenizer, target)
+    weights = {_positions(tokens[1:], word): factor for word, factor in map(parse_weight, job.reweight)}
+    for word in job.blend:
+        _positions(tokens, word)
+    before, after = (tuple(p for word in job.blend for p in side.positions(word)) for side in tokens)
+    blend = (before, after) if job.blend else None
+    controls = Controls(cross_edit(*tokens, weights), job.cross_steps, job.self_steps, blend)
+    texts = (source.text(job.src), source.text(target), source.text(""))
+    steps = prompt_to_prompt_steps(source.model, source.inversion, source.path, *texts, job.guidance, controls)
+    return source.last(steps, job.steps, otherwise=source.latents)
+
+
+def _positions(prompts: tuple[PromptTokens, ...], word: str) -> tuple[int, ...]:
+    """The word's tokens in the last of the prompts that has it.
+
+    Raises: UsageError when none has it, or it is cut off.
+    """
+    found = [side.positions(word) for side in prompts if side.positions(word)]
+    if not found:
+        seen = " / ".join(" ".join(side.words) for side in prompts)
+        raise UsageError(f"the word {word!r} is not among those that the model sees: {seen}", "a whole word of them")
+    return found[-1]
+
+
+def _plug_and_play(source: Source, target: str, ratio: float) -> torch.Tensor:
+    trajectory = source.inversion.trajectory
+    steps = plug_and_play_steps(source.model, trajectory, source.text(target), source.text(""), source.job.guidance)
+    return source.last(steps, source.job.steps, otherwise=source.latents)
+
+
+def _masactrl(source: Source, target: str, ratio: float) -> torch.Tensor:
+    job = source.job
+    texts = (source.text(job.src), source.text(target), source.text(""))
+    steps = masactrl_steps(source.model, source.inversion, source.path, *texts, job.guidance)
+    return source.last(steps, job.steps, otherwise=source.latents)
+
+
+def _pix2pix_zero(source: Source, target: str, ratio: float) -> torch.Tensor:
+    job, model = source.job, source.model
+    groups = (job.src_sentence or sentences(job.src), job.trg_sentence or sentences(target))
+    direction = edit_direction(*(model.encode_prompts(group) for group in groups))
+    start, texts = source.inversion.trajectory.noise, (source.text(job.src), source.text(""))
+    steps = pix2pix_zero_steps(model, start, texts[0], direction, texts[1], job.steps, job.guidance)
+    return source.last(steps, job.steps, otherwise=source.latents)
+
+
+def _disentangle(source: Source, target: str, ratio: float) -> torch.Tensor:
+    job, inversion = source.job, source.inversion
+    loss = _directional_loss(clip_of(job), source.picture.pixel_values, job.src, target)
+    null_at = per_step(source.text(""), inversion.null_embeds)
+    epochs = disentangle_steps(
+        source.model, inversion.trajectory.noise, source.text(job.src), source.text(target), null_at,
+        job.steps, job.guidance, loss,
+    )  # fmt: skip
+    best = min(source.track(epochs, "learning when to listen", 10), key=lambda epoch: epoch.loss)
+    return best.latents
+
+
+def _directional_loss(clip: Clip, original: torch.Tensor, source: str, target: str) -> PictureLoss:
+    """0.05 perceptual distance + 1 - cos(change of the picture, change of the text) in CLIP space (Wu et al., eq. 7).
+
+    The perceptual distance is the CLIP's own over patches: the paper's VGG would be a download.
+    """
+    with torch.no_grad():
+        before, texts = clip.image_features(original), clip.text_features([source, target])
+    asked = texts[[1]] - texts[[0]]
+
+    def loss(picture: torch.Tensor) -> torch.Tensor:
+        picture = picture.cpu()
+        change = clip.image_features(picture) - before
+        agreement = F.cosine_similarity(change, asked).mean()
+        return 0.05 * clip.patch_distance(picture, original).mean() + 1 - agreement
+
+    return loss
+
+
+def clip_of(job: EditJob) -> Clip:
+    """The CLIP of the job.
+
+    Raises: ModelError when it is not on this machine.
+    """
+    if job.clip != "stickers":
+        return load_clip(job.clip)
+    if not (STICKERS / "clip").is_dir():
+        raise ModelError("--clip stickers: the embedded CLIP is missing from this installation", "--clip with a folder")
+    return load_clip(STICKERS / "clip")
+
+
+def _generator(job: EditJob) -> torch.Generator:
+    assert job.seed is not None, "commands fix the seed first"
+    return torch.Generator().manual_seed(job.seed)
+
+
+def _alone(method: str, source: Source, target: str, ratio: float) -> torch.Tensor:
+    return EDITS_OF_SEVERAL[method]([source], [target], ratio)
+
+
+EDITS_OF_SEVERAL: dict[str, Callable[[Sequence[Source], Sequence[str], float], torch.Tensor]] = {
+    "switch": _switch,
+    "sdedit": _sdedit,
+}
+"""(sources of one size and the same settings, a target for each, switch ratio) -> edited latents [B, C, h, w].
+
+The other methods look into the UNet while it runs, or draw noise on the way, and go one picture at a time.
+"""
+EDITS: dict[str, Callable[[Source, str, float], torch.Tensor]] = {
+    "switch": partial(_alone, "switch"),
+    "sdedit": partial(_alone, "sdedit"),
+    "p2p": _prompt_to_prompt,
+    "pnp": _plug_and_play,
+    "pix2pix-zero": _pix2pix_zero,
+    "cycle": _cycle,
+    "disentangle": _disentangle,
+    "masactrl": _masactrl,
+}
+"""(source, target prompt, switch ratio) -> edited latents [1, C, h, w]. The ratio means something to switch alone."""

@@ -1,0 +1,96 @@
+"""`smoothtool edit`: change a picture by words, by any of eight methods, from one inversion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smoothtool.commands.edit.methods import Source
+from smoothtool.commands.edit.stages import Edit, clip_if_there, edit_figures, one_edit, open_source, ratios_of
+from smoothtool.commands.invert.cached import note_convergence, note_size
+from smoothtool.commands.invert.run import inversion_figures
+from smoothtool.commands.shared.comparison import compare_edits
+from smoothtool.commands.shared.cost import timed
+from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, open_session
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.files.drawing.sheets import before_after, contact_sheet
+from smoothtool.files.pictures.fitting import at_input_size
+from smoothtool.files.pictures.images import crop_back, save_image, to_image
+from smoothtool.files.pictures.provenance import a1111_parameters
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import job_document
+from smoothtool.types import Report, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import EditJob
+
+
+def run(job: EditJob, track: Track) -> Report:
+    """Edit one picture; leaves edited*.png, before-after.png, report.json, job.yaml; sheet.png for several."""
+    job, report = begin(job, [job.image])
+    with new_folder(report.folder, job.force) as folder:
+        # 1. model
+        with timed(report, "load"):
+            model = open_session(job, track)
+            prompts = [job.src, *job.trg, *job.src_sentence, *job.trg_sentence]
+            note_cut_prompts(model, prompts, track, report)
+        # 2. edit, measure and write
+        (compare_edits if job.compare else _edit)(model, job, track, report, folder)
+        finish(report, model, folder)
+    return report
+
+
+def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, folder: Path) -> None:
+    """All targets and ratios from one inversion."""
+    with timed(report, "invert"):
+        source = open_source(model, job, track)
+    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track, report)
+    if source.inverted is not None:
+        note_convergence(source.inverted.inversion, track, report)
+    ratios = ratios_of(job)
+    edits = [one_edit(source, target, ratio) for target in job.trg for ratio in ratios]
+    report.seconds["edit"] = sum(edit.cost.seconds for edit in edits)
+    clip = clip_if_there(job, report)
+    before = crop_back(source.picture.pixel_values, source.picture)
+    names = _names(job, ratios)
+    report.figures["edits"] = [
+        {"file": name, "target": edit.target, **({"ratio": float(edit.ratio)} if edit.ratio else {}),
+         **edit_figures(edit, before, clip)}
+        for name, edit in zip(names, edits, strict=True)
+    ]  # fmt: skip
+    if source.inverted is not None and job.method != "pix2pix-zero":
+        report.figures["inversion"] = inversion_figures(model, source.inverted)
+    if job.image.endswith(".safetensors"):
+        report.notes.append("figures compare with the picture as the VAE gives it back: the file holds no other")
+    _write(job, source, edits, names, report, folder)
+
+
+def _names(job: EditJob, ratios: list[str]) -> list[str]:
+    """`edited.png`, or one name per combination."""
+    several_targets, several_ratios = len(job.trg) > 1, len(ratios) > 1
+    return [
+        "edited" + (f"-{number}" if several_targets else "") + (f"-r{ratio}" if several_ratios else "") + ".png"
+        for number in range(1, len(job.trg) + 1)
+        for ratio in ratios
+    ]
+
+
+def _write(job: EditJob, source: Source, edits: list[Edit], names: list[str], report: Report, folder: Path) -> None:
+    settings = job_document(job.command, report.job)
+    before = to_image(crop_back(source.picture.pixel_values, source.picture))
+    pictures = [to_image(edit.pixel_values) for edit in edits]
+    for name, edit, picture in zip(names, edits, pictures, strict=True):
+        parameters = a1111_parameters(
+            prompt=edit.target, steps=job.steps, guidance_scale=job.guidance, seed=job.seed,
+            size_px=picture.size, model=source.model.name,
+        )  # fmt: skip
+        shown = picture if job.size else at_input_size(picture, source.picture)
+        save_image(shown, folder / name, settings=settings, parameters=parameters)
+    before_after(before, pictures[0], (job.src or "before", edits[0].target)).save(folder / "before-after.png")
+    report.files = {"edited": names, "before_after": "before-after.png"}
+    if len(edits) > 1:
+        columns = len(edits) // len(job.trg)
+        rows = [[before, *pictures[at : at + columns]] for at in range(0, len(edits), columns)]
+        heads = ["source", *(f"r = {edit.ratio}" if edit.ratio else "edited" for edit in edits[:columns])]
+        contact_sheet(rows, row_labels=job.trg, column_labels=heads).save(folder / "sheet.png")
+        report.files["sheet"] = "sheet.png"

@@ -1,0 +1,185 @@
+"""`smoothtool eval`: figures for pictures that exist, whoever made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from smoothtool.commands.shared.session import start_report
+from smoothtool.errors import InputError, UsageError
+from smoothtool.files.lists.prompts import prompts_of, read_prompts
+from smoothtool.files.pictures.images import load_image, to_pixel_values
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import write_report
+from smoothtool.metrics.bootstrap import bootstrap_mean, jackknife
+from smoothtool.metrics.clip_score import Clip, load_clip
+from smoothtool.metrics.fid import INCEPTION_NAME, Features, frechet, inception_features, inception_missing
+from smoothtool.metrics.reconstruction import lpips, lpips_missing, mean_quality, qualities
+from smoothtool.metrics.sequences import PairDistance, deviation, path_figures
+from smoothtool.types import Report, Track
+from smoothtool.weights.models import STICKERS, natural
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import EvalJob
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
+BATCH = 32
+
+
+def run(job: EvalJob, track: Track) -> Report:
+    """Measure; leaves report.json and job.yaml."""
+    report = start_report(job, [job.metric, *job.folders])
+    with new_folder(report.folder, job.force) as folder:
+        report.figures = METRICS[job.metric](job, report, track)
+        write_report(report, folder)
+    return report
+
+
+def _reconstruction(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+    """MSE, PSNR, SSIM, LPIPS or its stand-in, over pairs of pictures."""
+    pairs = _pairs(_pictures(job.folders[0]), _pictures(job.folders[1]), report)
+    rows: dict[str, dict[str, Any]] = {}
+    found = []
+    stand_in = _stand_in(job, report)
+    for first, second in track(pairs, "comparing", len(pairs)):
+        a, b = (to_pixel_values(load_image(path)) for path in (first, second))
+        if a.shape != b.shape:
+            sizes = " and ".join(f"{part.shape[-1]}x{part.shape[-2]}" for part in (a, b))
+            raise InputError(f"{second}: has another size than {first} ({sizes})", "pictures of one size in pairs")
+        found += qualities(a, b)
+        rows[first.name] = asdict(found[-1]) | ({stand_in[0]: float(stand_in[1](a, b))} if stand_in else {})
+    named = {stand_in[0]: fmean(row[stand_in[0]] for row in rows.values())} if stand_in else {}
+    return {**mean_quality(found), **named, "per_picture": rows}
+
+
+def _frechet(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+    """`fid` in Inception's features; in CLIP's the figure has another name, so that nobody mixes the two."""
+    use_clip = job.features == "clip" or (job.features == "auto" and bool(inception_missing()))
+    if use_clip:
+        clip = _clip(job)
+        features, name, key = clip.image_features, clip.name, "clip_frechet_distance"
+    else:
+        features, name, key = inception_features, INCEPTION_NAME, "fid"
+    sets = [_features(_pictures(folder), features, track) for folder in job.folders]
+    result = frechet(sets[0], sets[1], name)
+    if result.warning:
+        report.notes.append(result.warning)
+    if use_clip and job.features == "auto":
+        report.notes.append(f"in features of CLIP {name}, not comparable with FID: {inception_missing()}")
+    figures = {key: result.distance, "features": name, "pictures": list(result.counts)}
+    if result.left_out:
+        interval = jackknife(result.distance, result.left_out)
+        figures |= {"low": interval.low, "high": interval.high, "left_out": list(result.left_out)}
+    return figures
+
+
+def _clip_score(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+    """100 max(cos, 0) per picture, and the mean with its interval."""
+    clip, paths = _clip(job), _pictures(job.folders[0])
+    names = [path.name for path in paths]
+    prompts = prompts_of(Path(job.prompts), names) if job.prompts else [_own_prompt(path) for path in paths]
+    scores = {}
+    for path, prompt in track(zip(paths, prompts, strict=True), "scoring", len(paths)):
+        scores[path.name] = float(clip.score(to_pixel_values(load_image(path)), [prompt]))
+    return {"clip_score": asdict(bootstrap_mean(list(scores.values()))), "clip": clip.name, "per_picture": scores}
+
+
+def _walks(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+    """Deviation of adjacent L2 distances, PPL and PDV of every folder of frames."""
+    stand_in = _stand_in(job, report)
+    if stand_in is None and lpips_missing():
+        raise UsageError(f"PPL needs a perceptual distance: {lpips_missing()}", "--clip with a CLIP on this machine")
+    name, distance = stand_in or ("lpips", _lpips)
+    figures = {}
+    for folder in track(job.folders, "measuring", len(job.folders)):
+        paths = _pictures(folder)
+        if len(paths) < 2:
+            raise InputError(f"{folder}: a sequence needs two frames, this has {len(paths)}", "a folder of frames")
+        parts = [to_pixel_values(load_image(path)) for path in paths]
+        if len({part.shape for part in parts}) > 1:
+            raise InputError(f"{folder}: the frames differ in size", "frames of one size")
+        frames = torch.cat(parts)
+        figures[folder] = {
+            "adjacent_l2": asdict(deviation(frames)),
+            "path": asdict(path_figures(frames, distance, name)),
+        }
+    return figures
+
+
+METRICS: dict[str, Callable[[EvalJob, Report, Track], dict[str, Any]]] = {
+    "recon": _reconstruction, "fid": _frechet, "clip": _clip_score, "walk": _walks
+}  # fmt: skip
+
+
+def _clip(job: EvalJob) -> Clip:
+    return load_clip(STICKERS / "clip" if job.clip == "stickers" else job.clip)
+
+
+def _stand_in(job: EvalJob, report: Report) -> tuple[str, PairDistance] | None:
+    """The CLIP patch distance under its own name where LPIPS is missing, if there is a CLIP."""
+    if not (reason := lpips_missing()):
+        return None
+    report.notes.append(reason)
+    if job.clip == "stickers" and not (STICKERS / "clip").is_dir():
+        return None
+    clip = _clip(job)
+    return f"clip_patch_distance ({clip.name})", clip.patch_distance
+
+
+def _lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    values = lpips(first, second)
+    if values is None:
+        raise InputError(lpips_missing(min(first.shape[-2:])), "larger frames")
+    return values
+
+
+def _pictures(folder: str) -> list[Path]:
+    """The pictures directly in a folder, in natural order: frame2 before frame10.
+
+    Raises: InputError when there is no such folder, or no picture in it.
+    """
+    place = Path(folder).expanduser()
+    if place.is_file():
+        raise InputError(f"{folder}: this is a file, and pictures are measured by folders", "the folder it lies in")
+    if not place.is_dir():
+        raise InputError(f"{folder}: there is no such folder", "check the path")
+    found = (path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    paths = sorted(found, key=lambda path: natural(path.name))
+    if not paths:
+        raise InputError(f"{folder}: there are no pictures in this folder", "a folder with png, jpg or webp files")
+    return paths
+
+
+def _pairs(first: Sequence[Path], second: Sequence[Path], report: Report) -> list[tuple[Path, Path]]:
+    """Pictures of the same name, whatever the suffix; where names differ, in the order of the names."""
+    if len(first) != len(second):
+        counts = f"{first[0].parent} has {len(first)} pictures, {second[0].parent} has {len(second)}"
+        raise InputError(counts, "the same pictures in both")
+    if [path.stem for path in first] != [path.stem for path in second]:
+        report.notes.append("the names in the two folders differ: pictures are paired in the order of their names")
+    return list(zip(first, second, strict=True))
+
+
+def _own_prompt(path: Path) -> str:
+    beside = path.with_suffix(".txt")
+    if not beside.is_file():
+        raise InputError(f"{path}: has no prompt beside it ({beside.name})", "--prompts with one prompt per picture")
+    return read_prompts(beside)[0]
+
+
+def _features(paths: Sequence[Path], features: Features, track: Track) -> torch.Tensor:
+    """Features [N, D] of all pictures, those of one size in batches."""
+    return torch.cat([features(batch) for batch in track(_batches(paths), "reading", -(-len(paths) // BATCH))])
+
+
+def _batches(paths: Sequence[Path]) -> Iterator[torch.Tensor]:
+    for at in range(0, len(paths), BATCH):
+        loaded = (to_pixel_values(load_image(path)) for path in paths[at : at + BATCH])
+        for _, same in groupby(loaded, key=lambda picture: picture.shape):
+            yield torch.cat(list(same))

@@ -1,0 +1,102 @@
+"""`smoothtool interpolate`: pictures into each other, or a walk between two noises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from smoothtool.commands.interpolate.stages import Ends, Frames, frames_between, open_ends
+from smoothtool.commands.invert.cached import note_convergence, note_size
+from smoothtool.commands.invert.run import inversion_figures
+from smoothtool.commands.shared.cost import timed
+from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, open_session
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.pictures.images import a1111_parameters, save_image, to_image
+from smoothtool.files.pictures.sequences import check_mp4, save_gif, save_mp4, save_webm, save_webp
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import job_document
+from smoothtool.types import Report, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import InterpolateJob
+
+ANID_STEPS = 200
+
+
+def run(job: InterpolateJob, track: Track) -> Report:
+    """Make the sequence; leaves frames/, sheet.png, the videos, report.json, job.yaml."""
+    if job.mp4:
+        check_mp4()
+    job, report = begin(job, job.images, title=job.prompt or "walk")
+    with new_folder(report.folder, job.force) as folder:
+        # 1. model
+        with timed(report, "load"):
+            model = open_session(job, track)
+            note_cut_prompts(model, [*job.src, job.prompt or ""], track, report)
+        if job.method == "anid" and job.steps < ANID_STEPS:
+            report.notes.append(f"anid is published with {ANID_STEPS} steps and more, here it has {job.steps}")
+            track.note(report.notes[-1])
+        # 2. ends
+        with timed(report, "invert"):
+            ends = open_ends(model, job, track)
+            if ends.fitted is not None:
+                note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, track, report)
+            if ends.inverted is not None:
+                note_convergence(ends.inverted.inversion, track, report)
+        # 3. frames between
+        with timed(report, "sample"):
+            frames = frames_between(model, ends, job, track)
+        # 4. measure and write
+        with timed(report, "write"):
+            report.figures = _figures(model, ends, frames)
+            report.files = _write(folder, frames, _parameters(model, ends, frames, job), job, report)
+        finish(report, model, folder)
+    return report
+
+
+def _figures(model: DiffusionModel, ends: Ends, frames: Frames) -> dict[str, Any]:
+    inverted = {"inversion": inversion_figures(model, ends.inverted)} if ends.inverted else {}
+    return {**frames.figures(), **inverted}
+
+
+def _parameters(model: DiffusionModel, ends: Ends, frames: Frames, job: InterpolateJob) -> str | None:
+    """A1111's text, the same for every frame; None where nothing was sampled."""
+    if job.method == "vae":
+        return None
+    height, width = frames.pixel_values.shape[-2:]
+    seed = job.seed if job.method == "anid" or not job.images else None
+    return a1111_parameters(
+        prompt=" -> ".join(dict.fromkeys(ends.prompts)), steps=job.steps, guidance_scale=job.guidance, seed=seed,
+        size_px=(width, height), model=model.name,
+    )  # fmt: skip
+
+
+def _write(folder: Path, frames: Frames, parameters: str | None, job: InterpolateJob, report: Report) -> dict[str, Any]:
+    pictures = [to_image(frame) for frame in frames.pixel_values]
+    settings = job_document(job.command, report.job)
+    (folder / "frames").mkdir()
+    digits = max(3, len(str(len(pictures) - 1)))
+    names = [f"frames/{index:0{digits}d}.png" for index in range(len(pictures))]
+    for name, picture in zip(names, pictures, strict=True):
+        save_image(
+            picture, folder / name, settings=settings, parameters=parameters,
+            digital_source="compositeWithTrainedAlgorithmicMedia" if job.images else "trainedAlgorithmicMedia",
+        )  # fmt: skip
+    shown = pictures[:-1] if job.loop else pictures  # a loop shows its first frame once a round
+    save_webp(shown, folder / "walk.webp", job.fps, ping_pong=not job.loop)
+    save_webm(shown, folder / "walk.webm", job.fps)
+    if job.gif:
+        save_gif(shown, folder / "walk.gif", job.fps, ping_pong=not job.loop)
+    if job.mp4:
+        save_mp4(shown, folder / "walk.mp4", job.fps)
+    contact_sheet(_rows(pictures)).save(folder / "sheet.png")
+    asked = {kind: f"walk.{kind}" for kind in ("gif", "mp4") if getattr(job, kind)}
+    return {"frames": names, "sheet": "sheet.png", "webp": "walk.webp", "webm": "walk.webm", **asked}
+
+
+def _rows(pictures: Sequence[Image.Image], widest: int = 11) -> list[list[Image.Image]]:
+    return [list(pictures[at : at + widest]) for at in range(0, len(pictures), widest)]

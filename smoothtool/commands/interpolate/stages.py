@@ -1,0 +1,232 @@
+"""The stations of `interpolate`: the ends of a walk, and the frames between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from smoothtool.commands.invert.cached import (
+    Inverted,
+    invert_pictures,
+    invert_trajectory,
+    join_trajectories,
+    load_pictures,
+    open_inversion,
+    working_size,
+)
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise
+from smoothtool.errors import UsageError
+from smoothtool.files.pictures.images import Fitted, crop_back
+from smoothtool.methods.interpolation.anid import anid_steps, noise_steps
+from smoothtool.methods.interpolation.attention import attention_walk_steps
+from smoothtool.methods.interpolation.rescheduling import adain, rescheduled_ratios
+from smoothtool.methods.interpolation.slerp import uniform_ratios
+from smoothtool.methods.interpolation.vae import vae_frames
+from smoothtool.methods.interpolation.walk import walk_steps
+from smoothtool.metrics.sequences import Deviation, deviation
+from smoothtool.types import Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import InterpolateJob
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a walk passes through, K places in order; a loop ends where it began.
+
+    images    [K, C, h, w] latents of the end frames
+    noise     [K, C, h, w] where sampling starts; none for vae and anid, which invert nothing
+    fitted    how the pictures were fitted; None for a walk between noises
+    inverted  the shared inversion, where there is one
+    """
+
+    images: torch.Tensor
+    noise: torch.Tensor
+    prompts: tuple[str, ...]
+    fitted: Fitted | None = None
+    inverted: Inverted | None = None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The whole sequence [F, 3, H, W], ends included; per pair of ends the ratios of its in-betweens."""
+
+    pixel_values: torch.Tensor
+    ratios: list[list[float]]
+    before_rescheduling: Deviation | None = None
+
+    def figures(self) -> dict[str, Any]:
+        figures: dict[str, Any] = {"adjacent_l2": asdict(deviation(self.pixel_values)), "ratios": self.ratios}
+        if self.before_rescheduling is not None:
+            figures["adjacent_l2_before_rescheduling"] = asdict(self.before_rescheduling)
+        return figures
+
+
+def open_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> Ends:
+    """Two seeded noises, or the pictures: encoded, and inverted together where the method needs it."""
+    ends = _noise_ends(model, job, track) if not job.images else _picture_ends(model, job, track)
+    if not job.loop:
+        return ends
+    order = [*range(len(ends.images)), 0]
+    noise = ends.noise[order] if len(ends.noise) else ends.noise
+    return Ends(ends.images[order], noise, tuple(ends.prompts[at] for at in order), ends.fitted, ends.inverted)
+
+
+def frames_between(model: DiffusionModel, ends: Ends, job: InterpolateJob, track: Track) -> Frames:
+    """In-betweens at uniform ratios; with `reschedule` once more at those that make the steps equally long."""
+    ratios = [uniform_ratios(job.frames)] * (len(ends.images) - 1)
+    uniform = _sequence(model, ends, ratios, job, track)
+    if not job.reschedule:
+        return Frames(uniform, ratios)
+    before = deviation(uniform)
+    steps = job.frames + 1
+    evened = [
+        rescheduled_ratios([0.0, *part, 1.0], before.distances[at * steps : (at + 1) * steps], job.frames)
+        for at, part in enumerate(ratios)
+    ]
+    return Frames(_sequence(model, ends, evened, job, track), evened, before)
+
+
+def _noise_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> Ends:
+    generator = torch.Generator().manual_seed(job.seed or 0)
+    noise = torch.randn((2, *model.noise_shape(working_size(job.size))), generator=generator).to(model.device)
+    text, null = model.encode_prompts([job.prompt or ""]), model.encode_prompts([""])
+    steps = denoise(model, noise, constant(text), constant(null), job.steps, job.guidance)
+    *_, last = track(steps, "sampling the ends", job.steps)
+    return Ends(last.latents, noise, (job.prompt or "",) * 2)
+
+
+def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> Ends:
+    """From pictures, or from inversion files."""
+    files = [name.endswith(".safetensors") for name in job.images]
+    if any(files) and not all(files):
+        raise UsageError(
+            "inversion files and pictures cannot be mixed in one walk", "smoothtool invert the pictures first"
+        )
+    opened = [_open(Path(name), model, job) for name in job.images] if all(files) else []
+    prompts = job.src * len(job.images) if len(job.src) == 1 else job.src or [""] * len(job.images)
+    if opened and not job.src:
+        prompts = [prompt for one in opened for prompt in one.inversion.prompts]
+    if job.method in ("vae", "anid"):
+        return _encoded(model, opened, prompts, job)
+    inverted = (
+        _join(model, opened, prompts, job, track)
+        if opened
+        else invert_pictures(model, load_pictures(job.images, model, job.size), prompts, job, track)
+    )
+    inversion = inverted.inversion
+    noise = inversion.trajectory.noise
+    return Ends(inversion.reconstruction, noise, inversion.prompts, inverted.fitted[0], inverted)
+
+
+def _open(path: Path, model: DiffusionModel, job: InterpolateJob) -> Inverted:
+    """An inversion file whose pivots a walk can start from: DDIM's, under the prompts of the walk.
+
+    Raises: UsageError when they are others.
+    """
+    opened = open_inversion(path, model)
+    inversion = opened.inversion
+    if inversion.method in OTHER_PIVOTS:
+        what = f"{path}: the path of inversion {inversion.method} is not DDIM's, which a walk goes along"
+        raise UsageError(what, "an inversion made with --inversion nti or ddim, or the picture itself")
+    if job.src and job.method not in ("vae", "anid") and not {*inversion.prompts} <= {*job.src}:
+        made_for = " / ".join(map(repr, inversion.prompts))
+        raise UsageError(f"{path}: this inversion was made for {made_for}, which is not in --src", "leave --src out")
+    return opened
+
+
+def _encoded(model: DiffusionModel, opened: Sequence[Inverted], prompts: Sequence[str], job: InterpolateJob) -> Ends:
+    """The pictures' own latents as ends, without inversion."""
+    if opened:
+        images, fitted = join_trajectories(opened).image, opened[0].fitted[0]
+    else:
+        pictures = load_pictures(job.images, model, job.size)
+        images, fitted = model.encode_images(torch.cat([one.pixel_values for one in pictures])), pictures[0]
+    return Ends(images, images[:0], tuple(prompts), fitted)
+
+
+def _join(
+    model: DiffusionModel, opened: Sequence[Inverted], prompts: Sequence[str], job: InterpolateJob, track: Track
+) -> Inverted:
+    """One shared inversion from the pivots of several files."""
+    trajectory = join_trajectories(opened)
+    count = len(trajectory.timesteps)
+    if count != job.steps:
+        raise UsageError(f"the inversion files have {count} steps, the walk {job.steps}", f"--steps {count}")
+    inversion = invert_trajectory(model, trajectory, prompts, job, track)
+    return Inverted(inversion, tuple(one.fitted[0] for one in opened), opened[0].info)
+
+
+def _sequence(
+    model: DiffusionModel, ends: Ends, ratios: Sequence[Sequence[float]], job: InterpolateJob, track: Track
+) -> torch.Tensor:
+    """Ends and in-betweens as they are watched, [F, 3, H, W]."""
+    pieces = [ends.images[:1]]
+    for at, part in enumerate(ratios):
+        *_, latents = track(PATHS[job.method](model, ends, at, part, job), "sampling", _path_length(job))
+        if job.adain:
+            latents = adain(latents, ends.images[at], ends.images[at + 1], part)
+        pieces += [latents, ends.images[[at + 1]]]
+    pixel_values = model.decode_latents(torch.cat(pieces))
+    return pixel_values if ends.fitted is None else crop_back(pixel_values, ends.fitted)
+
+
+OTHER_PIVOTS = ("fixed-point", "edict", "belm")
+PathBetween = Callable[[DiffusionModel, Ends, int, Sequence[float], "InterpolateJob"], Iterator[torch.Tensor]]
+"""The in-betweens [n, C, h, w] of the pair of ends that begins at an index, after every step of making them."""
+
+
+def _walk_path(
+    walk: Callable[..., Iterator[DenoisingStep]],
+    model: DiffusionModel,
+    ends: Ends,
+    at: int,
+    ratios: Sequence[float],
+    job: InterpolateJob,
+) -> Iterator[torch.Tensor]:
+    text, null = model.encode_prompts(ends.prompts[at : at + 2]), model.encode_prompts([""])
+    null_embeds = ends.inverted.inversion.null_embeds if ends.inverted else None
+    for step in walk(model, ends.noise[at : at + 2], text, null, null_embeds, ratios, job.steps, job.guidance):
+        yield step.latents
+
+
+def _vae_path(
+    model: DiffusionModel, ends: Ends, at: int, ratios: Sequence[float], job: InterpolateJob
+) -> Iterator[torch.Tensor]:
+    yield vae_frames(ends.images[at : at + 2], ratios)
+
+
+def _anid_path(
+    model: DiffusionModel, ends: Ends, at: int, ratios: Sequence[float], job: InterpolateJob
+) -> Iterator[torch.Tensor]:
+    text, null = model.encode_prompts(ends.prompts), model.encode_prompts([""])
+    generator = torch.Generator().manual_seed(job.seed or 0)
+    noise = torch.randn((1, *ends.images.shape[1:]), generator=generator).to(model.device)
+    for step in anid_steps(model, ends.images, text, null, noise, _levels(job), job.steps, job.guidance):
+        yield step.latents
+
+
+PATHS: dict[str, PathBetween] = {
+    "slerp": partial(_walk_path, walk_steps),
+    "attention": partial(_walk_path, attention_walk_steps),
+    "vae": _vae_path,
+    "anid": _anid_path,
+}
+
+
+def _path_length(job: InterpolateJob) -> int:
+    """How many steps a path takes."""
+    if job.method == "anid":
+        return noise_steps(_levels(job), job.steps)[0]
+    return 1 if job.method == "vae" else job.steps
+
+
+def _levels(job: InterpolateJob) -> int:
+    """k of the 2^k - 1 frames of ANID."""
+    return job.frames.bit_length()

@@ -1,0 +1,210 @@
+"""From pictures to their inversion: the station that `invert`, `interpolate` and `edit` share, with its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from smoothtool import __version__
+from smoothtool.commands.invert.methods import INVERSIONS, Start, invert_each
+from smoothtool.commands.shared.model_pool import worked_out
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import ModelError, UsageError
+from smoothtool.files.pictures.images import Fitted, fit_image, load_image
+from smoothtool.files.storage.cache import InversionCache, cache_key
+from smoothtool.files.storage.inversions import load_inversion
+from smoothtool.jobs import parse_size
+from smoothtool.types import Inversion, LatentTrajectory, Report, Track
+from smoothtool.weights.models import resolve_picture
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import InversionJob
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """An inversion with its pictures' sizes, and whether it had to be computed."""
+
+    inversion: Inversion
+    fitted: tuple[Fitted, ...]
+    info: dict[str, Any]
+    cached: bool = False
+
+
+def load_pictures(names: Sequence[str], model: DiffusionModel, size: str | None) -> list[Fitted]:
+    """Read and fit pictures; all take the working size of the first, cropped to its aspect ratio, never stretched."""
+    fitted: list[Fitted] = []
+    for name in names:
+        picture = load_image(resolve_picture(name))
+        first = fitted[0].size_px if fitted else None
+        fitted.append(
+            fit_image(
+                picture,
+                multiple=model.size_multiple,
+                size=working_size(size) if first is None else None,
+                native_px=model.native_size_px,
+                aspect_of=first,
+            )
+        )
+    return fitted
+
+
+def note_size(
+    name: str,
+    size_px: tuple[int, int],
+    working_size_px: tuple[int, int],
+    asked: str | None,
+    track: Track,
+    report: Report,
+) -> None:
+    """A picture that is too large or small for the model is worked on at another size, and nobody asked for it."""
+    (wide, high), (width, height) = size_px, working_size_px
+    if asked is None and size_px != working_size_px:
+        note = f"{name}: {wide}x{high} px is worked on at {width}x{height}, near what the model knows; or give --size"
+        track.note(note)
+        if note not in report.notes:  # methods that are compared share a picture
+            report.notes.append(note)
+
+
+def working_size(size: str | None) -> tuple[int, int] | int | None:
+    """`--size` as `fit_image` takes it: None, a longest side, or width and height."""
+    if size is None:
+        return None
+    width, height = parse_size(size)
+    return width if height is None else (width, height)
+
+
+def invert_pictures(
+    model: DiffusionModel, fitted: Sequence[Fitted], prompts: Sequence[str], job: InversionJob, track: Track
+) -> Inverted:
+    """Invert the pictures together, or take the result from the cache."""
+    pixel_values = torch.cat([picture.pixel_values for picture in fitted])
+    settings = inversion_settings(model, prompts, job)
+    cache, key = InversionCache(), cache_key(pixel_values, settings)
+    info = {**settings, "size_px": list(fitted[0].size_px), "original_sizes_px": [f.original_size_px for f in fitted]}
+    found = cache.get(key)
+    if found is not None:
+        return Inverted(to_device(found[0], model.device), tuple(fitted), info, cached=True)
+    inversion = worked_out((key,), model, lambda: compute_inversion(model, fitted, prompts, job, track))
+    cache.put(key, inversion, info)
+    return Inverted(inversion, tuple(fitted), info)
+
+
+def compute_inversion(
+    model: DiffusionModel, fitted: Sequence[Fitted], prompts: Sequence[str], job: InversionJob, track: Track
+) -> Inversion:
+    """Invert the pictures together, whatever the cache knows."""
+    calls, latents = model.counter.calls, model.encode_images(torch.cat([picture.pixel_values for picture in fitted]))
+    inversion = INVERSIONS[job.inversion](_start(model, latents, prompts, job, track))
+    return replace(inversion, unet_calls=model.counter.calls - calls)
+
+
+def compute_each(
+    model: DiffusionModel, fitted: Sequence[Fitted], prompts: Sequence[str], job: InversionJob, track: Track
+) -> list[Inversion]:
+    """Invert pictures of one size each for itself, in one batch; counts the calls in which each had its rows."""
+    calls, latents = model.counter.calls, model.encode_images(torch.cat([picture.pixel_values for picture in fitted]))
+    start = _start(model, latents, prompts, job, track)
+    each = invert_each(replace(start, null=start.null[[0] * len(fitted)]))
+    return [replace(inversion, unet_calls=model.counter.calls - calls) for inversion in each]
+
+
+def invert_trajectory(
+    model: DiffusionModel, trajectory: LatentTrajectory, prompts: Sequence[str], job: InversionJob, track: Track
+) -> Inversion:
+    """Turn DDIM pivots into the inversion that the job asks for."""
+    return INVERSIONS[job.inversion](
+        replace(_start(model, trajectory.image, prompts, job, track), known_pivots=trajectory)
+    )
+
+
+def _start(
+    model: DiffusionModel, latents: torch.Tensor, prompts: Sequence[str], job: InversionJob, track: Track
+) -> Start:
+    text, null = model.encode_prompts(prompts), model.encode_prompts([""])
+    return Start(model, latents, text, null, tuple(prompts), job, track)
+
+
+def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: InversionJob) -> dict[str, Any]:
+    """All that an inversion depends on besides the pixels: the cache key's second half, kept in inversion files."""
+    own: dict[str, dict[str, Any]] = {
+        "nti": {"solver": job.solver, "inner_steps": job.inner_steps},
+        "regularised": {"seed": job.seed},
+    }
+    return {
+        "model": model.fingerprint,
+        "loras": [[lora["fingerprint"], lora["scale"]] for lora in model.loras],
+        "schedule": model.schedule.config,
+        "prompts": list(prompts),
+        "steps": job.steps,
+        "guidance": job.guidance,
+        "inversion": job.inversion,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "version": __version__,
+        **own.get(job.inversion, {}),
+    }
+
+
+def open_inversion(path: Path, model: DiffusionModel) -> Inverted:
+    """Read an inversion file.
+
+    Raises: ModelError when it was made with other weights or LoRAs.
+    """
+    inversion, info = load_inversion(path)
+    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
+    if info["model"] != model.fingerprint or info["loras"] != loras:
+        raise ModelError(
+            f"{path}: this inversion belongs to other weights (model {info['model']}, LoRAs {info['loras'] or 'none'})",
+            "the --model and --lora it was made with, or invert the picture again",
+        )
+    width, height = info["size_px"]
+    pixel_values = model.decode_latents(inversion.trajectory.image.to(model.device))
+    fitted = tuple(
+        Fitted(pixel_values[[index]], (width, height), tuple(original))
+        for index, original in enumerate(info["original_sizes_px"])
+    )
+    return Inverted(to_device(inversion, model.device), fitted, info, cached=True)
+
+
+def note_convergence(inversion: Inversion, track: Track, report: Report) -> None:
+    """A null-text fit that ends far from the picture is said aloud."""
+    if not inversion.converged:
+        note = (
+            f"the inversion has not converged (loss {inversion.losses[-1]:.2g} at the last step): "
+            "expect pictures that differ from the input; try more --steps, --guidance 3, or a --src that fits"
+        )
+        track.note(note)
+        if note not in report.notes:  # methods that are compared share an inversion
+            report.notes.append(note)
+
+
+def join_trajectories(inverted: Sequence[Inverted]) -> LatentTrajectory:
+    """The pivots of several inversion files as one batch.
+
+    Raises: UsageError when sizes or steps differ.
+    """
+    trajectories = [one.inversion.trajectory for one in inverted]
+    shapes = {(t.timesteps, tuple(t.image.shape[1:])) for t in trajectories}
+    if len(shapes) > 1:
+        raise UsageError(
+            "the inversion files differ in picture size or steps", "invert both with the same --size and --steps"
+        )
+    return LatentTrajectory(torch.cat([t.latents for t in trajectories], dim=1), trajectories[0].timesteps)
+
+
+def to_device(inversion: Inversion, device: torch.device) -> Inversion:
+    def move(value: torch.Tensor | None) -> torch.Tensor | None:
+        return None if value is None else value.to(device)
+
+    return replace(
+        inversion,
+        trajectory=replace(inversion.trajectory, latents=inversion.trajectory.latents.to(device)),
+        reconstruction=inversion.reconstruction.to(device),
+        null_embeds=move(inversion.null_embeds),
+        sampled=move(inversion.sampled),
+        extra={name: value.to(device) for name, value in inversion.extra.items()},
+    )

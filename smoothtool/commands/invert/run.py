@@ -1,0 +1,78 @@
+"""`smoothtool invert`: one inversion file for many edits, and how well the picture comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from smoothtool.commands.invert.cached import Inverted, invert_pictures, load_pictures, note_convergence, note_size
+from smoothtool.commands.shared.comparison import compare_inversions, unguided_reconstruction
+from smoothtool.commands.shared.cost import timed
+from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, open_session
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.files.pictures.fitting import at_input_size
+from smoothtool.files.pictures.images import Fitted, crop_back, save_image, to_image
+from smoothtool.files.storage.inversions import save_inversion
+from smoothtool.files.storage.output import new_folder
+from smoothtool.files.storage.reports import job_document
+from smoothtool.metrics.reconstruction import reconstruction_quality
+from smoothtool.types import Report, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import InvertJob
+
+
+def run(job: InvertJob, track: Track) -> Report:
+    """Invert one picture; leaves inversion.safetensors (+ .json), reconstruction.png, report.json, job.yaml."""
+    job, report = begin(job, [job.image])
+    with new_folder(report.folder, job.force) as folder:
+        # 1. model and picture
+        with timed(report, "load"):
+            model = open_session(job, track)
+            note_cut_prompts(model, [job.src], track, report)
+            (picture,) = load_pictures([job.image], model, job.size)
+            note_size(job.image, picture.original_size_px, picture.size_px, job.size, track, report)
+        # 2. invert, measure and write
+        (compare_inversions if job.compare else _invert)(model, job, picture, track, report, folder)
+        finish(report, model, folder)
+    return report
+
+
+def _invert(model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track, report: Report, folder: Path) -> None:
+    with timed(report, "invert"):
+        inverted = invert_pictures(model, [picture], [job.src], job, track)
+    note_convergence(inverted.inversion, track, report)
+    report.figures = inversion_figures(model, inverted)
+    save_inversion(folder / "inversion.safetensors", inverted.inversion, inverted.info)
+    report.files = {"inversion": "inversion.safetensors", "reconstruction": "reconstruction.png"}
+    pictures = {"reconstruction": crop_back(model.decode_latents(inverted.inversion.reconstruction), picture)}
+    if job.inversion == "ddim":
+        unguided = model.decode_latents(unguided_reconstruction(model, inverted.inversion, track))
+        pictures["guidance_1"] = crop_back(unguided, picture)
+        original = crop_back(picture.pixel_values, picture)
+        report.figures["guidance_1"] = reconstruction_quality(original, pictures["guidance_1"])
+        report.files["guidance_1"] = "guidance-1.png"
+    settings = job_document(job.command, report.job)
+    for name, pixel_values in pictures.items():
+        shown = to_image(pixel_values) if job.size else at_input_size(to_image(pixel_values), picture)
+        save_image(shown, folder / report.files[name], settings=settings, parameters=None)
+
+
+def inversion_figures(model: DiffusionModel, inverted: Inverted) -> dict[str, Any]:
+    """Quality of the reconstruction beside the VAE's own, the ceiling; losses; what it cost when it was computed."""
+    inversion = inverted.inversion
+    inputs = torch.cat([crop_back(picture.pixel_values, picture) for picture in inverted.fitted])
+
+    def quality(latents: torch.Tensor) -> dict[str, Any]:
+        return reconstruction_quality(inputs, crop_back(model.decode_latents(latents), inverted.fitted[0]))
+
+    return {
+        "reconstruction": quality(inversion.reconstruction),
+        "vae": quality(inversion.trajectory.image),
+        "converged": inversion.converged,
+        "losses": list(inversion.losses),
+        "inversion_unet_calls": inversion.unet_calls,
+        "cached": inverted.cached,
+    }

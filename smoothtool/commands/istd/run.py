@@ -1,0 +1,286 @@
+"""`smoothtool istd`: the smoothness of a model, and whether a LoRA makes it smoother."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from smoothtool import __version__
+from smoothtool.commands.invert.cached import working_size
+from smoothtool.commands.shared.cost import timed
+from smoothtool.commands.shared.session import finish, note_cut_prompts, open_session, start_report
+from smoothtool.diffusion.lora import check_lora, load_lora
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import BatchError, UsageError
+from smoothtool.files.drawing.plots import Line, line_plot
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.lists.prompts import read_prompts
+from smoothtool.files.pictures.images import to_image
+from smoothtool.files.storage.output import output_folder
+from smoothtool.files.storage.records import append_record, read_records
+from smoothtool.jobs import parse_lora, parse_shard
+from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
+from smoothtool.metrics.bootstrap import ENOUGH, bootstrap_mean, paired_difference
+from smoothtool.metrics.sequences import Deviation, deviation
+from smoothtool.types import Report, Track
+from smoothtool.weights.models import resolve_model
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import IstdJob
+
+RECORDS = "walks*.jsonl"
+DEFAULT_PROMPTS = Path(__file__).parents[2] / "weights" / "prompts-stickers.txt"
+PIXEL_RANGES = {"0..1": 1.0, "-1..1": 2.0, "0..255": 255.0}  # how many times longer an L2 distance is in each
+SHEET_KEY = "smoothtool walks"
+SHOWN = 3  # walks on a sheet, of the smoothest and of the roughest
+
+Measured = dict[str, Deviation | None]
+"""By prompt; None where a picture of the walk came out as NaN."""
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What both measurements of a run share."""
+
+    job: IstdJob
+    prompts: list[str]
+    folder: Path
+    report: Report
+    track: Track
+
+
+def run(job: IstdJob, track: Track) -> Report:
+    """Measure; leaves walks.jsonl (which a second run continues), distances.png, sheets, report.json, job.yaml."""
+    report = start_report(job, [job.prompts or "stickers"])
+    # 1. prompts, folder, model
+    with timed(report, "load"):
+        prompts = _prompts(job, report, track)
+        bench = _Bench(job, prompts, _open_folder(job, report), report, track)
+        model = open_session(_base_job(job), track)
+        note_cut_prompts(model, prompts, track, report)
+        for path, _ in _compared(job):
+            check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
+        _create(bench.folder)
+    # 2. walk under every prompt, without and then with the LoRAs to compare
+    names = ["base", *(["compared"] if job.compare_lora else [])]
+    measured = {}
+    for name in names:
+        if name == "compared":
+            for path, scale in _compared(job):
+                load_lora(model, path, scale)
+        with timed(report, name):
+            measured[name] = _measure(model, bench, name)
+    # 3. figures, plot, report
+    _check_any(measured, bench)
+    if len(prompts) < ENOUGH:
+        report.notes.append(f"intervals over {len(prompts)} prompts are much too narrow: --n 30 or more")
+    report.figures = _figures(job, prompts, measured)
+    line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels", "step",
+              "(mean over prompts; band: 10 to 90 %)").save(bench.folder / "distances.png")  # fmt: skip
+    report.files |= {"walks": sorted(bench.folder.glob(RECORDS)), "plot": bench.folder / "distances.png"}
+    finish(report, model, bench.folder)
+    _complain(measured, bench.folder)
+    return report
+
+
+def _prompts(job: IstdJob, report: Report, track: Track) -> list[str]:
+    """The first n distinct prompts; what was left out is noted."""
+    if job.prompts is None and resolve_model(job.model).name != "stickers":
+        raise UsageError("--prompts is missing: only stickers has a list of its own", "--prompts captions_val2017.json")
+    listed = read_prompts(Path(job.prompts) if job.prompts else DEFAULT_PROMPTS)
+    distinct = list(dict.fromkeys(listed))
+    notes = []
+    if len(distinct) < len(listed):
+        notes.append(f"repeated prompts are walked once: {len(listed) - len(distinct)} left out")
+    if len(distinct) < job.n:
+        notes.append(f"there are no more than {len(distinct)} prompts, --n asks for {job.n}")
+    for note in notes:
+        report.notes.append(note)
+        track.note(note)
+    return distinct[: job.n]
+
+
+def _open_folder(job: IstdJob, report: Report) -> Path:
+    """The output folder: a new one, or one with walks to go on with; --force begins again."""
+    folder = report.folder.expanduser().resolve()
+    earlier = list(folder.glob(RECORDS))
+    if not earlier:
+        folder = output_folder(report.folder, force=job.force)
+    elif job.force:
+        for path in [folder / _records_name(job)] if job.shard else earlier:  # other shards may be at work
+            path.unlink(missing_ok=True)
+    report.folder = folder
+    return folder
+
+
+def _create(folder: Path) -> None:
+    """Only now: a run that cannot begin leaves no folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be created ({error.strerror})", "another folder with -o") from error
+
+
+def _base_job(job: IstdJob) -> IstdJob:
+    """What is compared with the model's own LoRA goes without it."""
+    alone = "default" in job.compare_lora and "none" not in job.lora
+    return job.model_copy(update={"lora": ["none", *job.lora]}) if alone else job
+
+
+def _compared(job: IstdJob) -> list[tuple[Path, float]]:
+    """File and scale of the LoRAs to compare with."""
+    found = []
+    for text in job.compare_lora:
+        own = resolve_model(job.model).default_lora if text == "default" else None
+        path, scale = (str(own), 1.0) if own else parse_lora(text)
+        found.append((Path(path), scale))
+    return found
+
+
+def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
+    """Walk under the prompts of this shard that have no record yet; all records of these settings come back.
+
+    Groups of prompts are shared out and walked whole, so that shards and resumed runs agree to the bit.
+    """
+    settings = _walk_settings(model, bench.job)
+    key = _key(model, settings)
+    index, count = parse_shard(bench.job.shard)
+    known = _known(bench, key)
+    groups = prompt_groups(bench.prompts, settings.frames, bench.job.batch_size)[index - 1 :: count]
+    todo = [prompt for group in groups if not known.keys() >= set(group) for prompt in group]
+    path = bench.folder / _records_name(bench.job)
+    walks = prompt_walks(model, todo, settings, bench.job.batch_size) if todo else iter(())
+    for walk in bench.track(walks, f"walking ({name})", len(todo)):
+        if walk.prompt in known:
+            continue
+        finite = bool(walk.pixel_values.isfinite().all())
+        known[walk.prompt] = deviation(walk.pixel_values) if finite else None
+        figures = known[walk.prompt]
+        record = {"key": key, "model": name, "prompt": walk.prompt, "deviation": figures and asdict(figures)}
+        append_record(path, record)
+    known = {**_known(bench, key), **known}  # with what other shards have done meanwhile
+    measured = {prompt: known[prompt] for prompt in bench.prompts if prompt in known}
+    missing = len(bench.prompts) - len(measured)
+    if missing:
+        bench.report.notes.append(f"{name}: {missing} of {len(bench.prompts)} prompts are left to the other shards")
+    sheet = bench.folder / f"sheet-{name}.png"
+    if not missing and (todo or _shown_key(sheet) != key):
+        _write_sheet(model, measured, settings, bench.job.batch_size, sheet, key)
+    if sheet.exists():
+        bench.report.files[f"sheet_{name}"] = sheet
+    return measured
+
+
+def _records_name(job: IstdJob) -> str:
+    index, count = parse_shard(job.shard)
+    return "walks.jsonl" if count == 1 else f"walks-{index}-of-{count}.jsonl"
+
+
+def _walk_settings(model: DiffusionModel, job: IstdJob) -> WalkSettings:
+    shape = model.noise_shape(working_size(job.size))
+    return WalkSettings(job.seed or 0, shape, job.frames, job.steps, job.guidance)
+
+
+def _key(model: DiffusionModel, settings: WalkSettings) -> str:
+    """All that a walk depends on: records of other settings in the same folder are never mixed in."""
+    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
+    parts = [model.fingerprint, loras, asdict(settings), str(model.dtype), __version__]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _known(bench: _Bench, key: str) -> Measured:
+    found: Measured = {}
+    for record in read_records(bench.folder, RECORDS):
+        if record.get("key") == key:
+            figures = record["deviation"]
+            found[record["prompt"]] = figures and Deviation(**{**figures, "distances": tuple(figures["distances"])})
+    return found
+
+
+def _figures(job: IstdJob, prompts: Sequence[str], measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """ISTD as asked for and by every definition, per prompt too; of two models also the paired difference."""
+    figures = {name: _istd(job, part) for name, part in measured.items()}
+    base = figures.pop("base")
+    if "compared" in figures:
+        both = [p for p in prompts if all(part.get(p) is not None for part in measured.values())]
+        columns = [_values(job, {p: part[p] for p in both}) for part in measured.values()]
+        difference = paired_difference(*columns, seed=job.seed or 0)
+        figures["difference"] = {**asdict(difference), "excludes_zero": difference.excludes_zero}
+        figures["ratio"] = figures["compared"]["istd"]["mean"] / base["istd"]["mean"]
+    return {**base, **figures}
+
+
+def _istd(job: IstdJob, measured: Measured) -> dict[str, Any]:
+    rows = {prompt: part for prompt, part in measured.items() if part is not None}
+    kinds: dict[str, Callable[[Deviation], float | None]] = {
+        "population": lambda part: part.population_std, "sample": lambda part: part.sample_std,
+    }  # fmt: skip
+    means = {name: float(np.mean([kind(part) for part in rows.values()])) for name, kind in kinds.items()}
+    return {
+        "istd": asdict(bootstrap_mean(_values(job, rows), seed=job.seed or 0)),
+        "definition": {"std": job.std, "pixel_range": job.pixel_range},
+        "by_definition": {name: {span: factor * mean for span, factor in PIXEL_RANGES.items()}
+                          for name, mean in means.items()},
+        "size_normalised": asdict(bootstrap_mean([part.normalised_std for part in rows.values()], seed=job.seed or 0)),
+        "excluded": [prompt for prompt, part in measured.items() if part is None],
+        "per_prompt": {prompt: asdict(part) for prompt, part in rows.items()},
+    }  # fmt: skip
+
+
+def _values(job: IstdJob, measured: Mapping[str, Deviation | None]) -> list[float]:
+    """One deviation per prompt, in the definition of the job."""
+    factor = PIXEL_RANGES[job.pixel_range]
+    rows = [part for part in measured.values() if part is not None]
+    return [factor * float(part.population_std if job.std == "population" else part.sample_std or 0) for part in rows]
+
+
+def _line(name: str, measured: Measured) -> Line:
+    table = np.array([part.distances for part in measured.values() if part is not None])
+    low, high = np.quantile(table, [0.1, 0.9], axis=0)
+    return Line(name, range(1, table.shape[1] + 1), table.mean(axis=0), low, high)
+
+
+def _write_sheet(
+    model: DiffusionModel, measured: Measured, settings: WalkSettings, batch_size: int, path: Path, key: str
+) -> None:
+    """The smoothest and the roughest walks, walked once more: keeping all pictures would fill the disk."""
+    ordered = sorted((part.population_std, prompt) for prompt, part in measured.items() if part is not None)
+    chosen = list(dict.fromkeys([*ordered[:SHOWN], *ordered[-SHOWN:]]))
+    if not chosen:
+        return
+    walks = prompt_walks(model, [prompt for _, prompt in chosen], settings, batch_size)
+    rows = [[to_image(frame) for frame in walk.pixel_values] for walk in walks]
+    labels = [f"{std:.2f} {prompt}" for std, prompt in chosen]
+    told = PngInfo()
+    told.add_text(SHEET_KEY, key)
+    contact_sheet(rows, row_labels=labels, cell_px=64).save(path, pnginfo=told)
+
+
+def _shown_key(sheet: Path) -> str | None:
+    """The settings whose walks a sheet shows; None where there is no sheet."""
+    if not sheet.exists():
+        return None
+    with Image.open(sheet) as picture:
+        return picture.info.get(SHEET_KEY)
+
+
+def _check_any(measured: Mapping[str, Measured], bench: _Bench) -> None:
+    """Figures need one whole walk of each model."""
+    if not all(any(part.values()) for part in measured.values()):
+        _complain(measured, bench.folder)
+        raise UsageError(f"--shard {bench.job.shard}: no prompt falls to this share", "fewer shards, or a larger --n")
+
+
+def _complain(measured: Mapping[str, Measured], folder: Path) -> None:
+    broken = [f"{prompt!r} ({name})" for name, part in measured.items() for prompt in part if part[prompt] is None]
+    if broken:
+        named = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
+        raise BatchError(f"{folder}: NaN pictures, left out of the figures: {named}", "--dtype float32")

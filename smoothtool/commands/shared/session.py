@@ -1,0 +1,131 @@
+"""What commands do first and last: fix the seed, load the model with its LoRAs; write down which model it was."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import smoothtool
+from smoothtool.commands.shared.model_pool import Shared
+from smoothtool.diffusion.loading import load_model
+from smoothtool.diffusion.lora import load_lora
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.single_file import load_single_file
+from smoothtool.files.pictures.images import load_image
+from smoothtool.files.storage.inversions import load_inversion
+from smoothtool.files.storage.reports import versions, write_report
+from smoothtool.jobs import parse_lora
+from smoothtool.types import Report, Track
+from smoothtool.weights.models import Place, resolve_model, resolve_picture
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import ModelJob, ReportJob
+
+Job = TypeVar("Job", bound="ModelJob")
+
+
+def open_session(job: ModelJob, track: Track) -> DiffusionModel:
+    """The model of the job with its LoRAs: the model's default one first, unless `lora: none`."""
+    return _open(job, track) if Shared.active is None else Shared.active.open(job, lambda: _open(job, track))
+
+
+def _open(job: ModelJob, track: Track) -> DiffusionModel:
+    place = resolve_model(job.model)
+    if place.notice:
+        track.note(place.notice)
+    model = _load(place, job)
+    if place.default_lora is not None and "none" not in job.lora:
+        load_lora(model, place.default_lora)
+    for text in job.lora:
+        if text != "none":
+            path, scale = parse_lora(text)
+            load_lora(model, Path(path), scale)
+    return model
+
+
+def _load(place: Place, job: ModelJob) -> DiffusionModel:
+    if place.single_file is not None:
+        return load_single_file(place.single_file, place.name, place.tokenizer, device=job.device, dtype=job.dtype)
+    assert place.folder is not None
+    return load_model(place.folder, place.name, device=job.device, dtype=job.dtype)
+
+
+def begin(job: Job, sources: Sequence[str], title: str = "") -> tuple[Job, Report]:
+    """The job with its seed, and a report named after its sources, which can be read, or after `title` without any."""
+    job = with_seed(job)
+    report = start_report(job, sources or [title])
+    report.notes += check_sources(sources)
+    return job, report
+
+
+def finish(report: Report, model: DiffusionModel, folder: Path) -> None:
+    """Say which model it was, how often it was called, and what was done ahead; write report and recipe."""
+    report.model, report.unet_calls = describe_model(model), model.counter.calls
+    if Shared.active is not None and Shared.active.share_s:
+        report.seconds["together"] = Shared.active.share_s
+    write_report(report, folder)
+
+
+def check_sources(names: Sequence[str]) -> list[str]:
+    """Open pictures and inversion files once, so that a bad one is named before a model is loaded, which takes long.
+
+    Returns what has to be told about them, such as an animation of which the first frame is used.
+    Raises: InputError for a picture, ModelError for an inversion file.
+    """
+    notes = []
+    for name in names:
+        if name.endswith(".safetensors"):
+            load_inversion(Path(name))
+        else:
+            notes.append(load_image(resolve_picture(name)).info.get("note", ""))
+    return [note for note in notes if note]
+
+
+def with_seed(job: Job) -> Job:
+    """The job with the seed that was asked for, or a fresh one that fits 32 bits, to be recorded."""
+    return job if job.seed is not None else job.model_copy(update={"seed": secrets.randbelow(2**32)})
+
+
+def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
+    """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
+    name = "-".join(Path(text.removeprefix("samples:")).stem for text in inputs)
+    folder = job.output or _free_folder(Path("smoothtool-out"), f"{job.command}-{name}"[:80])
+    settings = {key: _kept(value, folder) for key, value in job.settings().items()}
+    return Report(command=job.command, folder=folder, job=settings, versions=versions())
+
+
+def _kept(value: Any, folder: Path) -> Any:
+    """A picture that the Python API was given, by the name under which the result will keep it."""
+    if isinstance(value, list):
+        return [_kept(part, folder) for part in value]
+    lent = isinstance(value, str) and Path(value).parent.name.startswith(smoothtool.LENT)
+    return str(folder.absolute() / "inputs" / Path(value).name) if lent else value
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    """`parent/name`, or the first `parent/name-2`, `-3`, … that does not exist: a default never overwrites."""
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(parent / candidate for candidate in names if not (parent / candidate).exists())
+
+
+def describe_model(model: DiffusionModel) -> dict[str, object]:
+    """The model block of a report."""
+    return {
+        "name": model.name,
+        "fingerprint": model.fingerprint,
+        "loras": model.loras,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def note_cut_prompts(model: DiffusionModel, prompts: list[str], track: Track, report: Report) -> None:
+    """Say which words the text encoder cannot see."""
+    for prompt in dict.fromkeys(prompts):
+        if cut := model.cut_from(prompt):
+            note = f"the prompt is over {model.tokenizer.model_max_length - 2} tokens, cut from: {cut!r}"
+            report.notes.append(note)
+            track.note(note)

@@ -1,0 +1,271 @@
+"""What the cells of the paper's tables are measured by: other commands, each run once into a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from smoothtool import __version__
+from smoothtool.batch.items import Digests
+from smoothtool.commands.eval import run as evaluate
+from smoothtool.commands.interpolate import run as interpolate
+from smoothtool.commands.invert import run as invert
+from smoothtool.commands.istd import run as istd
+from smoothtool.commands.shared.session import open_session
+from smoothtool.commands.tables.figures import Figure, mean_figure, missing
+from smoothtool.commands.tables.pictures import RealPictures, digest, made_pictures
+from smoothtool.commands.train import run as train
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import BatchError, MemoryExhaustedError, SmoothtoolError
+from smoothtool.jobs import make_job, parse_lora
+from smoothtool.metrics.fid import inception_missing
+from smoothtool.metrics.reconstruction import lpips_missing
+from smoothtool.types import Report, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import TablesJob
+
+T = TypeVar("T")
+Figures = list[Figure]
+RUNS = "runs"
+COMMANDS: dict[str, Callable[[Any, Track], Report]] = {
+    "istd": istd.run, "eval": evaluate.run, "invert": invert.run, "interpolate": interpolate.run, "train": train.run
+}  # fmt: skip
+RECONSTRUCTION = ("mse", "lpips", "ssim", "psnr_db")
+SEQUENCE_FRAMES = 7
+"""Between two pictures: ANID's 2^k - 1 nearest to the paper's 9, so that all sequences are of one length."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model to measure; `reason` says why there is none."""
+
+    name: str
+    model: str = ""
+    lora: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass
+class Bench:
+    """What all measurements share. `folder` holds the tables, `folder/runs` every run they come from."""
+
+    job: TablesJob
+    folder: Path
+    real: RealPictures
+    report: Report
+    track: Track
+    failures: list[str] = field(default_factory=list)
+    digests: Digests = field(default_factory=Digests)
+
+    def attempt(self, measure: Callable[[], T], otherwise: Callable[[str], T]) -> T:
+        """What `measure` gives, or `otherwise` with the reason: one figure that cannot be had costs no other."""
+        try:
+            return measure()
+        except MemoryExhaustedError:
+            raise
+        except SmoothtoolError as error:
+            self.failures.append(error.what)
+            return otherwise(error.what)
+
+    def once(self, name: str, command: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """The report of a job, and its path from the tables; run now unless its folder holds it already.
+
+        The folder is named after everything that the job says and reads, so another job never meets its results.
+        """
+        job = make_job(command, settings)
+        place = f"{RUNS}/{command}/{name}-{digest([job.settings(), self.behind(job.settings()), __version__])}"
+        extra = {"resume": True} if command == "train" else {}
+        path = self.folder / place / "report.json"
+        if not path.exists():
+            done = COMMANDS[command](job.model_copy(update={"output": path.parent, **extra}), self.track)
+            self.report.unet_calls += done.unet_calls
+        return json.loads(path.read_text("utf-8")), f"{place}/report.json"
+
+    def behind(self, settings: Mapping[str, Any]) -> list[str]:
+        """Digests of the LoRAs, prompts and models that a job names, which may be others under the same name."""
+        named = [parse_lora(text)[0] for text in settings.get("lora", []) if text != "none"]
+        named += [str(settings[key]) for key in ("prompts", "model") if settings.get(key)]
+        return [self.digests.of(path) for path in map(Path, named) if path.exists()]
+
+    def common(self, variant: Variant) -> dict[str, Any]:
+        """The settings that every run of a model shares."""
+        job = self.job
+        return {"model": variant.model, "lora": list(variant.lora), "device": job.device, "dtype": job.dtype,
+                "seed": job.seed, "steps": job.steps, "guidance": job.guidance, "size": job.size}  # fmt: skip
+
+    def session(self, variant: Variant) -> DiffusionModel:
+        update = {"model": variant.model, "lora": list(variant.lora)}
+        return open_session(self.job.model_copy(update=update), self.track)
+
+
+def empty(count: int) -> Callable[[str], Figures]:
+    return lambda reason: [missing(reason)] * count
+
+
+def trained(bench: Bench, base: Variant, name: str, settings: Mapping[str, Any]) -> Variant:
+    """The base with a LoRA trained here, or the whole model trained here."""
+    job = bench.job
+    if job.train_steps == 0:
+        return Variant(name, reason="--train-steps is 0, so nothing was trained")
+    given = {**bench.common(base), "data": job.train_data, "max_steps": job.train_steps, "dtype": "auto",
+             "batch_size": job.train_batch_size, "learning_rate": job.learning_rate, **settings}  # fmt: skip
+
+    def train_it() -> Variant:
+        report, place = bench.once(name, "train", given)
+        made = (bench.folder / place).parent
+        if "model" in report["files"]:
+            return Variant(name, str(made / report["files"]["model"]), base.lora)
+        return Variant(name, base.model, (*base.lora, str(made / report["files"]["lora"])))
+
+    return bench.attempt(train_it, lambda reason: Variant(name, reason=reason))
+
+
+def istd_figure(bench: Bench, variant: Variant) -> Figure:
+    """ISTD with the deviations of its prompts."""
+    if variant.reason:
+        return missing(variant.reason)
+
+    def measure() -> Figure:
+        settings = {**bench.common(variant), "prompts": bench.job.prompts, "n": bench.job.n}
+        report, place = bench.once(variant.name, "istd", settings)
+        if broken := report["figures"]["excluded"]:
+            raise BatchError(f"NaN pictures under {len(broken)} prompts, the first {broken[0]!r}", "--dtype float32")
+        rows = report["figures"]["per_prompt"]
+        return mean_figure({prompt: row["population_std"] for prompt, row in rows.items()}, place)
+
+    return bench.attempt(measure, missing)
+
+
+def clip_name(bench: Bench) -> str:
+    return f"the CLIP {Path(bench.job.clip).name}"
+
+
+def frechet_name(bench: Bench) -> str:
+    return f"Frechet distance in {clip_name(bench)}" if inception_missing() else "FID"
+
+
+def perceptual_name(bench: Bench) -> str:
+    return f"patch distance in {clip_name(bench)}" if lpips_missing() else "LPIPS"
+
+
+def picture_figures(bench: Bench, variant: Variant) -> Figures:
+    """Frechet distance and CLIP score of pictures made under the captions of the real ones."""
+    if variant.reason:
+        return [missing(variant.reason)] * 2
+
+    def measure() -> Figures:
+        model = bench.session(variant)
+        parent = bench.folder / RUNS / "pictures"
+        made = made_pictures(model, variant.name, bench.real.captions, bench.job, parent, bench.track)
+        bench.report.unet_calls += model.counter.calls
+        scores = {"metric": "clip", "folders": [str(made)], "clip": bench.job.clip}
+        return [
+            bench.attempt(lambda: _distance(bench, variant, made), missing),
+            bench.attempt(lambda: _per_picture(bench, f"clip-{variant.name}", scores), missing),
+        ]
+
+    return bench.attempt(measure, empty(2))
+
+
+def _distance(bench: Bench, variant: Variant, made: Path) -> Figure:
+    """The features are named in the job, so that figures of two kinds never meet in one table."""
+    features, key = ("clip", "clip_frechet_distance") if inception_missing() else ("inception", "fid")
+    settings = {"metric": "fid", "folders": [str(made), str(bench.real.folder)], "features": features,
+                "clip": bench.job.clip}  # fmt: skip
+    report, place = bench.once(f"fid-{variant.name}", "eval", settings)
+    bench.report.notes += [note for note in report["notes"] if note not in bench.report.notes]
+    figures = report["figures"]
+    return Figure(figures[key], place, left_out=tuple(figures.get("left_out", ())))
+
+
+def _per_picture(bench: Bench, name: str, settings: Mapping[str, Any]) -> Figure:
+    report, place = bench.once(name, "eval", settings)
+    return mean_figure(report["figures"]["per_picture"], place)
+
+
+def inversion_figures(bench: Bench, variant: Variant, label: str, inversion: str) -> dict[str, Figures]:
+    """Figures of the reconstructions; for DDIM also of those sampled at guidance 1, under their own name."""
+    if variant.reason:
+        return {label: [missing(variant.reason)] * 4}
+
+    def measure() -> dict[str, Figures]:
+        name = f"{variant.name}-{inversion}"
+        given_back = _inverted(bench, variant, name, inversion)
+        kinds = {"reconstruction": (label, name), "guidance_1": (f"{label}, guidance 1", f"{name}-guidance-1")}
+        return {kinds[kind][0]: reconstruction_figures(bench, folder, kinds[kind][1])
+                for kind, folder in given_back.items()}  # fmt: skip
+
+    return bench.attempt(measure, lambda reason: {label: [missing(reason)] * 4})
+
+
+def _inverted(bench: Bench, variant: Variant, name: str, inversion: str) -> dict[str, Path]:
+    """Folders of what was given back: `reconstruction`, and `guidance_1` where the inversion makes it."""
+    originals = bench.real.paths(bench.job.inverted)
+    facts = [bench.common(variant), originals, inversion, __version__]
+    folders: dict[str, Path] = {}
+    for path, caption in zip(originals, bench.real.captions, strict=False):
+        settings = {**bench.common(variant), "image": str(path), "src": caption, "inversion": inversion}
+        report, place = bench.once(f"{name}/{path.stem}", "invert", settings)
+        made = (bench.folder / place).parent
+        for part in made.glob("inversion.*"):
+            part.unlink()  # megabytes a picture that no table reads; job.yaml beside it makes them again
+        for kind in {"reconstruction", "guidance_1"} & report["files"].keys():
+            folder = bench.folder / RUNS / "pictures" / f"inverted-{name}-{kind}-{digest(facts)}"
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made / report["files"][kind], folder / path.name)
+            folders[kind] = folder
+    return dict(sorted(folders.items(), reverse=True))
+
+
+def reconstruction_figures(bench: Bench, folder: Path, name: str) -> Figures:
+    """MSE, LPIPS or its stand-in, SSIM and PSNR of saved pictures against the real ones they were made from."""
+    originals = bench.folder / RUNS / "pictures" / f"originals-{digest([bench.real.folder.name, bench.job.inverted])}"
+    originals.mkdir(parents=True, exist_ok=True)
+    for path in bench.real.paths(bench.job.inverted):
+        shutil.copyfile(path, originals / path.name)
+
+    def measure() -> Figures:
+        settings = {"metric": "recon", "folders": [str(originals), str(folder)], "clip": bench.job.clip}
+        report, place = bench.once(f"recon-{name}", "eval", settings)
+        figures = report["figures"]
+        rows = {key: mean_figure({n: row[key] for n, row in figures["per_picture"].items()}, place)
+                for key in RECONSTRUCTION}  # fmt: skip
+        stand_in = next((key for key in figures if key.startswith("clip_patch_distance")), None)
+        if stand_in is not None:
+            rows["lpips"] = mean_figure({n: row[stand_in] for n, row in figures["per_picture"].items()}, place)
+        elif rows["lpips"].value is None:
+            rows["lpips"] = missing(figures.get("lpips_reason", "LPIPS is missing"))
+        return [rows[key] for key in RECONSTRUCTION]
+
+    return bench.attempt(measure, empty(4))
+
+
+def sequence_figures(
+    bench: Bench, variant: Variant, name: str, settings: Mapping[str, Any]
+) -> tuple[Figures, list[Path]]:
+    """Deviation of adjacent distances, PPL and PDV over the walks between pairs, and the folders of their frames."""
+    if variant.reason:
+        return [missing(variant.reason)] * 3, []
+    paths, captions = bench.real.paths(2 * bench.job.pairs), bench.real.captions
+    folders: list[Path] = []
+
+    def measure() -> Figures:
+        for at in range(0, len(paths) - 1, 2):
+            given = {**bench.common(variant), "images": [str(path) for path in paths[at : at + 2]],
+                     "src": list(captions[at : at + 2]), "frames": SEQUENCE_FRAMES, **settings}  # fmt: skip
+            _, place = bench.once(f"{name}/{paths[at].stem}-{paths[at + 1].stem}", "interpolate", given)
+            folders.append((bench.folder / place).parent / "frames")
+        walks = {"metric": "walk", "folders": [str(folder) for folder in folders], "clip": bench.job.clip}
+        report, place = bench.once(f"walk-{name}", "eval", walks)
+        rows = report["figures"]
+        parts = (("adjacent_l2", "population_std"), ("path", "ppl"), ("path", "pdv"))
+        return [
+            mean_figure({str(at): row[part][key] for at, row in enumerate(rows.values())}, place) for part, key in parts
+        ]
+
+    return bench.attempt(measure, empty(3)), folders

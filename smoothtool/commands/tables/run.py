@@ -1,0 +1,281 @@
+"""`smoothtool tables`: the four tables of Smooth Diffusion and its baselines, measured beside the paper's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smoothtool.commands.istd.run import DEFAULT_PROMPTS
+from smoothtool.commands.shared.cost import timed
+from smoothtool.commands.shared.session import describe_model, open_session, start_report
+from smoothtool.commands.tables.document import Ordering, Table, tables_html, tables_markdown
+from smoothtool.commands.tables.figures import (
+    PAPER_GENERATION,
+    PAPER_LAMBDA,
+    PAPER_RANK,
+    PAPER_RECONSTRUCTION,
+    PAPER_TITLE,
+    Figure,
+    below,
+    generation_orderings,
+    reconstruction_orderings,
+    training_orderings,
+)
+from smoothtool.commands.tables.measurements import (
+    RUNS,
+    SEQUENCE_FRAMES,
+    Bench,
+    Variant,
+    clip_name,
+    frechet_name,
+    inversion_figures,
+    istd_figure,
+    perceptual_name,
+    picture_figures,
+    reconstruction_figures,
+    sequence_figures,
+    trained,
+)
+from smoothtool.commands.tables.pictures import real_pictures, vae_copies
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import BatchError, ModelError, UsageError
+from smoothtool.files.drawing.sheets import contact_sheet
+from smoothtool.files.lists.prompts import read_prompts
+from smoothtool.files.pictures.images import load_image
+from smoothtool.files.storage.output import output_folder
+from smoothtool.files.storage.reports import write_report
+from smoothtool.files.storage.writing import write_text_atomic
+from smoothtool.jobs import parse_lora
+from smoothtool.types import Report, Track
+from smoothtool.weights.models import natural, resolve_model
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import TablesJob
+
+TITLE = "Smooth Diffusion's tables, measured again"
+Rows = dict[str, list[Figure]]
+
+
+@dataclass
+class _Document:
+    """What has been measured so far."""
+
+    tables: list[Table] = field(default_factory=list)
+    orderings: list[Ordering] = field(default_factory=list)
+
+
+def run(job: TablesJob, track: Track) -> Report:
+    """Measure; leaves tables.md, tables.html, walks.png, report.json, job.yaml, and every run in runs/.
+
+    A second run with the same folder goes on where the first one stopped.
+    """
+    report, document = start_report(job, ["paper"]), _Document()
+    # 1. models, pictures, folder
+    base, own_lora, job = _base(job, track)
+    _open_folder(job, report)
+    with timed(report, "load"):
+        model = open_session(job.model_copy(update={"model": base.model, "lora": list(base.lora)}), track)
+        report.model = describe_model(model)
+        real = real_pictures(model, job, report.folder / RUNS / "pictures", track)
+    bench = Bench(job, report.folder, real, report, track)
+    # 2. train, because the smooth model may come from here
+    with timed(report, "train"):
+        by_lambda = {text: trained(bench, base, f"lambda-{text}", {"lambda": text, "rank": 8}) for text in PAPER_LAMBDA}
+        by_rank = {text: _of_rank(bench, base, by_lambda, text) for text in PAPER_RANK}
+        smooth = _smooth(job, base, own_lora, by_rank["8"])
+    # 3. the tables
+    with timed(report, "generation"):
+        _generation(bench, base, smooth, document)
+    with timed(report, "reconstruction"):
+        _reconstruction(bench, model, base, smooth, document)
+    with timed(report, "training settings"):
+        _training(bench, by_lambda, by_rank, document)
+    with timed(report, "sequences"):
+        _sequences(bench, base, smooth, document)
+    # 4. write
+    _write(bench, document)
+    if bench.failures:
+        more = f" and {len(bench.failures) - 1} more" if bench.failures[1:] else ""
+        raise BatchError(f"{bench.folder}: cells are empty: {bench.failures[0]}{more}", "tables.md has every reason")
+    return report
+
+
+def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob]:
+    """The model without the LoRA it comes with, that LoRA, and the job with its prompts named.
+
+    Raises: UsageError, InputError or ModelError when prompts or smooth LoRA are not there.
+    """
+    place = resolve_model(job.model)
+    if place.notice:
+        track.note(place.notice)
+    if job.prompts is None and place.name != "stickers":
+        raise UsageError("--prompts is missing: only stickers has a list of its own", "--prompts captions_val2017.json")
+    if job.smooth != "default" and not Path(parse_lora(job.smooth)[0]).expanduser().exists():
+        raise ModelError(f"--smooth {job.smooth}: there is no such file", "a LoRA made by smoothtool train")
+    prompts = str(Path(job.prompts or DEFAULT_PROMPTS).absolute())
+    read_prompts(Path(prompts))  # a list that cannot be read is told now, not after the trainings
+    lora = tuple(text for text in job.lora if text != "none")
+    base = Variant("base", str(place.folder or place.single_file), lora)
+    return base, place.default_lora, job.model_copy(update={"prompts": prompts})
+
+
+def _smooth(job: TablesJob, base: Variant, own_lora: Path | None, rank_8: Variant) -> Variant:
+    """The LoRA that was asked for, else the model's own, else the one of rank 8 trained here."""
+    if job.smooth == "default" and own_lora is None:
+        return rank_8
+    return Variant("smooth", base.model, (*base.lora, str(own_lora) if job.smooth == "default" else job.smooth))
+
+
+def _of_rank(bench: Bench, base: Variant, by_lambda: dict[str, Variant], rank: str) -> Variant:
+    """At the job's lambda; rank 8 may be in Table 3 already."""
+    weight = f"{bench.job.variation_weight:g}"
+    if rank == "8" and weight in by_lambda:
+        return by_lambda[weight]
+    settings = {"lambda": weight, **({"full": True} if rank == "full" else {"rank": rank})}
+    return trained(bench, base, f"rank-{rank}", settings)
+
+
+def _open_folder(job: TablesJob, report: Report) -> None:
+    """A new folder, or one with runs to go on with; --force begins again."""
+    folder = report.folder.expanduser().resolve()
+    if not (folder / RUNS).is_dir():
+        folder = output_folder(report.folder, force=job.force)
+    elif job.force:
+        shutil.rmtree(folder / RUNS)
+    (folder / RUNS).mkdir(parents=True, exist_ok=True)
+    report.folder = folder
+
+
+def _table(
+    title: str, note: str, columns: Sequence[str], rows: Rows, paper_columns: Sequence[str], paper: dict[str, Any]
+) -> Table:
+    """`paper` has a figure per column for some of the rows."""
+    lines = []
+    for label, figures in rows.items():
+        theirs = paper.get(label, [None] * len(columns))
+        lines.append((label, tuple(f.cell(known) for f, known in zip(figures, theirs, strict=True))))
+    return Table(title, note, tuple(columns), tuple(paper_columns), tuple(lines))
+
+
+def _generation(bench: Bench, base: Variant, smooth: Variant, document: _Document) -> None:
+    columns = ["ISTD", frechet_name(bench), "CLIP score"]
+    rows = {
+        label: [istd_figure(bench, variant), *picture_figures(bench, variant)]
+        for label, variant in (("base", base), ("smooth", smooth))
+    }
+    count, pictures = len(rows["base"][0].per_item), len(bench.real.captions)
+    note = (
+        f"ISTD over {count} prompts: population standard deviation of L2 distances over [0, 1] pixels (the paper does "
+        f"not say which scale it took, so compare ratios{_ratio(rows)}). The other two over {pictures} pictures; the "
+        f"score is by {clip_name(bench)}, the paper's by another one."
+    )
+    document.tables.append(
+        _table("Table 1: generation", note, columns, rows, ["ISTD", "FID", "CLIP score"], PAPER_GENERATION)
+    )
+    document.orderings += generation_orderings(rows["base"], rows["smooth"], columns)
+
+
+def _ratio(rows: Rows) -> str:
+    base, smooth = (rows[name][0].value for name in ("base", "smooth"))
+    return f": smooth / base is {smooth / base:.2f} here and 0.43 there" if base and smooth else ""
+
+
+def _reconstruction(bench: Bench, model: DiffusionModel, base: Variant, smooth: Variant, document: _Document) -> None:
+    columns = ["MSE", perceptual_name(bench), "SSIM", "PSNR"]
+    rows: Rows = {}
+    for inversion in ("ddim", "nti"):
+        for name, variant in (("base", base), ("smooth", smooth)):
+            rows |= inversion_figures(bench, variant, f"{name}, {inversion.upper()}", inversion)
+    copies = vae_copies(model, bench.real.paths(bench.job.inverted), bench.folder / RUNS / "pictures")
+    rows["VAE alone"] = reconstruction_figures(bench, copies, "vae")
+    note = (
+        f"{len(bench.real.paths(bench.job.inverted))} pictures, inverted at guidance 1 and sampled at "
+        f"{bench.job.guidance:g}, measured as saved in 8 bits. MSE on [-1, 1] pixels, PSNR in dB."
+    )
+    document.tables.append(
+        _table("Table 2: reconstruction", note, columns, rows, ["MSE", "LPIPS", "SSIM", "PSNR"], PAPER_RECONSTRUCTION)
+    )
+    document.orderings += reconstruction_orderings(rows, columns)
+
+
+def _training(bench: Bench, by_lambda: dict[str, Variant], by_rank: dict[str, Variant], document: _Document) -> None:
+    columns = ["ISTD", frechet_name(bench)]
+    known: dict[str, list[Figure]] = {}
+    for variant in (*by_lambda.values(), *by_rank.values()):
+        if variant.name not in known:
+            known[variant.name] = [istd_figure(bench, variant), picture_figures(bench, variant)[0]]
+    lambdas = {text: known[variant.name] for text, variant in by_lambda.items()}
+    ranks = {text: known[variant.name] for text, variant in by_rank.items()}
+    steps, batch = bench.job.train_steps, bench.job.train_batch_size
+    note = f"Trained here, {steps} steps of {batch} pictures (the paper: 30,000 of 96; lambda 1 in Table 4)."
+    weight = f"{bench.job.variation_weight:g}"
+    for title, what, rows, paper in (
+        ("Table 3: weight of the regulariser, rank 8", "lambda", lambdas, PAPER_LAMBDA),
+        (f"Table 4: rank of the LoRA, lambda {weight}", "rank", ranks, PAPER_RANK),
+    ):
+        named = {f"{what} {text}": row for text, row in rows.items()}
+        theirs = {f"{what} {text}": row for text, row in paper.items()}
+        document.tables.append(_table(title, note, columns, named, ["ISTD", "FID"], theirs))
+    document.orderings += training_orderings(lambdas, ranks, columns)
+
+
+def _sequences(bench: Bench, base: Variant, smooth: Variant, document: _Document) -> None:
+    """The interpolation baselines, as figures and as a picture."""
+    few, many = bench.job.steps, 4 * bench.job.steps
+    kinds: list[tuple[str, str, Variant, dict[str, Any]]] = [
+        ("slerp walk, base", "slerp-base", base, {}),
+        ("slerp walk, smooth", "slerp-smooth", smooth, {}),
+        ("VAE interpolation", "vae", base, {"method": "vae"}),
+        (f"ANID, {few} steps", f"anid-{few}", base, {"method": "anid"}),
+        (f"ANID, {many} steps", f"anid-{many}", base, {"method": "anid", "steps": many}),
+    ]
+    rows: Rows = {}
+    frames: dict[str, list[Path]] = {}
+    for label, name, variant, settings in kinds:
+        rows[label], frames[label] = sequence_figures(bench, variant, name, settings)
+    columns = ["deviation of adjacent L2", *(f"{name} in {perceptual_name(bench)}" for name in ("PPL", "PDV"))]
+    pairs = len(frames["VAE interpolation"])
+    note = f"Between {pairs} pairs of pictures, {SEQUENCE_FRAMES} frames each; the paper gives no figures of these."
+    document.tables.append(_table("Interpolation", note, columns, rows, columns, {}))
+    walk = rows["slerp walk, smooth"][0]
+    document.orderings += [
+        below(f"Interpolation: {columns[0]} of the smooth slerp walk below {label}", walk, figures[0])
+        for label, figures in rows.items()
+        if label not in ("slerp walk, smooth", "VAE interpolation")
+    ]
+    _write_sheet(bench, frames)
+
+
+def _write_sheet(bench: Bench, frames: dict[str, list[Path]]) -> None:
+    """The first pair by every method."""
+    shown = {label: folders[0] for label, folders in frames.items() if folders}
+    if not shown:
+        return
+    rows = [
+        [load_image(path) for path in sorted(folder.iterdir(), key=lambda path: natural(path.name))]
+        for folder in shown.values()
+    ]
+    contact_sheet(rows, row_labels=list(shown)).save(bench.folder / "walks.png")
+    bench.report.files["walks"] = "walks.png"
+
+
+def _write(bench: Bench, document: _Document) -> None:
+    report, model = bench.report, Path(str(bench.report.model["name"])).name
+    about = (
+        f"Model {model} at {bench.job.steps} steps and guidance {bench.job.guidance:g}, beside the figures of "
+        f"{PAPER_TITLE}. Intervals are of 95 %, by the bootstrap for means and by the jackknife for Frechet distances; "
+        "every figure leads to the report it comes from."
+    )
+    given = (TITLE, about, document.tables, document.orderings)
+    write_text_atomic(bench.folder / "tables.md", tables_markdown(*given))
+    write_text_atomic(bench.folder / "tables.html", tables_html(*given))
+    report.files |= {"markdown": "tables.md", "page": "tables.html", "runs": RUNS}
+    report.figures = {
+        "tables": [asdict(table) for table in document.tables],
+        "orderings": [asdict(ordering) for ordering in document.orderings],
+    }
+    report.notes += [line for table in document.tables for line in table.missing]
+    write_report(report, bench.folder)

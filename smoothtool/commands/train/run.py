@@ -1,0 +1,236 @@
+"""`smoothtool train`: make any Stable Diffusion model smooth by a LoRA, resumable to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
+from platformdirs import user_cache_dir
+
+from smoothtool.commands.invert.cached import working_size
+from smoothtool.commands.shared.session import describe_model, open_session, start_report, with_seed
+from smoothtool.commands.train.loop import train_to_the_end
+from smoothtool.commands.train.results import LOG, TrainingRun, identity, write_results
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import UsageError
+from smoothtool.files.storage.output import free_space_check, output_folder
+from smoothtool.files.storage.records import read_records
+from smoothtool.files.storage.writing import write_text_atomic
+from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes
+from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint
+from smoothtool.training.examples import bucket_sizes, prepare_examples
+from smoothtool.training.shards import find_shards, read_shards
+from smoothtool.training.trackers import check_tracker
+from smoothtool.training.trainer import COMPILED_ERROR, Trainer, TrainSettings
+from smoothtool.types import Report, Silent, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import TrainJob
+
+STICKERS = "stickers:train"
+STICKER_SCENES = 8000
+SHOWN_PROMPTS = 3
+
+
+def run(job: TrainJob, track: Track) -> Report:
+    """Train; leaves the LoRA, its kohya twin, training.jsonl, training.png, checkpoints/, report.json, job.yaml."""
+    _check_precision(job)
+    accelerator = _accelerator(job)
+    track = track if accelerator.is_main_process else Silent()
+    check_tracker(job.tracker)
+    job, report = _start(job)
+    # 1. model and data
+    started = time.perf_counter()
+    with accelerator.main_process_first():
+        pictures, complaints = _pictures(job)  # first of all: without data no folder is made, and none is cleared
+        _open_folder(job, report, accelerator.is_main_process)
+    model = open_session(_session_job(job, accelerator), track)
+    _check_device(job, model)
+    with accelerator.main_process_first():
+        examples = prepare_examples(model, pictures, _sizes_px(job, model), cache_folder(), track)
+    _complain([*complaints, *examples.complaints], report, track)
+    # 2. trainer, from the newest checkpoint if there is one
+    trainer = Trainer(model, examples, _settings(job), accelerator)
+    prompts = tuple(dict.fromkeys(picture.captions[0] for picture in pictures[:SHOWN_PROMPTS]))
+    state = TrainingRun(job, trainer, examples, prompts, report.folder, report, track)
+    _resume(state)
+    _check_compiled(state)
+    report.seconds["load"] = time.perf_counter() - started
+    # 3. train
+    started = time.perf_counter()
+    train_to_the_end(state)
+    report.seconds["train"] = time.perf_counter() - started
+    # 4. results
+    report.model, report.unet_calls = describe_model(model), model.counter.calls
+    if accelerator.is_main_process:
+        write_results(state)
+    accelerator.wait_for_everyone()
+    return report
+
+
+def _start(job: TrainJob) -> tuple[TrainJob, Report]:
+    """The job with its seed, and its report: a drawn seed and a chosen folder hold for all processes.
+
+    A resumed training keeps its folder and its seed where the job names none.
+    """
+    if job.resume:
+        output = job.output or Path("smoothtool-out") / f"train-{Path(job.data).stem}".replace(":", "-")
+        found = newest_checkpoint(output.expanduser()) if job.seed is None else None
+        seed = found[1]["identity"]["seed"] if found else job.seed
+        job = job.model_copy(update={"output": output, "seed": seed})
+    job = with_seed(job)
+    report = start_report(job, [job.data])
+    shared = broadcast_object_list([job.seed, str(report.folder)])
+    job = job.model_copy(update={"seed": shared[0], "output": Path(shared[1])})
+    return job, start_report(job, [job.data])
+
+
+def _session_job(job: TrainJob, accelerator: Accelerator) -> TrainJob:
+    """The base model in float32, without the LoRA it comes with, on this process's device."""
+    update: dict[str, Any] = {"lora": job.lora or ["none"]}
+    if job.dtype == "auto":
+        update["dtype"] = "float32"
+    if job.device == "auto":
+        update["device"] = str(accelerator.device)
+    return job.model_copy(update=update)
+
+
+def _accelerator(job: TrainJob) -> Accelerator:
+    """A batch may train in one precision after another, which accelerate refuses while it remembers the first."""
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != job.mixed_precision:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=job.mixed_precision, cpu=job.device == "cpu")
+
+
+def _check_precision(job: TrainJob) -> None:
+    if job.mixed_precision == "fp16" and (job.device == "cpu" or not torch.cuda.is_available()):
+        raise UsageError("--mixed-precision fp16 needs a CUDA device", "--mixed-precision no")
+    if job.dtype == "float16" and job.mixed_precision != "fp16":
+        raise UsageError("--dtype float16 alone loses small gradients", "--mixed-precision fp16, which scales them")
+    if job.dtype == "bfloat16" and job.variation_weight and job.gradient != "double-backward":
+        raise UsageError("--dtype bfloat16 is too coarse for the regulariser's finite differences", "--dtype float32")
+
+
+def _check_device(job: TrainJob, model: DiffusionModel) -> None:
+    if job.compile and not shutil.which(os.environ.get("CXX", "g++")):
+        raise UsageError("--compile needs a C++ compiler, and there is no g++", "without --compile, or install g++")
+    if job.full and model.unet.dtype != torch.float32:
+        raise UsageError("--full trains the UNet's own weights, which must be float32", "--dtype float32")
+
+
+def _pictures(job: TrainJob) -> tuple[list[CaptionedPicture], list[str]]:
+    if job.data == STICKERS:
+        return sticker_scenes(STICKER_SCENES, cache_folder() / "icons"), []
+    shards = find_shards(job.data)
+    if shards:
+        return read_shards(shards)
+    return read_captioned_folder(Path(job.data).expanduser())
+
+
+def _sizes_px(job: TrainJob, model: DiffusionModel) -> Sequence[tuple[int, int]]:
+    """One square or exact size to crop to, or buckets of one area."""
+    size = working_size(job.size) or model.native_size_px
+    sizes = [size] if isinstance(size, tuple) else [(size, size)]
+    multiple = model.size_multiple
+    if any(side % multiple for pair in sizes for side in pair):
+        raise UsageError(f"--size {job.size}: training needs multiples of {multiple} pixels", f"--size {multiple * 8}")
+    return bucket_sizes(size, multiple) if job.crop == "buckets" and isinstance(size, int) else sizes
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool")).expanduser() / "training"
+
+
+def _complain(complaints: Sequence[str], report: Report, track: Track) -> None:
+    """Every unusable picture is counted in the report; the first few are also told."""
+    report.figures["skipped"] = len(complaints)
+    report.notes += [f"skipped: {complaint}" for complaint in complaints]
+    for complaint in complaints[:5]:
+        track.note(f"skipped: {complaint}")
+    if len(complaints) > 5:
+        track.note(f"skipped {len(complaints)} in all; report.json names them")
+
+
+def _check_compiled(state: TrainingRun) -> None:
+    """A compiled UNet whose gradient is wrong is not trained with, and that is told."""
+    if not (state.job.compile and state.job.variation_weight):
+        return
+    error = state.trainer.check_compiled()
+    state.report.figures["compiled_gradient_error"] = error
+    if error > COMPILED_ERROR:
+        note = f"--compile gets the regulariser's gradient wrong by {error:.0%} on this machine: going on without it"
+        state.report.notes.append(note)
+        state.track.note(note)
+
+
+def _settings(job: TrainJob) -> TrainSettings:
+    return TrainSettings(**{field.name: getattr(job, field.name) for field in fields(TrainSettings)})
+
+
+def _open_folder(job: TrainJob, report: Report, is_main: bool) -> None:
+    """A new folder, or with --resume one of an earlier training; --force without it begins again.
+
+    One process looks and clears; the others come later, when the folder is no longer what it was.
+    """
+    folder = report.folder.expanduser().resolve()
+    if not is_main:
+        report.folder = folder
+        return
+    ours = bool(checkpoint_paths(folder)) or (folder / LOG).is_file()
+    if not (ours and job.resume):
+        if ours and job.force:
+            _clear(folder)
+        elif ours:
+            raise UsageError(
+                f"{report.folder}: holds an earlier training", "--resume to go on, or --force to begin again"
+            )
+        else:
+            folder = output_folder(report.folder, force=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be created ({error.strerror})", "another folder with -o") from error
+    report.folder = folder
+
+
+def _clear(folder: Path) -> None:
+    for name in ("checkpoints", "model", "samples"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / LOG).unlink(missing_ok=True)
+
+
+def _resume(state: TrainingRun) -> None:
+    """Go on from the newest checkpoint, if its settings are today's; log lines after it are dropped."""
+    bytes_each = sum(p.numel() for p in state.trainer.parameters) * 4 * (4 if state.job.ema else 3)
+    free_space_check(state.folder, 4 * bytes_each)
+    found = newest_checkpoint(state.folder) if state.job.resume else None
+    if found is None:
+        if state.is_main:  # of a run that was stopped before its first checkpoint
+            (state.folder / LOG).unlink(missing_ok=True)
+        return
+    tensors, facts = found
+    changes = _differences(facts["identity"], identity(state))
+    if changes and not state.job.force:
+        raise UsageError(
+            f"{state.folder}: the training was begun otherwise: {'; '.join(changes)}", "--force to go on anyway"
+        )
+    state.trainer.restore(tensors, facts)
+    state.track.note(f"going on after step {state.trainer.step}")
+    if state.is_main:
+        kept = [row for row in read_records(state.folder, LOG) if row["step"] <= state.trainer.step]
+        write_text_atomic(state.folder / LOG, "".join(f"{json.dumps(row)}\n" for row in kept))
+    state.trainer.accelerator.wait_for_everyone()
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [f"{key} was {then.get(key)}, is {now.get(key)}" for key in {**then, **now} if then.get(key) != now.get(key)]

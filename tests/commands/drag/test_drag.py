@@ -1,0 +1,250 @@
+"""`drag` from picture to report on the tiny model: what is left in the folder, and what is refused before it starts."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from smoothtool.commands.drag import bench as drag_bench
+from smoothtool.commands.drag import run as drag
+from smoothtool.commands.drag.identity import identity_lora
+from smoothtool.commands.drag.stages import around_handles, open_picture
+from smoothtool.commands.drag.stages import drag as drag_in
+from smoothtool.errors import BatchError, InputError, UsageError
+from smoothtool.files.pictures.images import read_settings
+from smoothtool.jobs import identity_steps, make_job
+from smoothtool.types import silent
+
+
+@pytest.fixture
+def session(model, monkeypatch, tmp_path):
+    """The tiny model in place of any that would be loaded, and a cache of its own."""
+    for command in (drag, drag_bench):
+        monkeypatch.setattr(command, "open_session", lambda job, track: model)
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
+    return model
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    levels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "cat.png")
+    return tmp_path / "cat.png"
+
+
+def job(picture: Path | None, **settings):
+    base = {
+        "point": ["8,12:30,12"],
+        "steps": 6,
+        "lora_steps": 0,
+        "iterations": 3,
+        "seed": 1,
+        "src": "a cat",
+        **settings,
+    }
+    return make_job("drag", {**base, **({"image": str(picture)} if picture else {})})
+
+
+@pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag", "fastdrag"])
+def test_dragged_picture_has_the_size_of_the_input_and_the_settings_inside(session, picture, tmp_path, method):
+    report = drag.run(job(picture, method=method, output=tmp_path / "out"), silent)
+    assert sorted(path.name for path in report.folder.iterdir()) == [
+        "before-after.png", "dragged.png", "job.yaml", "points.json", "report.json", "trajectory.webp",
+    ]  # fmt: skip
+    dragged = report.folder / "dragged.png"
+    assert Image.open(dragged).size == (40, 24)
+    assert read_settings(dragged)["jobs"][0]["method"] == method
+    assert getattr(Image.open(report.folder / "trajectory.webp"), "n_frames", 1) > 1
+    written = json.loads((report.folder / "report.json").read_text())
+    assert written["unet_calls"] > 6
+    assert written["figures"]["peak_memory_mb"] > 0
+    assert len(written["figures"]["iterations"]) == {"dragdiffusion": 3, "gooddrag": 30, "fastdrag": 0}[method]
+
+
+def test_the_report_tells_loss_handles_and_distance_left_of_every_iteration(session, picture, tmp_path):
+    figures = drag.run(job(picture, output=tmp_path / "out"), silent).figures
+    assert figures["points"][0]["distance_px"] == 22
+    assert [len(row["handles_xy_px"]) for row in figures["iterations"]] == [1, 1, 1]
+    assert figures["iterations"][0]["handles_xy_px"][0] == pytest.approx((8, 12))
+    end = figures["iterations"][-1]["handles_xy_px"][0]
+    assert figures["distance_left_px"] == [pytest.approx(((end[0] - 30) ** 2 + (end[1] - 12) ** 2) ** 0.5)]
+    assert all(row["loss"] > 0 for row in figures["iterations"])
+
+
+def test_a_picture_made_from_a_prompt_is_dragged_with_guidance(session, tmp_path):
+    settings = {"prompt": "a fox", "src": "", "point": ["8,12:28,12"], "guidance": 3}
+    report = drag.run(job(None, **settings, output=tmp_path / "out"), silent)
+    assert Image.open(report.folder / "dragged.png").size == (32, 32)
+    assert "generate" in report.seconds
+    with pytest.raises(UsageError, match=r"--guidance 0\.5: .* dragged with 1 or more"):
+        drag.run(job(None, **{**settings, "guidance": 0.5}, output=tmp_path / "weak"), silent)
+
+
+def test_a_mask_freezes_what_is_dark_in_it(session, picture, tmp_path):
+    mask = Image.new("L", (40, 24))
+    mask.paste(255, (0, 0, 20, 24))
+    mask.save(tmp_path / "mask.png")
+    report = drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method="fastdrag"), silent)
+    free = drag.run(job(picture, output=tmp_path / "free", method="fastdrag"), silent)
+    assert (report.folder / "dragged.png").read_bytes() != (free.folder / "dragged.png").read_bytes()
+
+
+def test_the_identity_lora_is_fitted_once_per_picture_and_gone_afterwards(session, picture, tmp_path):
+    asked = job(picture, lora_steps=2)
+    upright = Image.open(picture)
+    for expected in (True, False):
+        before = session.counter.calls
+        with identity_lora(session, upright, "a cat", asked, silent):
+            assert len(session.loras) == 1
+        assert (session.counter.calls > before) == expected
+        assert not session.loras
+    [path] = (tmp_path / "cache" / "identity").glob("*.safetensors")
+    path.write_bytes(b"damaged")
+    before = session.counter.calls
+    with identity_lora(session, upright, "a cat", asked, silent):
+        assert session.counter.calls > before
+
+
+def test_no_drag_at_all_gives_the_original_row_back(session, picture):
+    """FastDrag over a region that holds no latent of the way: nothing is warped, so both rows are sampled alike."""
+    from smoothtool.files.lists.points import points_from_numbers
+
+    asked = job(picture, method="fastdrag")
+    opened = open_picture(session, Image.open(picture), "a cat", asked, silent)
+    mask = np.zeros((24, 40), bool)
+    mask[0:4, 0:4] = True
+    dragged, _ = drag_in(session, opened, points_from_numbers([[30, 20, 32, 20]]), mask, asked, silent)
+    assert np.array_equal(np.asarray(dragged.before), np.asarray(dragged.after))
+
+
+def test_without_a_mask_the_region_is_a_disc_around_each_handle():
+    region = around_handles(torch.tensor([[4.0, 4.0]]), torch.tensor([[4.0, 6.0]]), (9, 9))
+    assert region[4, 7]
+    assert not region[4, 8]
+    assert int(region.sum()) == 29  # whole pixels within 3 of the centre
+
+
+@pytest.mark.parametrize("handle", [[5.5, 5.5], [8.8, 8.8]])
+def test_the_shortest_drag_has_a_region_too(handle):
+    assert around_handles(torch.tensor([handle]), torch.tensor([handle]) + 0.1, (9, 9)).any()
+
+
+def test_a_mask_that_vanishes_among_the_latents_is_refused(session, picture, tmp_path):
+    mask = Image.new("L", (40, 24))
+    mask.putpixel((1, 1), 255)
+    mask.save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match="the mask is too small"):
+        drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method="fastdrag"), silent)
+
+
+@pytest.mark.parametrize(("method", "steps"), [("dragdiffusion", 80), ("gooddrag", 80), ("fastdrag", 0)])
+def test_fastdrag_learns_nothing_unless_asked(method, steps):
+    asked = make_job("drag", {"image": "cat.png", "point": ["8,12:30,12"], "method": method})
+    assert identity_steps(asked.method, asked.lora_steps) == steps
+    assert identity_steps(asked.method, 5) == 5
+
+
+def test_points_outside_the_picture_are_refused_before_a_model_is_loaded(picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(drag, "open_session", lambda job, track: pytest.fail("a model was loaded"))
+    with pytest.raises(UsageError, match="--point: 40,12 is outside the picture of 40x24 px"):
+        drag.run(job(picture, point=["40,12:3,3"], output=tmp_path / "out"), silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_of_another_size_is_refused_and_nothing_is_left_behind(session, picture, tmp_path):
+    Image.new("L", (10, 10), 255).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match="the mask is 10x10 px"):
+        drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out"), silent)
+    assert not (tmp_path / "out").exists()
+
+
+def test_points_that_count_as_arrived_from_the_start_are_said_aloud(session, picture, tmp_path):
+    report = drag.run(job(picture, point=["8,12:8.5,12"], output=tmp_path / "out"), silent)
+    assert any("counts as arrived" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"image": "cat.png"}, "--points is missing"),
+        ({"point": ["1,2:3,4"]}, "--prompt is missing"),
+        ({"image": "cat.png", "point": ["1,2"]}, "--point is 1,2, not from X,Y to X,Y"),
+        ({"image": "cat.png", "point": ["1,2:3,nan"]}, "not every number in it is finite"),
+        ({"image": "cat.png", "point": ["1,2:3,4"], "points": "p.json"}, "instead of point"),
+        ({"image": "cat.png", "prompt": "a fox", "point": ["1,2:3,4"]}, "instead of a picture file"),
+        ({"image": "cat.png", "point": ["1,2:3,4"], "strength": 0}, "--strength is 0"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_as_flags(settings, words):
+    with pytest.raises(UsageError, match=words):
+        make_job("drag", settings)
+
+
+def test_a_strength_of_less_than_one_step_is_refused(picture):
+    with pytest.raises(UsageError, match="less than one step"):
+        drag.run(job(picture, strength=0.05), silent)
+
+
+def test_a_size_that_would_crop_the_picture_is_refused(session, picture, tmp_path):
+    with pytest.raises(UsageError, match="keeps its shape"):
+        drag.run(job(picture, size="32x32", output=tmp_path / "out"), silent)
+
+
+@pytest.fixture
+def dragbench(tmp_path, picture) -> Path:
+    """Three items in DragBench's layout, one of them damaged."""
+    root = tmp_path / "bench"
+    for name in ("animals/one", "animals/two", "other/broken"):
+        (root / name).mkdir(parents=True)
+        (root / name / "original_image.png").write_bytes(picture.read_bytes())
+        meta = {"prompt": "a cat", "points": [[8, 12], [30, 12]], "mask": np.ones((24, 40), np.uint8)}
+        (root / name / "meta_data.pkl").write_bytes(pickle.dumps(meta)[: 9 if name == "other/broken" else None])
+    return root
+
+
+def test_a_benchmark_measures_every_item_beside_doing_nothing_and_names_the_failed(session, dragbench, tmp_path):
+    asked = make_job("drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0,
+                              "iterations": 1})  # fmt: skip
+    with pytest.raises(BatchError, match="1 of 3 items failed, the first is other/broken"):
+        drag.run(asked, silent)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["figures"]["no edit"]["mean_distance_px"] == 22
+    assert report["figures"]["dragged"]["mean_distance_px"] >= 0
+    assert report["figures"]["dragged"]["seconds"] > 0
+    assert any("not of SD 2.1" in note for note in report["notes"])
+    assert Image.open(tmp_path / "out" / "items" / "animals" / "one" / "dragged_image.png").size == (40, 24)
+    calls = session.counter.calls
+    with pytest.raises(BatchError):
+        drag.run(asked, silent)
+    assert session.counter.calls == calls  # everything has its record
+
+
+def test_an_item_that_does_not_fit_into_memory_is_named_and_the_others_are_made(
+    session, dragbench, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    drag_wish, asked_for = drag_bench.drag_wish, []
+
+    def full_at_two(*given):
+        asked_for.append(given)
+        if len(asked_for) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return drag_wish(*given)
+
+    monkeypatch.setattr(drag_bench, "drag_wish", full_at_two)
+    asked = make_job("drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0,
+                              "iterations": 1})  # fmt: skip
+    with pytest.raises(BatchError, match="2 of 3 items failed, the first is animals/two"):
+        drag.run(asked, silent)
+    assert (tmp_path / "out" / "items" / "animals" / "one" / "dragged_image.png").is_file()
+    assert "out of memory" in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_a_folder_without_items_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no items in DragBench's layout"):
+        drag.run(make_job("drag", {"bench": tmp_path}), silent)

@@ -1,0 +1,223 @@
+"""`edit` and `invert` from picture to report on the tiny model: files, figures, costs, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from toys import tiny_clip
+
+from smoothtool.commands.edit import run as edit
+from smoothtool.commands.edit.methods import EDITS
+from smoothtool.commands.invert import run as invert
+from smoothtool.commands.invert.methods import INVERSIONS
+from smoothtool.commands.shared import comparison as compare
+from smoothtool.errors import ModelError, UsageError
+from smoothtool.files.pictures.images import read_settings
+from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
+from smoothtool.methods.editing.prompt_switch import switch_index
+from smoothtool.types import silent
+
+N = 5
+PICTURE_PX = (40, 24)
+
+
+@pytest.fixture
+def session(model, monkeypatch, tmp_path):
+    """The tiny model in place of any that would be loaded, and a cache of its own."""
+    monkeypatch.setattr(edit, "open_session", lambda job, track: model)
+    monkeypatch.setattr(invert, "open_session", lambda job, track: model)
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
+    return model
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    levels = np.random.default_rng(0).integers(0, 256, (*PICTURE_PX[::-1], 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "cat.png")
+    return tmp_path / "cat.png"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    return tiny_clip(tmp_path_factory.mktemp("tiny") / "clip")
+
+
+def run_edit(picture: Path, **settings):
+    base = {"image": str(picture), "src": "a red cat", "trg": "a red dog", "steps": N, "guidance": 3, "seed": 1,
+            "inner_steps": 1, "output": picture.parent / f"out-{len(list(picture.parent.iterdir()))}"}  # fmt: skip
+    return edit.run(make_job("edit", {**base, **settings}), silent)
+
+
+def run_invert(picture: Path, **settings):
+    base = {"image": str(picture), "src": "a red cat", "steps": N, "guidance": 3, "seed": 1, "inner_steps": 1,
+            "output": picture.parent / f"out-{len(list(picture.parent.iterdir()))}"}  # fmt: skip
+    return invert.run(make_job("invert", {**base, **settings}), silent)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_an_edit_leaves_a_picture_of_the_inputs_size_with_its_settings_inside(session, picture):
+    report = run_edit(picture)
+    names = sorted(path.name for path in report.folder.iterdir())
+    assert names == ["before-after.png", "edited.png", "job.yaml", "report.json"]
+    assert Image.open(report.folder / "edited.png").size == PICTURE_PX
+    assert read_settings(report.folder / "edited.png")["jobs"][0]["trg"] == ["a red dog"]
+
+
+def test_a_picture_far_from_the_models_size_comes_back_at_its_own_and_it_is_said(session, tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "large.png")
+    report = run_edit(tmp_path / "large.png", inversion="ddim")
+    assert Image.open(report.folder / "edited.png").size == (150, 90)
+    assert any("large.png: 150x90 px is worked on at 41x25" in note for note in report.notes)
+    inverted = run_invert(tmp_path / "large.png", inversion="ddim")
+    assert Image.open(inverted.folder / "reconstruction.png").size == (150, 90)
+    asked = run_edit(tmp_path / "large.png", inversion="ddim", size="32x32")
+    assert Image.open(asked.folder / "edited.png").size == (32, 32)
+    assert not any("worked on" in note for note in asked.notes)
+
+
+def test_ratio_zero_is_the_reconstruction_bit_for_bit_and_takes_no_unet_call(session, picture):
+    inverted = run_invert(picture)
+    report = run_edit(picture, ratio=0)
+    assert np.array_equal(pixels(report.folder / "edited.png"), pixels(inverted.folder / "reconstruction.png"))
+    assert report.figures["edits"][0]["unet_calls"] == 0
+
+
+@pytest.mark.parametrize("inversion", INVERSION_NAMES)
+def test_an_edit_from_a_cached_inversion_costs_the_steps_after_the_switch(session, picture, inversion):
+    run_edit(picture, inversion=inversion)
+    session.counter.calls = 0
+    report = run_edit(picture, inversion=inversion, ratio=0.6)
+    per_step = 2 if inversion == "edict" else 1
+    assert report.figures["inversion"]["cached"]
+    assert report.figures["edits"][0]["unet_calls"] == per_step * (N - switch_index(0.6, N))
+    assert report.unet_calls == session.counter.calls == per_step * (N - switch_index(0.6, N))
+
+
+def test_several_targets_and_ratios_come_from_one_inversion_on_one_sheet(session, picture):
+    report = run_edit(picture, trg=["a red dog", "a fox"], ratio="0.4,1")
+    assert report.files["edited"] == ["edited-1-r0.4.png", "edited-1-r1.png", "edited-2-r0.4.png", "edited-2-r1.png"]
+    assert (report.folder / "sheet.png").is_file()
+    calls = report.figures["inversion"]["inversion_unet_calls"]
+    assert report.unet_calls == calls + 2 * (2 + 5)
+
+
+@pytest.mark.parametrize("method", sorted(EDITS))
+def test_every_method_changes_the_picture(session, picture, clip, method):
+    report = run_edit(picture, method=method, clip=str(clip))
+    edited, source = pixels(report.folder / "edited.png"), pixels(picture)
+    assert edited.shape == source.shape
+    assert not np.array_equal(edited, source)
+    assert report.figures["edits"][0]["unet_calls"] > 0
+    assert 0 <= report.figures["edits"][0]["clip_score"] <= 100
+
+
+def test_the_same_seed_gives_the_same_edit(session, picture):
+    first, second, other = (run_edit(picture, method="sdedit", seed=seed) for seed in (1, 1, 2))
+    same = pixels(first.folder / "edited.png")
+    assert np.array_equal(same, pixels(second.folder / "edited.png"))
+    assert not np.array_equal(same, pixels(other.folder / "edited.png"))
+
+
+def test_an_inversion_file_edits_like_its_picture(session, picture):
+    inverted = run_invert(picture)
+    from_file = run_edit(inverted.folder / "inversion.safetensors", output=picture.parent / "from-file")
+    from_picture = run_edit(picture)
+    assert np.array_equal(pixels(from_file.folder / "edited.png"), pixels(from_picture.folder / "edited.png"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"src": "a blue cat"}, "not for 'a blue cat'"),
+        ({"steps": 7}, "--steps 5"),
+        ({"guidance": 4}, "--guidance 3"),
+        ({"inversion": "npi"}, "inversion nti does not go with --method switch"),
+        ({"method": "pnp"}, "under the empty prompt"),
+    ],
+)
+def test_an_inversion_file_that_does_not_fit_is_refused(session, picture, settings, words):
+    inverted = run_invert(picture)
+    with pytest.raises(UsageError, match=words):
+        run_edit(inverted.folder / "inversion.safetensors", **settings)
+
+
+def test_a_word_that_is_only_part_of_another_is_refused(session, picture):
+    with pytest.raises(UsageError, match="'re', which is no word of"):
+        run_edit(picture, method="p2p", reweight="re=2")
+
+
+def test_blend_words_work_on_a_picture_that_is_not_square(session, picture):
+    report = run_edit(picture, method="p2p", blend="cat")
+    assert Image.open(report.folder / "edited.png").size == PICTURE_PX
+
+
+def test_a_prompt_over_the_limit_says_what_was_cut(session, picture):
+    report = run_edit(picture, trg=" ".join(["cat"] * 14 + ["dog"]))
+    assert any("cut from: 'dog'" in note for note in report.notes)
+
+
+def test_every_method_and_inversion_has_a_station_and_a_rule():
+    assert set(EDITS) == set(EDIT_INVERSIONS)
+    assert set(INVERSION_NAMES) <= set(INVERSIONS)
+    assert all(set(fitting) <= set(INVERSION_NAMES) for fitting, _ in EDIT_INVERSIONS.values())
+
+
+@pytest.mark.parametrize("inversion", ["direct", "edict", "belm"])
+def test_exact_inversions_reach_the_vae(session, picture, inversion):
+    figures = run_invert(picture, inversion=inversion).figures
+    assert figures["reconstruction"]["mse"] == pytest.approx(figures["vae"]["mse"], abs=1e-3)
+
+
+@pytest.mark.parametrize(("inversion", "calls"), [("ddim", 2 * N), ("npi", 2 * N), ("direct", N), ("belm", 2 * N - 1),
+                                                  ("edict", 4 * N), ("fixed-point", 5 * N)])  # fmt: skip
+def test_inversions_cost_what_they_should(session, picture, inversion, calls):
+    assert run_invert(picture, inversion=inversion).figures["inversion_unet_calls"] == calls
+
+
+def test_comparing_inversions_makes_one_sheet_and_one_row_for_each(session, picture):
+    report = run_invert(picture, compare=True)
+    rows = report.figures["compare"]
+    assert [row["inversion"] for row in rows] == ["VAE alone", "nti", "ddim", "ddim, guidance 1", *INVERSION_NAMES[2:]]
+    assert all(row["unet_calls"] > 0 and row["seconds"] > 0 for row in rows[1:])
+    assert (report.folder / "compare.md").read_text().count("\n") == len(rows) + 2
+    assert (report.folder / "compare.png").is_file()
+
+
+def test_comparing_edits_makes_one_row_for_each_method(session, picture, clip):
+    report = run_edit(picture, compare=True, clip=str(clip))
+    assert [row["method"] for row in report.figures["compare"]] == list(EDITS)
+    assert (report.folder / "compare.png").is_file()
+
+
+def test_a_method_that_cannot_run_is_left_out_of_the_comparison_and_said(session, picture, tmp_path):
+    report = run_edit(picture, compare=True, clip=str(tmp_path / "none"))
+    assert [row["method"] for row in report.figures["compare"]] == [name for name in EDITS if name != "disentangle"]
+    assert any(note.startswith("disentangle is left out") for note in report.notes)
+
+
+def test_a_comparison_in_which_every_method_fails_fails(session, picture, monkeypatch):
+    def broken(*given):
+        raise ModelError("NaN")
+
+    monkeypatch.setattr(compare, "one_edit", broken)
+    with pytest.raises(ModelError, match="NaN"):
+        run_edit(picture, compare=True)
+
+
+def test_sdedit_takes_the_latents_of_any_inversion_file(session, picture):
+    file = run_invert(picture, inversion="ddim").folder / "inversion.safetensors"
+    of_file, of_picture = (run_edit(place, src="", method="sdedit") for place in (file, picture))
+    assert np.array_equal(pixels(of_file.folder / "edited.png"), pixels(of_picture.folder / "edited.png"))
+    assert any("as the VAE gives it back" in note for note in of_file.notes)
+
+
+def test_comparing_without_a_source_prompt_leaves_out_what_needs_one(session, picture, clip):
+    report = run_edit(picture, compare=True, clip=str(clip), src="")
+    assert [row["method"] for row in report.figures["compare"]] == ["switch", "sdedit", "pnp", "cycle", "masactrl"]

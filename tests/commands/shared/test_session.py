@@ -1,0 +1,67 @@
+"""What every command does first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smoothtool import LENT
+from smoothtool.commands.edit import run as edit
+from smoothtool.commands.interpolate import run as interpolate
+from smoothtool.commands.invert import run as invert
+from smoothtool.commands.shared import session
+from smoothtool.errors import InputError, ModelError
+from smoothtool.jobs import make_job
+from smoothtool.types import silent
+
+COMMANDS = [
+    (interpolate, {"images": ["samples:none", "samples:none"]}, {"images": ["PATH", "PATH"]}),
+    (invert, {"image": "samples:none"}, {"image": "PATH"}),
+    (edit, {"image": "samples:none", "trg": "a fox"}, {"image": "PATH", "trg": "a fox"}),
+]
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command, *_ in COMMANDS:
+        monkeypatch.setattr(command, "open_session", lambda job, track: pytest.fail("a model was loaded"))
+
+
+def job_of(command, settings: dict, path: str):
+    def put(value):
+        return [put(part) for part in value] if isinstance(value, list) else value.replace("PATH", path)
+
+    return make_job(command.__name__.rpartition(".")[2], {key: put(value) for key, value in settings.items()})
+
+
+@pytest.mark.parametrize(("command", "missing", "given"), COMMANDS)
+def test_a_bad_source_is_named_before_a_model_is_loaded(no_model, tmp_path: Path, command, missing, given) -> None:
+    with pytest.raises(InputError, match="no such sample picture"):
+        command.run(job_of(command, missing, ""), silent)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match=r"broken\.png"):
+        command.run(job_of(command, given, "broken.png"), silent)
+    if command is not invert:
+        with pytest.raises(ModelError, match="no such inversion file"):
+            command.run(job_of(command, given, "none.safetensors"), silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.png"]
+
+
+def test_a_single_file_is_loaded_with_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(session, "load_single_file", lambda *args, **options: seen.append((args, options)))
+    monkeypatch.setattr("smoothtool.weights.models.find_tokenizer", lambda: tmp_path / "words")
+    path = tmp_path / "a.safetensors"
+    path.touch()
+    session.open_session(make_job("invert", {"image": "x", "model": str(path), "device": "cpu"}), silent)
+    assert seen == [((path, str(path), tmp_path / "words"), {"device": "cpu", "dtype": "auto"})]
+
+
+def test_pictures_lent_by_the_python_api_are_named_as_the_result_keeps_them(tmp_path: Path) -> None:
+    lent = str(tmp_path / f"{LENT}x" / "0.png")
+    job = make_job("interpolate", {"images": [lent, "samples:fox"], "output": tmp_path / "out"})
+    report = session.start_report(job, job.images)
+    assert report.job["images"] == [str(tmp_path / "out" / "inputs" / "0.png"), "samples:fox"]
+    assert job.images == [lent, "samples:fox"]
