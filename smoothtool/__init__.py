@@ -56,6 +56,7 @@ def _call(command: str, *inputs: Any, **settings: Any) -> Result:
     import importlib
 
     from smoothtool.jobs import JOBS, make_job, positional_of
+    from smoothtool.recipe.defaults import with_defaults
     from smoothtool.types import silent
     from smoothtool.weights.models import natural
 
@@ -65,7 +66,7 @@ def _call(command: str, *inputs: Any, **settings: Any) -> Result:
             raise TypeError(f"{command}() takes one positional argument, the others are keywords")
     with tempfile.TemporaryDirectory(prefix=LENT) as folder:
         job = make_job(command, {key: _as_path(value, Path(folder)) for key, value in settings.items()})
-        report = importlib.import_module(f"smoothtool.commands.{command}.run").run(job, silent)
+        report = importlib.import_module(f"smoothtool.commands.{command}.run").run(with_defaults(job), silent)
         if any(Path(folder).iterdir()):
             shutil.copytree(folder, report.folder / "inputs")
     made = sorted(report.folder.glob(MADE[command]), key=lambda path: natural(path.name))

@@ -51,6 +51,8 @@ def launch(plan: Plan, wish: Wish) -> None:
         plan = batch_of_one(plan)
     if wish.dry_run:
         show_plan(plan)
+        for line in _origins(plan):
+            console.notice(line)
         console.notice(_summary(plan))
         return
     if not console.show.debug:
@@ -73,6 +75,12 @@ def _needs_batch(job: Job, wish: Wish) -> bool:
     """
     asked = wish.shard is not None or wish.retry_failed or wish.engine != "local" or wish.workers is not None
     return asked or (bool(getattr(job, "image", None)) and shard_from_environment(os.environ)[1] > 1)
+
+
+def _origins(plan: Plan) -> list[str]:
+    """Where values come from that nobody gave and that are not smoothtool's own."""
+    found = ((key, getattr(item.job, key), origin) for item in plan.items for key, origin in item.job.origins.items())
+    return [f"{key} {value}: the default of {origin}" for key, value, origin in dict.fromkeys(found)]
 
 
 def _summary(plan: Plan) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from smoothtool.jobs.notation import parse_lora, parse_size
@@ -19,6 +19,12 @@ class Job(BaseModel):
         extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True, validate_default=True
     )
     command: ClassVar[str]
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Of options that nobody gave and that are not smoothtool's own default either: where they come from."""
+        return self._origins
 
     @field_validator("*", mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from smoothtool.errors import UsageError, closest
 from smoothtool.files.lists.inputs import Picture, find_pictures
 from smoothtool.jobs import JOBS, Job, fields_of, keys_of, make_job
 from smoothtool.jobs.options import flag_of, key_of
+from smoothtool.recipe.defaults import with_defaults
 
 RESERVED = re.compile(r"batch\.json|index\.html|items.*\.jsonl")
 """What a batch itself writes into its folder; what begins with a dot is never an item's name."""
@@ -50,7 +51,7 @@ class Draft:
 
 
 def plan_alone(job: Job) -> Plan:
-    return Plan((Item(job, ""),), None, job.command)
+    return Plan((Item(with_defaults(job), ""),), None, job.command)
 
 
 def batch_of_one(plan: Plan) -> Plan:
@@ -72,7 +73,7 @@ def plan_batch(drafts: Sequence[Draft], folder: Path | None, title: str, spoken:
     spoken  what was said, as plain data, without the names of pictures
     """
     names = unique_names([(draft.name, draft.kind) for draft in drafts])
-    items = tuple(Item(draft.job, name) for draft, name in zip(drafts, names, strict=True))
+    items = tuple(Item(with_defaults(draft.job), name) for draft, name in zip(drafts, names, strict=True))
     digest = hashlib.sha256(json.dumps(spoken, sort_keys=True, default=str).encode()).hexdigest()[:6]
     return Plan(items, folder or Path("smoothtool-out") / f"{_safe(title)}-{digest}", title)
 

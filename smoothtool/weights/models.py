@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from smoothtool.errors import InputError, ModelError, closest
+from smoothtool.readers.fields import read_fields
 from smoothtool.yaml12 import load_yaml
 
 HERE = Path(__file__).parent
 STICKERS = HERE / "stickers"
 STICKERS_LORA = STICKERS / "smooth.safetensors"
 SAMPLES = HERE / "samples"
+SETTINGS = ("model", "device", "dtype", "steps", "guidance")
+"""What a user may set once and for all."""
+MODEL_DEFAULTS = "smoothtool.json"
 STICKERS_NOTICE = (
     "model: stickers, the small embedded one; it knows icons of animals, food and things, and photos are outside its "
     "world (for photos: smoothtool models pull sd15)"
@@ -133,7 +138,7 @@ def is_hub_id(text: str) -> bool:
 
 
 def settings_file() -> Path:
-    """Where a user may write `model: sd15` to make it the default."""
+    """Where a user may write `model: sd15`, `device: cuda`, `steps: 30`, … for all commands."""
     from platformdirs import user_config_path
 
     return user_config_path("smoothtool") / "settings.yaml"
@@ -159,26 +164,57 @@ def sample_names() -> Iterator[str]:
     return (path.stem for path in sorted(SAMPLES.glob("*.png")))
 
 
+def preferred_name() -> str:
+    """What `--model auto` means here: the user's model if it is on this machine, else `stickers`."""
+    wanted = _wanted_name()
+    return wanted if wanted and find_model(wanted) is not None else "stickers"
+
+
 def _preferred() -> Place:
     """The user's model if it is on this machine, else `stickers` with one visible line."""
-    wish = _wish()
-    place = find_model(wish) if wish else None
-    if place is not None:
+    name, wanted = preferred_name(), _wanted_name()
+    place = resolve_model(name)
+    if name == wanted:
         return place
-    stickers = resolve_model("stickers")
-    missing = f"{wish} is not on this machine; " if wish else ""
-    return Place(stickers.name, stickers.folder, default_lora=stickers.default_lora, notice=missing + STICKERS_NOTICE)
+    missing = f"{wanted} is not on this machine; " if wanted else ""
+    return replace(place, notice=missing + STICKERS_NOTICE)
 
 
-def _wish() -> str:
+def _wanted_name() -> str:
     """SMOOTHTOOL_MODEL, else `model:` in the settings file, else nothing."""
-    if os.environ.get("SMOOTHTOOL_MODEL"):
-        return os.environ["SMOOTHTOOL_MODEL"]
+    return os.environ.get("SMOOTHTOOL_MODEL") or str(user_settings().get("model", ""))
+
+
+def user_settings() -> dict[str, Any]:
+    """What the settings file says, by key; nothing where there is none.
+
+    Raises: ModelError when it is no mapping, has a key that means nothing, or a model that is no text.
+    """
     path = settings_file()
     settings = load_yaml(path).value if path.is_file() else None
-    if settings is not None and not (isinstance(settings, dict) and isinstance(settings.get("model", ""), str)):
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not isinstance(settings.get("model", ""), str):
         raise ModelError(f"{path}: is not a mapping with model: NAME", "model: sd15")
-    return str((settings or {}).get("model", ""))
+    unknown = next((str(key) for key in settings if key not in SETTINGS), None)
+    if unknown is not None:
+        near = closest(unknown, SETTINGS)
+        raise ModelError(
+            f"{path}: unknown key {unknown!r}", f"did you mean: {near}" if near else "one of " + ", ".join(SETTINGS)
+        )
+    return settings
+
+
+def model_defaults(name: str) -> dict[str, Any]:
+    """What a model folder's `smoothtool.json` says of its own options, such as the guidance scale that suits it.
+
+    Raises: ModelError when that file cannot be read.
+    """
+    place = find_model(name)
+    path = place.folder / MODEL_DEFAULTS if place is not None and place.folder is not None else None
+    if path is None or not path.is_file():
+        return {}
+    return dict(read_fields(path, limit_bytes=100_000, fault=ModelError).values)
 
 
 def _cached_folder(hub_id: str) -> Path | None:

@@ -94,7 +94,9 @@ def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
     name = "-".join(Path(text.removeprefix("samples:")).stem for text in inputs)
     folder = job.output or _free_folder(Path("smoothtool-out"), f"{job.command}-{name}"[:80])
     settings = {key: _kept(value, folder) for key, value in job.settings().items()}
-    return Report(command=job.command, folder=folder, job=settings, versions=versions())
+    report = Report(command=job.command, folder=folder, job=settings, versions=versions())
+    report.notes += [f"{key} {getattr(job, key)}: the default of {origin}" for key, origin in job.origins.items()]
+    return report
 
 
 def _kept(value: Any, folder: Path) -> Any:

@@ -1,0 +1,53 @@
+"""What holds where nothing was asked for: the user's settings, then the model's own values, then smoothtool's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from smoothtool.errors import ModelError, UsageError
+from smoothtool.jobs import Job, ModelJob, try_job
+from smoothtool.weights.models import SETTINGS, model_defaults, preferred_name, settings_file, user_settings
+
+OF_THE_USER = tuple(key for key in SETTINGS if key != "model")
+"""`model` of the settings file is what `auto` means."""
+OF_A_MODEL = ("steps", "guidance")
+"""Keys of a model's own `smoothtool.json`."""
+
+
+def with_defaults(job: Job) -> Job:
+    """The job with every option that nobody gave as the user's settings or the model have it; `job.origins` says so.
+
+    Raises: UsageError when the settings file or the model's file holds a value that the option does not take.
+    """
+    if not isinstance(job, ModelJob):
+        return job
+    found: dict[str, tuple[Any, str]] = {}
+    for values, origin in _sources(job):
+        for key, value in values.items():
+            if key in type(job).model_fields and key not in job.model_fields_set:
+                found.setdefault(key, (value, origin))
+    if not found:
+        return job
+    given = {name: getattr(job, name) for name in job.model_fields_set}
+    filled, problems = try_job(type(job), given | {key: value for key, (value, _) in found.items()})
+    if filled is None:
+        origins = {key: origin for key, (_, origin) in found.items()}
+        lines = [f"{origins.get(p.key, 'the settings')}: {p.key} {p.what}" for p in problems]
+        raise UsageError("\n".join(lines), f"correct it in {settings_file()}, or give the option itself")
+    filled.origins.update({key: origin for key, (_, origin) in found.items()})
+    return filled
+
+
+def _sources(job: ModelJob) -> list[tuple[Mapping[str, Any], str]]:
+    """Values and where they stand, the first ones first."""
+    user = user_settings()
+    name = preferred_name() if job.model == "auto" else job.model
+    try:
+        own = model_defaults(name)
+    except ModelError:  # the run itself says what is wrong with the model
+        own = {}
+    return [
+        ({key: user[key] for key in OF_THE_USER if key in user}, str(settings_file())),
+        ({key: own[key] for key in OF_A_MODEL if key in own}, f"the model {name}"),
+    ]
