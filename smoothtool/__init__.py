@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png", "edit": "edited*.png", "drag": "dragged.png",
-        "istd": "sheet-*.png", "eval": "*.png", "train": "*.png", "tables": "*.png"}  # fmt: skip
+        "istd": "sheet-*.png", "eval": "*.png", "train": "*.png", "tables": "*.png",
+        "bench": "items/**/edited.png"}  # fmt: skip
 """The pictures each command makes, in its folder."""
 LENT = "smoothtool-inputs-"
 """How the temporary folder begins that PIL images are read from; the result keeps them under `inputs`."""

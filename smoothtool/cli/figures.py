@@ -57,9 +57,22 @@ def _walks(report: Report) -> list[str]:
     ]
 
 
+def _bench(report: Report) -> list[str]:
+    """The means of the benchmark's columns beside those of doing nothing."""
+    figures = report.figures
+    columns = [column for column, value in figures["measured"].items() if value is not None]
+    lines = [f"{figures['items']} items measured, {figures['failed']} failed, {figures['missing']} not made yet"]
+    for name in ("measured", "no edit"):
+        values = ((column, figures[name][column]) for column in columns)
+        shown = (f"{column} {value:.4g}" for column, value in values if value is not None)
+        lines.append(f"{name:<16}{'  '.join(shown)}")
+    return lines
+
+
 LINES: dict[str, Callable[[Report], list[str]]] = {
     "invert": _inversion,
     "istd": _istd,
+    "bench": _bench,
     "eval recon": lambda report: [_quality(report.figures)],
     "eval fid": _frechet,
     "eval clip": lambda report: [f"CLIP score ({report.figures['clip']}): {_interval(report.figures['clip_score'])}"],

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("diffusers", "transformers", "peft", "huggingface_hub", "torch", "PIL")
 SHOWN_FAILURES = 20
 ENGINES = ("local", "ray")
-RESUMED = ("istd", "tables")
+RESUMED = ("istd", "tables", "bench")
 """Commands that go on in the folder of a run that was stopped; a training has its own words for it."""
 
 

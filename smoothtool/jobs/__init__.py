@@ -5,12 +5,13 @@ nowhere else. A new command is one class and one line in `JOBS`.
 """
 
 from smoothtool.jobs.base import Job, ModelJob, ReportJob, fields_of
+from smoothtool.jobs.bench import BenchJob
 from smoothtool.jobs.drag import DragJob, identity_steps
 from smoothtool.jobs.edit import EDIT_INVERSIONS, NEED_SOURCE, EditJob
 from smoothtool.jobs.interpolate import InterpolateJob
 from smoothtool.jobs.invert import INVERSION_NAMES, InversionJob, InvertJob
 from smoothtool.jobs.measure import EvalJob, IstdJob, TablesJob
-from smoothtool.jobs.notation import parse_lora, parse_point, parse_shard, parse_size, parse_weight
+from smoothtool.jobs.notation import parse_lora, parse_point, parse_setting, parse_shard, parse_size, parse_weight
 from smoothtool.jobs.train import TrainJob
 from smoothtool.jobs.validation import JOBS, keys_of, make_job, positional_of, try_job, unknown_option
 
@@ -19,6 +20,7 @@ __all__ = [
     "INVERSION_NAMES",
     "JOBS",
     "NEED_SOURCE",
+    "BenchJob",
     "DragJob",
     "EditJob",
     "EvalJob",
@@ -37,6 +39,7 @@ __all__ = [
     "make_job",
     "parse_lora",
     "parse_point",
+    "parse_setting",
     "parse_shard",
     "parse_size",
     "parse_weight",

@@ -99,3 +99,14 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if not 1 <= index <= count:
         raise ValueError(f"is {text}, not a share such as 2/4")
     return index, count
+
+
+def parse_setting(text: str) -> tuple[str, str]:
+    """`blend=cat` sets the option `blend`; dashes in the key are underscores.
+
+    Raises: ValueError.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"is {text}, not KEY=VALUE such as steps=20")
+    return key.strip().replace("-", "_"), value

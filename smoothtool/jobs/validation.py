@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from smoothtool.errors import UsageError, closest
 from smoothtool.jobs.base import Job, fields_of
+from smoothtool.jobs.bench import BenchJob
 from smoothtool.jobs.drag import DragJob
 from smoothtool.jobs.edit import EditJob
 from smoothtool.jobs.interpolate import InterpolateJob
@@ -27,6 +28,7 @@ JOBS: dict[str, type[Job]] = {
     "eval": EvalJob,
     "train": TrainJob,
     "tables": TablesJob,
+    "bench": BenchJob,
 }
 
 

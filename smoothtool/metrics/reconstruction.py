@@ -21,7 +21,7 @@ from smoothtool.errors import InputError
 SSIM_WINDOW_PX, SSIM_SIGMA_PX = 11, 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 LPIPS_SMALLEST_PX = 31  # below, AlexNet's second pooling has nothing left to pool
-LPIPS_BACKBONE = "alexnet-owt-7be5be79.pth"
+LPIPS_BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,29 @@ def ssim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return (luminance * structure).flatten(start_dim=1).mean(dim=1)
 
 
-def lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor | None:
-    """Learned perceptual distance (Zhang et al. 2018, AlexNet), or None where `lpips_missing()` says why."""
+def lpips(first: torch.Tensor, second: torch.Tensor, net: str = "alex") -> torch.Tensor | None:
+    """Learned perceptual distance (Zhang et al. 2018), or None where `lpips_missing()` says why.
+
+    net  alex, as most papers have it, or squeeze, as PIE-Bench has it
+    """
     _check_pair(first, second)
-    if lpips_missing(min(first.shape[-2:])):
+    if lpips_missing(min(first.shape[-2:]), net):
         return None
-    metric = _lpips_metric()
+    metric = _lpips_metric(net)
     with torch.no_grad():
         values = [metric(a[None].float(), b[None].float()) for a, b in zip(first, second, strict=True)]
     return torch.stack(values).double()
 
 
-def lpips_missing(side_px: int = LPIPS_SMALLEST_PX) -> str:
+def lpips_missing(side_px: int = LPIPS_SMALLEST_PX, net: str = "alex") -> str:
     """Why LPIPS cannot be had here for pictures with this shorter side, or ''. Nothing is ever downloaded for it."""
     if side_px < LPIPS_SMALLEST_PX:
         return f"LPIPS needs pictures of at least {LPIPS_SMALLEST_PX} pixels a side"
     if find_spec("torchmetrics") is None or find_spec("torchvision") is None:
         return "LPIPS needs an extra: pip install 'smoothtool[metrics]'"
-    backbone = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE
+    backbone = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONES[net]
     if not backbone.is_file():
-        return f"LPIPS needs AlexNet: put {LPIPS_BACKBONE} from download.pytorch.org/models in {backbone.parent}"
+        return f"LPIPS needs its network: put {backbone.name} from download.pytorch.org/models in {backbone.parent}"
     try:
         import torchvision  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: built for another torch
@@ -126,11 +129,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(finite) / len(finite) if len(finite) == len(values) else None
 
 
-@lru_cache(maxsize=1)
-def _lpips_metric() -> Any:
+@lru_cache(maxsize=2)
+def _lpips_metric(net: str) -> Any:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    return LearnedPerceptualImagePatchSimilarity(net_type="alex").eval()
+    return LearnedPerceptualImagePatchSimilarity(net_type=net).eval()
 
 
 def _window_px(pictures: torch.Tensor) -> int:

@@ -79,7 +79,7 @@ def test_lpips_without_its_backbone_names_the_file_and_downloads_nothing(monkeyp
 
 def test_a_torchvision_that_cannot_be_imported_is_a_reason_too(monkeypatch: pytest.MonkeyPatch, tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / reconstruction.LPIPS_BACKBONE).touch()
+    (tmp_path / "checkpoints" / reconstruction.LPIPS_BACKBONES["alex"]).touch()
     monkeypatch.setattr(reconstruction, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setitem(sys.modules, "torchvision", None)

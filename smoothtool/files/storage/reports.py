@@ -16,7 +16,7 @@ from smoothtool.types import Report
 from smoothtool.weights.models import KNOWN
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
-PLACES = {"image", "images", "mask", "points", "bench", "output", "prompts", "folders"}
+PLACES = {"image", "images", "mask", "points", "bench", "output", "prompts", "folder", "folders"}
 """Job keys that always hold paths."""
 NAMES_OR_PLACES: dict[str, set[str]] = {
     "model": {"auto", *KNOWN},
@@ -24,6 +24,7 @@ NAMES_OR_PLACES: dict[str, set[str]] = {
     "compare_lora": {"default"},
     "smooth": {"default"},
     "clip": {"stickers"},
+    "dino": set(),
     "data": {"stickers:train"},
     "train_data": {"stickers:train"},
 }

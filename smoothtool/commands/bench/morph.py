@@ -1,0 +1,84 @@
+"""MorphBench (Zhang et al. 2024, DiffMorpher, arXiv:2312.07409): walks between pairs, measured step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures, Measure
+from smoothtool.files.lists.published_sets import read_morph_bench
+from smoothtool.files.pictures.images import load_image, to_pixel_values
+from smoothtool.metrics.clip_score import load_clip
+from smoothtool.metrics.reconstruction import lpips, lpips_missing
+from smoothtool.metrics.sequences import PairDistance, deviation, path_figures
+from smoothtool.types import Report
+from smoothtool.weights.models import STICKERS
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import BenchJob
+
+FRAMES, SIDE_PX = 17, 512
+
+
+def _items(folder: Path) -> Sequence[BenchItem]:
+    between = {"frames": str(FRAMES - 2)}
+    return [
+        BenchItem(pair.key, {"images": [str(picture) for picture in pair.pictures], **between}, pair)
+        for pair in read_morph_bench(folder)
+    ]
+
+
+def _measure(job: BenchJob, report: Report) -> Measure:
+    """LPIPS where it can be had; else the stand-in, under its own name."""
+    distance: PairDistance
+    reason = lpips_missing(SIDE_PX)
+    if reason:
+        clip = load_clip(STICKERS / "clip")
+        distance, name = clip.patch_distance, f"patch distance of {clip.name}"
+        report.notes.append(f"distances are the {name}, not LPIPS, and compare with no paper: {reason}")
+    else:
+        distance, name = _perceptual, "LPIPS (AlexNet)"
+
+    def figures(frames: torch.Tensor) -> Figures:
+        path = path_figures(frames, distance, name)
+        return {"ppl": path.ppl, "pdv": path.pdv, "deviation": deviation(frames).normalised_std}
+
+    def measure(item: BenchItem, result: Path) -> tuple[Figures, Figures]:
+        frames = torch.cat([_frame(path) for path in sorted((result / "frames").glob("*.png"))])
+        first, last = (_frame(path) for path in item.source.pictures)
+        half = FRAMES // 2
+        return figures(frames), figures(torch.cat([first] * (FRAMES - half) + [last] * half))
+
+    return measure
+
+
+def _frame(path: Path) -> torch.Tensor:
+    """pixel_values [1, 3, 512, 512], the size that the benchmark measures at."""
+    pixel_values = to_pixel_values(load_image(path))
+    if pixel_values.shape[-2:] == (SIDE_PX, SIDE_PX):
+        return pixel_values
+    return F.interpolate(pixel_values, (SIDE_PX, SIDE_PX), mode="bilinear", antialias=True)
+
+
+def _perceptual(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    found = lpips(first, second)
+    assert found is not None, "asked for only where it is there"
+    return found
+
+
+MORPH = Benchmark(
+    command="interpolate",
+    read=_items,
+    measure=_measure,
+    columns={"ppl": "PPL", "pdv": "PDV", "deviation": "L2 deviation"},
+    rule=f"per pair of {FRAMES} frames the sum (PPL) and the variance (PDV) of the {FRAMES - 1} adjacent distances at "
+    f"{SIDE_PX} px, mean over pairs; the published figures cannot be a plain sum: they compare among themselves alone",
+    published={
+        "paper: DiffMorpher": {"ppl": 21.1, "pdv": 21.4, "deviation": None},
+        "paper: slerp": {"ppl": 25.4, "pdv": 288.5, "deviation": None},
+    },
+)

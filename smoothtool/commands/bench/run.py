@@ -1,0 +1,189 @@
+"""`smoothtool bench`: a published benchmark by any of our methods; resumable, in shares, beside the papers' rows."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from smoothtool import __version__
+from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures
+from smoothtool.commands.bench.morph import MORPH
+from smoothtool.commands.bench.pie import PIE
+from smoothtool.commands.shared.model_pool import Shared
+from smoothtool.commands.shared.session import start_report
+from smoothtool.errors import BatchError, SmoothtoolError, UsageError, explain, out_of_memory
+from smoothtool.files.drawing.markdown import markdown_table
+from smoothtool.files.storage.output import create_folder, output_folder
+from smoothtool.files.storage.records import append_record, read_records
+from smoothtool.files.storage.reports import write_report
+from smoothtool.files.storage.writing import write_text_atomic
+from smoothtool.jobs import make_job, parse_setting, parse_shard
+from smoothtool.types import Report, Track, silent
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import BenchJob, Job
+
+BENCHMARKS: dict[str, Benchmark] = {"pie": PIE, "morph": MORPH}
+RECORDS = "items*.jsonl"
+SCALES = {"structure": 1e3, "lpips": 1e3, "mse": 1e4, "ssim": 1e2}
+"""How many times larger PIE-Bench prints a figure than it is."""
+
+
+def run(job: BenchJob, track: Track) -> Report:
+    """Make and measure; leaves items/, items.jsonl (which a second run continues), items.csv, table.md, table.html."""
+    benchmark = BENCHMARKS[job.benchmark]
+    # 1. items, each as a job of the command that makes it; the folder
+    items = benchmark.read(Path(job.folder).expanduser())[: job.limit]
+    asked = {item.key: _job_of(job, benchmark, item) for item in items}
+    report = start_report(job, [job.benchmark, Path(job.folder).name])
+    report.folder = _open_folder(report.folder, job.force)
+    # 2. make and measure what has no record yet
+    measure = benchmark.measure(job, report)
+    known = _known(report.folder, asked)
+    index, count = parse_shard(job.shard)
+    todo = [item for item in list(items)[index - 1 :: count] if item.key not in known]
+    for note in report.notes:
+        track.note(note)
+    with _one_model():
+        for item in track(todo, "measuring", len(todo)):
+            known[item.key] = _record(item, asked[item.key], report.folder, measure)
+            append_record(report.folder / _records_name(job), known[item.key])
+    # 3. the table, beside the published rows
+    rows = [known[item.key] for item in items if item.key in known]
+    report.figures = _means(benchmark, rows) | {"rule": benchmark.rule, "missing": len(items) - len(rows)}
+    report.files = _write_tables(benchmark, job, rows, report)
+    write_report(report, report.folder)
+    failed = [row["item"] for row in rows if "error" in row]
+    if failed:
+        raise BatchError(f"{len(failed)} of {len(rows)} items failed, the first is {failed[0]}", f"see {report.folder}")
+    return report
+
+
+def _job_of(job: BenchJob, benchmark: Benchmark, item: BenchItem) -> Job:
+    """The job that makes one item. Raises: UsageError that names what its command does not take."""
+    everyone = {key: getattr(job, key) for key in ("model", "lora", "device", "dtype", "seed", "steps", "guidance")}
+    chosen = {key: getattr(job, key) for key in ("size", "method", "inversion") if getattr(job, key) is not None}
+    own = dict(parse_setting(text) for text in job.options)
+    clash = next((key for key in own if key in {*everyone, *item.settings, "output", "force"}), None)
+    if clash is not None:
+        raise UsageError(f"--set {clash}: has a place of its own", f"--{clash.replace('_', '-')}, or leave it out")
+    return make_job(benchmark.command, {**everyone, **chosen, **item.settings, **own})
+
+
+@contextmanager
+def _one_model() -> Iterator[None]:
+    """All items use one model, also where the benchmark itself runs among other jobs."""
+    if Shared.active is not None:
+        yield
+        return
+    with Shared():
+        yield
+
+
+def _open_folder(wanted: Path, force: bool) -> Path:
+    """A new folder, or one with records to go on with; --force begins again."""
+    folder = wanted.expanduser().resolve()
+    earlier = sorted(folder.glob(RECORDS))
+    if not earlier:
+        folder = output_folder(wanted, force=force)
+    elif force:
+        for path in earlier:
+            path.unlink()
+    return create_folder(folder)
+
+
+def _records_name(job: BenchJob) -> str:
+    return "items.jsonl" if job.shard is None else f"items-{job.shard.replace('/', '-of-')}.jsonl"
+
+
+def _known(folder: Path, asked: Mapping[str, Job]) -> dict[str, dict[str, Any]]:
+    """The records that were made by the same jobs; what failed is tried again."""
+    keys = {name: _key(job) for name, job in asked.items()}
+    rows = read_records(folder, RECORDS)
+    return {row["item"]: row for row in rows if row.get("key") == keys.get(row.get("item", "")) and "error" not in row}
+
+
+def _key(job: Job) -> str:
+    text = json.dumps([job.command, job.settings(), __version__], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _record(item: BenchItem, job: Job, folder: Path, measure: Any) -> dict[str, Any]:
+    """One item's record; one that cannot be made, or does not fit into memory, says why."""
+    result, head = folder / "items" / item.key, {"item": item.key, "key": _key(job)}
+    try:
+        command = importlib.import_module(f"smoothtool.commands.{job.command}.run")
+        made = command.run(job.model_copy(update={"output": result, "force": result.exists()}), silent)
+        figures, no_edit = measure(item, result)
+    except (SmoothtoolError, RuntimeError, MemoryError) as error:
+        if not (isinstance(error, SmoothtoolError) or out_of_memory(error)):
+            raise
+        return {**head, "error": str(explain(error))}
+    return {**head, "figures": figures, "no_edit": no_edit, "seconds": sum(made.seconds.values()),
+            "unet_calls": made.unet_calls}  # fmt: skip
+
+
+def _means(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Per column the mean over the items that have a figure, and how many those are."""
+    done = [row for row in rows if "error" not in row]
+
+    def mean(kind: str, column: str) -> float | None:
+        values = [row[kind][column] for row in done if row[kind][column] is not None]
+        return fmean(values) if values else None
+
+    return {
+        "measured": {column: mean("figures", column) for column in benchmark.columns},
+        "no edit": {column: mean("no_edit", column) for column in benchmark.columns},
+        "counts": {column: sum(row["figures"][column] is not None for row in done) for column in benchmark.columns},
+        "items": len(done),
+        "failed": len(rows) - len(done),
+        "seconds": fmean(row["seconds"] for row in done) if done else None,
+        "unet_calls": fmean(row["unet_calls"] for row in done) if done else None,
+    }
+
+
+def _write_tables(
+    benchmark: Benchmark, job: BenchJob, rows: Sequence[Mapping[str, Any]], report: Report
+) -> dict[str, Any]:
+    """items.csv with a line per item; table.md and table.html with the means beside the published rows."""
+    figures = report.figures
+    name = "  ".join(filter(None, (job.method or "default method", job.inversion, job.model)))
+    means = {f"{name} ({figures['items']} items)": figures["measured"], "no edit": figures["no edit"]}
+    table = [_shown(benchmark, row, values) for row, values in {**means, **benchmark.published}.items()]
+    text = f"{markdown_table(table)}\nRule: {benchmark.rule}.\n"
+    write_text_atomic(report.folder / "table.md", text)
+    write_text_atomic(report.folder / "table.html", _html(table, benchmark.rule))
+    write_text_atomic(report.folder / "items.csv", _csv(benchmark, rows))
+    return {"items": "items.csv", "table": "table.md", "html": "table.html", "records": RECORDS}
+
+
+def _shown(benchmark: Benchmark, name: str, values: Figures) -> dict[str, Any]:
+    cells = {head: values.get(column) for column, head in benchmark.columns.items()}
+    scales = {head: SCALES.get(column, 1.0) for column, head in benchmark.columns.items()}
+    return {"": name, **{head: None if value is None else value * scales[head] for head, value in cells.items()}}
+
+
+def _csv(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["item", *benchmark.columns, "seconds", "unet_calls", "error"], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        plain = {key: row.get(key) for key in ("item", "seconds", "unet_calls", "error")}
+        writer.writerow({**plain, **row.get("figures", {})})
+    return text.getvalue()
+
+
+def _html(table: Sequence[Mapping[str, Any]], rule: str) -> str:
+    from jinja2 import Environment, PackageLoader
+
+    page = Environment(loader=PackageLoader("smoothtool.commands.bench"), autoescape=True)
+    return page.get_template("table.html.j2").render(heads=list(table[0]), rows=[list(r.values()) for r in table],
+                                                     rule=rule)  # fmt: skip

@@ -1,0 +1,58 @@
+"""What can be asked of `smoothtool bench`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from smoothtool.jobs.base import ModelJob
+from smoothtool.jobs.notation import parse_setting, parse_shard
+from smoothtool.jobs.options import SAMPLING, SEED_END, Flag
+
+
+class BenchJob(ModelJob):
+    """Run a published benchmark: every item made by any method, measured by the benchmark's rules, beside its rows."""
+
+    command: ClassVar[str] = "bench"
+    benchmark: Annotated[Literal["pie", "morph"], Flag(positional=True)] = Field(
+        description="pie: PIE-Bench's edits; morph: MorphBench's pairs"
+    )
+    folder: Annotated[str, Flag(positional=True)] = Field(
+        min_length=1, description="The benchmark's folder, as it is published"
+    )
+    method: Annotated[str | None, Flag()] = Field(
+        None, min_length=1, description="Method of edit or interpolate; by default the command's own"
+    )
+    inversion: Annotated[str | None, Flag()] = Field(
+        None, min_length=1, description="Inversion, as for that command; by default the method's own"
+    )
+    options: Annotated[list[str], Flag()] = Field(
+        [], alias="set", description="Any other option of that command as KEY=VALUE; repeat for more"
+    )
+    limit: Annotated[int | None, Flag("-n")] = Field(None, ge=1, description="Measure the first so many items only")
+    shard: Annotated[str | None, Flag(delivery=True)] = Field(
+        None, description="Make a share of the items only: 1/4 to 4/4, all with the same -o"
+    )
+    clip: Annotated[str, Flag()] = Field(
+        "openai/clip-vit-large-patch14", min_length=1, description="CLIP of the score: stickers, a folder or a hub id"
+    )
+    dino: Annotated[str, Flag()] = Field(
+        "facebook/dino-vitb8", min_length=1, description="DINO of the structure distance: a folder or a hub id"
+    )
+    seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
+        1234, ge=0, lt=SEED_END, description="Seed of every item, as PIE-Bench's program has it"
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _options_have_a_key(cls, options: list[str]) -> list[str]:
+        for text in options:
+            parse_setting(text)
+        return options
+
+    @field_validator("shard")
+    @classmethod
+    def _shard_is_a_share(cls, shard: str | None) -> str | None:
+        parse_shard(shard)
+        return shard
