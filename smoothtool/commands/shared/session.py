@@ -80,8 +80,8 @@ def check_sources(names: Sequence[str]) -> list[str]:
         if name.endswith(".safetensors"):
             load_inversion(Path(name))
         else:
-            notes.append(load_image(resolve_picture(name)).info.get("note", ""))
-    return [note for note in notes if note]
+            notes += load_image(resolve_picture(name)).info["notes"]
+    return notes
 
 
 def with_seed(job: Job) -> Job:

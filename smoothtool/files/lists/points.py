@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from smoothtool.errors import InputError, SmoothtoolError, UsageError
-from smoothtool.files.pictures.images import load_image
+from smoothtool.files.pictures.images import load_mask_levels
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.readers.fields import Fields, as_fields, parse_json
 from smoothtool.readers.pickles import parse_pickle
@@ -78,7 +78,7 @@ def load_mask(path: Path, size_px: tuple[int, int], *, fit: bool) -> np.ndarray:
     fit  resize a mask of another size than the picture's (width, height)
     Raises: InputError when it is no picture, of another size, or has nothing painted.
     """
-    drawn = _drawn(path)
+    drawn = load_mask_levels(path, see_through=PAINTED)
     if drawn.size != size_px:
         have, want = (f"{width}x{height}" for width, height in (drawn.size, size_px))
         if not fit:
@@ -87,16 +87,6 @@ def load_mask(path: Path, size_px: tuple[int, int], *, fit: bool) -> np.ndarray:
     painted = np.asarray(drawn) >= PAINTED
     check_mask(painted, size_px, path)
     return painted
-
-
-def _drawn(path: Path) -> Image.Image:
-    """What a mask picture shows, as grey levels. An alpha channel that is opaque throughout says nothing."""
-    picture = load_image(path)
-    with Image.open(path) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        alpha = upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
-    see_through = alpha is not None and int(np.asarray(alpha).min()) < PAINTED
-    return alpha if alpha is not None and see_through else picture.convert("L")
 
 
 def check_mask(mask: np.ndarray, size_px: tuple[int, int], path: Path) -> None:

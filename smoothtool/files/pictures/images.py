@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from smoothtool.errors import InputError, ModelError
 from smoothtool.files.pictures.fitting import Fitted, crop_back, fit_image, to_pixel_values
+from smoothtool.files.pictures.formats import FORMATS, unreadable_kind
 from smoothtool.files.pictures.provenance import DigitalSource, a1111_parameters, metadata_options, settings_inside
+from smoothtool.files.pictures.upright import upright, without_exif
 from smoothtool.files.storage.writing import atomic_path
 
 if TYPE_CHECKING:
@@ -24,26 +28,51 @@ __all__ = [
     "to_pixel_values",
 ]  # fmt: skip
 
-# Raster formats that Pillow decodes by itself. EPS would start Ghostscript on a stranger's file.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
+ABOUT = {"icc_profile", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+"""Blocks beside the pixels, by the names that Pillow gives them."""
+HEAD_BYTES = 64
+MAX_PIXELS = 178_000_000
+FLOAT_WHITES = [1.0, 255.0, 65535.0]
+INTEGER_WHITES = [255, 1023, 4095, 65535]
+"""What white may be in 16 bits: instruments and cameras put 10 or 12 bits there, which would be all but black. Dark
+photographs of 14 bits and of 16 look alike, and are left as they are."""
+BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281
 SRGB = ImageCms.createProfile("sRGB")
 
 
 def load_image(
-    path: Path, *, content: bytes | None = None, max_pixels: int = 178_000_000, at_least_px: int | None = None
+    path: Path, *, content: bytes | None = None, max_pixels: int = MAX_PIXELS, at_least_px: int | None = None
 ) -> Image.Image:
     """The picture in a file: upright, sRGB, 8-bit RGB, transparency on white, of an animation the first frame.
 
     content      the file's bytes where it lies inside another; `path` then only names it
     at_least_px  for a thumbnail: sides of a JPEG may be decoded, sooner, at down to an eighth, not below this
-    `info["note"]` says when frames were left out.
+    `info["notes"]` is a list of what was left out or had to be guessed: further frames, transparency, bits of grey.
     Raises: InputError when there is no file, no picture in it, a broken one, or one above `max_pixels`.
     """
     decoded = _decode(path, max_pixels, content, at_least_px)
-    picture = _rgb(decoded, path)
-    frames = getattr(decoded, "n_frames", 1)
-    picture.info = {"note": f"{path.name}: the first of {frames} frames is used"} if frames > 1 else {}
+    grey, guess = _scaled_to_8_bit(decoded, path)
+    alpha = _alpha(grey)
+    picture = _rgb(grey, alpha)
+    notes = [
+        f"the first of {decoded.frames} frames is used" if decoded.frames > 1 else "",
+        guess,
+        "transparent parts are shown on white" if alpha is not None else "",
+    ]
+    picture.info = {"notes": [f"{path.name}: {note}" for note in notes if note]}
     return picture
+
+
+def load_mask_levels(path: Path, see_through: int) -> Image.Image:
+    """What a mask picture shows, as grey levels: how light it is, or how opaque where parts of it are see-through.
+
+    see_through  opacity below which a pixel counts as that
+    Raises: InputError as `load_image`.
+    """
+    grey, _ = _scaled_to_8_bit(_decode(path, MAX_PIXELS), path)
+    alpha = _alpha(grey)
+    drawn_by_alpha = alpha is not None and alpha.getextrema()[0] < see_through
+    return alpha if alpha is not None and drawn_by_alpha else _rgb(grey, alpha).convert("L")
 
 
 def to_image(pixel_values: torch.Tensor) -> Image.Image:
@@ -82,11 +111,22 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
     Raises: InputError when there is no picture.
     """
-    return settings_inside(_decode(path, max_pixels=178_000_000))
+    return settings_inside(_decode(path, MAX_PIXELS).image)
 
 
-def _decode(path: Path, max_pixels: int, content: bytes | None = None, at_least_px: int | None = None) -> Image.Image:
-    """Pixels in memory, upright, in the file's own colour mode."""
+@dataclass(frozen=True)
+class _Decoded:
+    """Pixels in memory, upright, in the file's own colour mode.
+
+    white  the level of white where the file says it, else 0
+    """
+
+    image: Image.Image
+    frames: int
+    white: int
+
+
+def _decode(path: Path, max_pixels: int, content: bytes | None = None, at_least_px: int | None = None) -> _Decoded:
     if content is None and not os.path.isfile(path):  # unlike Path.is_file it takes names of any length
         why = "this is not a file" if os.path.exists(path) else "there is no such file"
         raise InputError(f"{path}: {why}", "check the path")
@@ -94,26 +134,76 @@ def _decode(path: Path, max_pixels: int, content: bytes | None = None, at_least_
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures; the limit here is our own
-            source = path if content is None else BytesIO(content)
-            with Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            with _opened(path, content) as image:
                 _check_pixels(path, image.size, max_pixels)
                 if at_least_px is not None:
                     image.draft(None, (at_least_px, at_least_px))  # None keeps the mode
                 image.load()
-                upright = ImageOps.exif_transpose(image)
-                upright.info.setdefault("icc_profile", image.info.get("icc_profile"))
-                upright.n_frames = getattr(image, "n_frames", 1)  # type: ignore[attr-defined]
-                return upright
+                frames, icc_profile = _frame_count(image), image.info.get("icc_profile")
+                turned = upright(image)
+                turned.info.setdefault("icc_profile", icc_profile)
+                return _Decoded(turned, frames, _white_of(image))
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: the picture is too large to open safely", "a smaller copy of it") from error
     except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0 if content is None else not content
-        why = "the file is empty" if empty else "this is not a picture that can be read"
-        raise InputError(f"{path}: {why}", "a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file") from error
+        why, hint = _why_unreadable(path, _head(path) if content is None else content[:HEAD_BYTES])
+        raise InputError(f"{path}: {why}", hint) from error
     except InputError:
         raise
     except Exception as error:  # decoders meet hostile bytes: beside OSError any of a dozen kinds has been seen
         raise InputError(f"{path}: the picture is damaged ({_first_line(error)})", "another copy of it") from error
+
+
+def _opened(path: Path, content: bytes | None) -> Image.Image:
+    """The file as Pillow opens it, without decoding its pixels; what is said about them is kept where it has a form
+    that Pillow itself can go on with."""
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        image = Image.open(path if content is None else BytesIO(content), formats=formats)
+    except Exception:
+        disowned = without_exif(path if content is None else BytesIO(content))
+        if disowned is None:
+            raise
+        image = Image.open(BytesIO(disowned), formats=formats)
+    for key in ABOUT & image.info.keys():
+        if not isinstance(image.info[key], (bytes, str)):
+            del image.info[key]
+    return image
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def _why_unreadable(path: Path, head: bytes) -> tuple[str, str]:
+    """What is wrong with a file that is no picture, by how it begins, and what to try."""
+    if not head:
+        return "the file is empty", "another copy of it"
+    kind = unreadable_kind(path, head)
+    if kind:
+        return f"this is a {kind} file, not a picture that can be read", "a PNG or JPEG copy of it"
+    return "this is not a picture that can be read", "a PNG, JPEG, WebP, TIFF, GIF, BMP or AVIF file"
+
+
+def _white_of(image: Image.Image) -> int:
+    """The level of white that a TIFF file with less than 16 bits of grey says, or 0."""
+    tags = getattr(image, "tag_v2", {})
+    try:
+        highest, bits = tags.get(MAX_SAMPLE_VALUE), tags.get(BITS_PER_SAMPLE)
+        white = highest if highest is not None else 2 ** bits[0] - 1 if bits is not None else 0
+        white = white[0] if isinstance(white, tuple) else white
+        return int(white) if 255 <= white < 65535 else 0
+    except Exception:  # tags of any type
+        return 0
+
+
+def _frame_count(image: Image.Image) -> int:
+    """1 too where the frames after the first are damaged: they are not used."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # decoders meet hostile bytes here as well
+        return 1
 
 
 def _check_pixels(path: Path, size_px: tuple[int, int], max_pixels: int) -> None:
@@ -128,34 +218,47 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode[0] == "I" or image.mode == "F":
-        image = _scaled_to_8_bit(image, path)
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is; None where all are."""
+    if not image.has_transparency_data:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return alpha if alpha.getextrema()[0] < 255 else None
+
+
+def _rgb(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
     if not image.has_transparency_data:
         return _srgb(image)
-    rgba = image.convert("RGBA")
-    colour = _srgb(rgba.convert("L" if image.mode[0] == "L" else "RGB"), image.info.get("icc_profile"))
-    return Image.composite(colour, Image.new("RGB", image.size, "white"), rgba.getchannel("A"))
+    flat = image.convert("RGBA").convert("L" if image.mode[0] == "L" else "RGB")
+    colour = _srgb(flat, image.info.get("icc_profile"))
+    return colour if alpha is None else Image.composite(colour, Image.new("RGB", image.size, "white"), alpha)
 
 
-def _scaled_to_8_bit(image: Image.Image, path: Path) -> Image.Image:
-    """Pillow's own conversion clips at 255, which turns a 16-bit picture white.
+def _scaled_to_8_bit(decoded: _Decoded, path: Path) -> tuple[Image.Image, str]:
+    """Deep grey as 8 bits, and what had to be guessed about it. Pillow's own conversion clips at 255.
 
-    White is 65535 for integers and 1.0 for floats, or the next customary full scale that holds the brightest pixel.
+    White is what the file says, else the first customary full scale that holds the brightest pixel.
     """
+    image = decoded.image
+    if image.mode[0] != "I" and image.mode != "F":
+        return image, ""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: the picture holds values that are not finite", "an 8- or 16-bit copy of it")
-    scales = [1.0, 255.0, 65535.0] if image.mode == "F" else [65535.0]
-    white = next((scale for scale in scales if values.max() <= scale), values.max())
+    brightest = values.max()
+    scales = FLOAT_WHITES if image.mode == "F" else [decoded.white] if decoded.white else INTEGER_WHITES
+    white = next((scale for scale in scales if brightest <= scale), brightest)
     grey = Image.fromarray((values.clip(0) * (255 / white)).round().astype(np.uint8))
     grey.info["icc_profile"] = image.info.get("icc_profile")
-    return grey
+    guessed = scales is INTEGER_WHITES and brightest > 0 and white < INTEGER_WHITES[-1]
+    bits = round(math.log2(white + 1))
+    return grey, f"its brightest grey is {brightest:.0f} of 65535, so it is read as {bits}-bit" if guessed else ""
 
 
 def _srgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:
     """Through the embedded colour profile; without one, or with a broken one, as plain sRGB."""
     profile = profile or image.info.get("icc_profile")
+    profile = profile if isinstance(profile, bytes) else None
     if image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("RGB")
     try:

@@ -51,6 +51,28 @@ def test_a_16_bit_pgm_keeps_its_greys(tmp_path: Path) -> None:
     assert pixels(load_image(tmp_path / "deep.pgm"))[0, :, 0].tolist() == [255, 128]
 
 
+@pytest.mark.parametrize(("bits", "suffix"), [(10, "png"), (12, "png"), (12, "tif"), (12, "pgm"), (8, "tif")])
+def test_fewer_bits_of_grey_in_16_are_no_black_picture(tmp_path: Path, bits: int, suffix: str) -> None:
+    levels = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(levels).save(tmp_path / f"deep.{suffix}")
+    picture = load_image(tmp_path / f"deep.{suffix}")
+    assert np.abs(pixels(picture)[..., 1] - np.arange(256).reshape(16, 16)).max() <= 1
+    assert f"read as {bits}-bit" in picture.info["notes"][0]
+
+
+def test_a_tiff_says_itself_how_white_its_white_is(tmp_path: Path) -> None:
+    for tag, value in ((281, 4095), (281, 16383)):
+        Image.fromarray(np.array([[0, 400]], dtype=np.uint16)).save(tmp_path / "deep.tif", tiffinfo={tag: value})
+        picture = load_image(tmp_path / "deep.tif")
+        assert (pixels(picture)[0, 1, 0], picture.info["notes"]) == (round(400 * 255 / value), [])
+
+
+def test_a_black_picture_of_16_bits_stays_black(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(tmp_path / "black.png")
+    picture = load_image(tmp_path / "black.png")
+    assert (pixels(picture).max(), picture.info["notes"]) == (0, [])
+
+
 def test_a_float_tiff_in_zero_to_one_is_scaled(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "f.tiff")
     assert pixels(load_image(tmp_path / "f.tiff"))[0, :, 0].tolist() == [0, 128, 255]
@@ -89,6 +111,17 @@ def test_transparency_is_put_on_white(tmp_path: Path) -> None:
     picture.save(tmp_path / "a.png")
     expected = [[255, 255, 255], [255 - 55 * 128 / 255, 255 - 128, 255 - 128]]
     assert np.abs(pixels(load_image(tmp_path / "a.png"))[0] - np.array(expected)).max() <= 1
+
+
+@pytest.mark.parametrize(("mode", "note"), [("RGBA", True), ("LA", True), ("RGB", False)])
+def test_transparency_is_said(tmp_path: Path, mode: str, note: bool) -> None:
+    Image.new(mode, (2, 2)).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png").info["notes"] == ["a.png: transparent parts are shown on white"] * note
+
+
+def test_an_alpha_channel_without_a_transparent_pixel_is_not_worth_a_word(tmp_path: Path) -> None:
+    Image.new("RGBA", (2, 2), (255, 0, 0, 255)).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png").info["notes"] == []
 
 
 def test_a_transparent_palette_colour_is_put_on_white(tmp_path: Path) -> None:
@@ -130,7 +163,7 @@ def test_of_an_animation_the_first_frame_is_used_and_said_so(tmp_path: Path) -> 
     red.save(tmp_path / "a.webp", save_all=True, append_images=[blue], lossless=True)
     picture = load_image(tmp_path / "a.webp")
     assert picture.getpixel((0, 0)) == (255, 0, 0)
-    assert "first of 2 frames" in picture.info["note"]
+    assert picture.info["notes"] == ["a.webp: the first of 2 frames is used"]
 
 
 def test_a_picture_with_the_wrong_suffix_is_read_by_its_content(tmp_path: Path) -> None:
