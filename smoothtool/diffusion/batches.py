@@ -18,7 +18,7 @@ def predict_noise_at(
     conditioning: Conditioning,
     unet: Callable[..., tuple[torch.Tensor, ...]] | None = None,
 ) -> torch.Tensor:
-    """eps [B, C, h, w] in float32, every sample at its own time; differentiable.
+    """eps [B, C, h, w] in float32 (v where abar = 0), every sample at its own time; differentiable.
 
     latents    [B, C, h, w]
     timesteps  [B] whole numbers

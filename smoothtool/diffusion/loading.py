@@ -15,7 +15,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.parts import check_channels, check_words, read_part, read_schedule, read_tokenizer
 from smoothtool.errors import ModelError
+from smoothtool.readers.fields import read_fields, shown
 
 
 def load_model(
@@ -30,16 +32,11 @@ def load_model(
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     _check_folder(folder, name)
-    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "variant": variant}
-    try:
-        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=precision, **options)
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=precision, **options)
-        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=precision, **options)
-        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
-        schedule = Schedule.from_config(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{name}: {folder} cannot be loaded: {first_line}", "smoothtool models list") from error
+    unet = read_part(UNet2DConditionModel, folder, "unet", name, precision, variant)
+    vae = read_part(AutoencoderKL, folder, "vae", name, precision, variant)
+    text_encoder = read_part(CLIPTextModel, folder, "text_encoder", name, precision, variant)
+    tokenizer = read_tokenizer(folder, "tokenizer", name)
+    schedule = read_schedule(folder / "scheduler" / "scheduler_config.json")
     return assemble(name, unet, vae, text_encoder, tokenizer, schedule, place, precision)
 
 
@@ -54,6 +51,8 @@ def assemble(
     dtype: torch.dtype,
 ) -> DiffusionModel:
     """Freeze the parts, move them to the device and take their fingerprint."""
+    check_channels(name, unet, vae)
+    check_words(name, text_encoder.config, tokenizer)
     if schedule.prediction_type not in ("epsilon", "v_prediction"):
         raise ModelError(
             f"{name}: prediction type {schedule.prediction_type} is not supported", "an SD 1.x or 2.x model"
@@ -99,12 +98,10 @@ def _check_folder(folder: Path, name: str) -> None:
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(f"{name}: {folder} is not a diffusers folder (no model_index.json)", "smoothtool models list")
-    try:
-        parts = json.loads(index.read_text())
-    except ValueError as error:
-        raise ModelError(f"{name}: {index} is not readable JSON", "download the model again") from error
-    if "text_encoder_2" in parts or parts.get("unet", [None, ""])[1] != "UNet2DConditionModel":
-        kind = parts.get("_class_name", "unknown")
+    parts = read_fields(index, fault=ModelError, hint="download the model again")
+    unet = parts.values.get("unet")
+    if "text_encoder_2" in parts or not (isinstance(unet, list) and unet[1:] == ["UNet2DConditionModel"]):
+        kind = shown(parts.values.get("_class_name") or "model of unknown kind")
         raise ModelError(f"{name}: a {kind} is not supported yet", "an SD 1.x or 2.x model, for example sd15")
 
 

@@ -138,6 +138,8 @@ class DiffusionModel:
     ) -> torch.Tensor:
         """eps [B, C, h, w] in the latents' own dtype (float32), whatever the UNet predicts and computes in.
 
+        At a time with abar = 0, the noisiest of a zero-SNR schedule, it is the velocity instead: see `ddim`.
+
         timestep  one for all, or in autograd also one per row, [B]
         Differentiable in latents and conditioning. Outside autograd the batch is split to `max_batch` rows, halved
         when memory runs out.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import torch.nn.functional as F
 from huggingface_hub import snapshot_download
 from transformers import CLIPModel, CLIPTokenizer
 
+from smoothtool.diffusion.parts import check_words, read_part, read_tokenizer
 from smoothtool.errors import InputError, ModelError
+from smoothtool.readers.fields import read_fields
 
 BATCH = 64
 PLAIN_RANGE = ([0.5] * 3, [0.5] * 3)  # mean and deviation of a CLIP without a preprocessor config: pixels in [-1, 1]
@@ -102,12 +103,10 @@ def load_clip(source: str | Path) -> Clip:
         except (OSError, ValueError) as error:
             raise ModelError(f"{source}: this CLIP is not on this machine", f"hf download {source}") from error
     name = f"{folder.parent.name}/{folder.name}" if folder == Path(source) else str(source)
-    try:
-        model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        mean, std = _pixel_statistics(folder / "preprocessor_config.json")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{source}: this CLIP cannot be read", "a saved CLIPModel with its tokenizer") from error
+    model = read_part(CLIPModel, folder, "", f"CLIP {source}", torch.float32)
+    tokenizer = read_tokenizer(folder, "", f"CLIP {source}")
+    check_words(f"CLIP {source}", model.config.text_config, tokenizer)
+    mean, std = _pixel_statistics(folder / "preprocessor_config.json")
     return Clip(name, model.requires_grad_(False), tokenizer, tuple(mean), tuple(std))
 
 
@@ -116,7 +115,11 @@ def _batches(pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _pixel_statistics(path: Path) -> tuple[list[float], list[float]]:
+    """Mean and deviation of the pixels that the CLIP was trained on. Raises: ModelError."""
     if not path.is_file():
         return PLAIN_RANGE
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    return settings["image_mean"], settings["image_std"]
+    settings = read_fields(path, fault=ModelError)
+    mean, std = settings.numbers("image_mean"), settings.numbers("image_std")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise settings.wrong("image_mean" if len(mean) != 3 else "image_std", "three numbers, deviations above 0")
+    return mean, std

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from smoothtool.diffusion.ddim import error_weights
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.methods.smoothness.step_variation import NoisyBatch
 from smoothtool.training.examples import Examples
@@ -40,7 +41,7 @@ def drawn_batch(
         )
     ]  # fmt: skip
     abar = schedule.alpha_prods(draws.timesteps).flatten()
-    weights = 1 / abar if schedule.prediction_type == "v_prediction" else torch.ones_like(abar)
+    weights = error_weights(abar, schedule.prediction_type)
     latents = means + deviations * draws.posterior_noise
     batch = NoisyBatch(*(value.to(device) for value in (latents, draws.noise, draws.probe, abar, weights)))
     embeds = torch.stack([examples.embedding(row) for row in rows]).to(device)

@@ -92,7 +92,7 @@ def test_weights_never_require_gradients(model: DiffusionModel) -> None:
 def test_a_folder_without_weights_is_named(model: DiffusionModel, tmp_path: Path) -> None:
     folder = save(model, tmp_path / "model")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(ModelError, match="broken"):
+    with pytest.raises(ModelError, match=r"broken: .*unet has no weights"):
         load_model(folder, "broken", device="cpu")
 
 
@@ -100,7 +100,7 @@ def test_truncated_weights_are_named(model: DiffusionModel, tmp_path: Path) -> N
     folder = save(model, tmp_path / "model")
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="broken"):
+    with pytest.raises(ModelError, match="cut short"):
         load_model(folder, "broken", device="cpu")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from toys import tiny_clip
 
 from smoothtool.errors import InputError, ModelError
@@ -90,5 +91,31 @@ def test_a_clip_that_is_not_here_is_one_clear_line():
 
 
 def test_a_folder_without_a_clip_is_one_clear_line(tmp_path: Path):
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="there is no such file"):
         load_clip(tmp_path)
+
+
+def test_a_clip_with_a_missing_key_is_refused_and_not_filled_with_random_weights(tmp_path: Path):
+    folder = tiny_clip(tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    del weights["text_model.final_layer_norm.bias"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"the weights lack text_model\.final_layer_norm\.bias"):
+        load_clip(folder)
+
+
+def test_the_pickle_of_a_clip_is_never_opened(tmp_path: Path):
+    folder = tiny_clip(tmp_path / "clip")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickle alone \(pytorch_model\.bin\)"):
+        load_clip(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"image_mean": "x", "image_std": [1, 1, 1]}',
+                                     '{"image_mean": [0, 0], "image_std": [1, 1, 1]}',
+                                     '{"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}'])  # fmt: skip
+def test_pixel_statistics_that_cannot_be_meant_are_refused(tmp_path: Path, content: str):
+    folder = tiny_clip(tmp_path / "clip")
+    (folder / "preprocessor_config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json"):
+        load_clip(folder)

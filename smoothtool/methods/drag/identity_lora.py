@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from smoothtool.diffusion.ddim import error_weights, noise_target
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.types import Conditioning
@@ -69,16 +70,14 @@ def fit_identity_lora(
 def prediction_loss(
     model: DiffusionModel, crops: torch.Tensor, noise: torch.Tensor, text: Conditioning, generator: torch.Generator
 ) -> torch.Tensor:
-    """Mean squared error of what the UNet predicts; every crop [B, C, h, w] at its own time.
-
-    An error e of the velocity is one of sqrt(abar) e of the noise: without 1 / abar noisy times would hardly count.
-    """
+    """Mean squared error of what the UNet predicts, noise or velocity; every crop [B, C, h, w] at its own time."""
     times = torch.randint(len(model.schedule.alphas_cumprod), (len(crops),), generator=generator)
     alpha_prod = model.schedule.alpha_prods(times.to(crops.device))
     noisy = alpha_prod.sqrt() * crops + (1 - alpha_prod).sqrt() * noise
     with torch.enable_grad():
-        error = (model.predict_noise(noisy, times.to(crops.device), text.expand(len(crops))) - noise).square()
-    return (error / alpha_prod if model.schedule.prediction_type == "v_prediction" else error).mean()
+        predicted = model.predict_noise(noisy, times.to(crops.device), text.expand(len(crops)))
+        error = (predicted - noise_target(crops, noise, alpha_prod)).square()
+        return (error_weights(alpha_prod, model.schedule.prediction_type) * error).mean()
 
 
 def _crop(latents: torch.Tensor, side: int, generator: torch.Generator) -> torch.Tensor:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import torch
 
-from smoothtool.diffusion.ddim import add_noise, pred_original_sample
+from smoothtool.diffusion.ddim import add_noise, pred_noise, pred_original_sample
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, guide
 from smoothtool.methods.editing.sdedit import start_index
@@ -84,4 +84,5 @@ def _step_mean(
     latents: torch.Tensor, noise: torch.Tensor, alpha_from: float, alpha_to: float, sigma: float
 ) -> torch.Tensor:
     """Where a sampling step goes from latents [1, C, h, w] before its noise is added."""
-    return _mean(pred_original_sample(latents, noise, alpha_from), noise, alpha_to, sigma)
+    original, noise = pred_original_sample(latents, noise, alpha_from), pred_noise(latents, noise, alpha_from)
+    return _mean(original, noise, alpha_to, sigma)

@@ -55,8 +55,11 @@ def regularised_inversion_steps(
     for step_index, (t, alpha_prod, alpha_prod_previous) in reversed(
         list(enumerate(model.schedule.alpha_pairs(num_inference_steps)))
     ):
-        noise = regularised(model.predict_noise(latents, t, text), generator)
-        latents = ddim_step(latents, noise, alpha_prod_previous, alpha_prod)
+        noise = model.predict_noise(latents, t, text)
+        if alpha_prod == 0:  # there the latents are the noise, and the prediction is the picture
+            latents = regularised(ddim_step(latents, noise, alpha_prod_previous, alpha_prod), generator)
+        else:
+            latents = ddim_step(latents, regularised(noise, generator), alpha_prod_previous, alpha_prod)
         yield InversionStep(step_index, t, latents)
 
 

@@ -75,6 +75,9 @@ def _levels(model: DiffusionModel, num_inference_steps: int) -> tuple[list[float
     if pairs[0][2] == pairs[0][1]:
         what = "BELM needs a step below the lowest one, and this model's schedule ends there"
         raise UsageError(what, "--inversion edict, or steps_offset 1 in scheduler_config.json")
+    if pairs[-1][1] == 0:
+        what = "BELM divides by the signal, and this model's noisiest level has none (zero terminal SNR)"
+        raise UsageError(what, "--inversion edict")
     return [pairs[0][2], *(pair[1] for pair in pairs)], [0, *(pair[0] for pair in pairs)]
 
 

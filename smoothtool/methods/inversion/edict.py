@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from smoothtool.diffusion.ddim import noise_coefficient
+from smoothtool.diffusion.ddim import latents_coefficient, noise_coefficient
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import ConditioningAt, DenoisingStep, guided_noise
 from smoothtool.methods.inversion.ddim import InversionStep
@@ -57,7 +57,7 @@ def edict_inversion_steps(
     for step_index, (t, alpha_from, alpha_to) in reversed(
         list(enumerate(model.schedule.alpha_pairs(num_inference_steps)))
     ):
-        a, b = (alpha_to / alpha_from) ** 0.5, noise_coefficient(alpha_from, alpha_to)
+        a, b = latents_coefficient(alpha_from, alpha_to), noise_coefficient(alpha_from, alpha_to)
         y_mid = (y - (1 - MIXING) * x) / MIXING
         x_mid = (x - (1 - MIXING) * y_mid) / MIXING
         y = (y_mid - b * model.predict_noise(x_mid, t, text)) / a
@@ -82,7 +82,7 @@ def edict_steps(
         start:
     ]:
         text, null = text_at(step_index), null_at(step_index)
-        a, b = (alpha_to / alpha_from) ** 0.5, noise_coefficient(alpha_from, alpha_to)
+        a, b = latents_coefficient(alpha_from, alpha_to), noise_coefficient(alpha_from, alpha_to)
         x_mid = a * x + b * guided_noise(model, y, t, text, null, guidance_scale)
         noise = guided_noise(model, x_mid, t, text, null, guidance_scale)
         y_mid = a * y + b * noise

@@ -20,6 +20,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from smoothtool.diffusion.ddim import noise_target
+
 Gradient = Literal["central", "one-sided", "forward-variation", "double-backward"]
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
@@ -38,6 +40,8 @@ class NoisyBatch:
     probe           standard normal [B, C, h, w]; v = sqrt(1 - abar_t) probe / sqrt(C h w)
     alphas_cumprod  abar_t [B]
     loss_weights    [B] factors of the squared error in eps: 1, or 1 / abar_t where the model predicts v
+
+    Where abar_t = 0 (zero terminal SNR) predictions are v itself, which is -x0_hat: see `diffusion.ddim`.
     """
 
     latents: torch.Tensor
@@ -61,6 +65,16 @@ class NoisyBatch:
         """v [B, C, h, w]."""
         return self.sigma * self.probe / self.probe[0].numel() ** 0.5
 
+    @property
+    def gain(self) -> torch.Tensor:
+        """-d x0_hat / d prediction [B, 1, 1, 1]: sqrt(1 - abar_t) / sqrt(abar_t), 1 where the prediction is v."""
+        return torch.where(self.signal == 0, 1.0, self.sigma / self.signal)
+
+    @property
+    def path(self) -> torch.Tensor:
+        """How far x0_hat depends on eps through z_t itself, in units of `gain` [B, 1, 1, 1]: 1, or 0 where it is -v."""
+        return (self.signal != 0).float()
+
     def rows(self, part: slice) -> NoisyBatch:
         """Some of the samples."""
         return NoisyBatch(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
@@ -71,7 +85,8 @@ class NoisyBatch:
 
     def base_loss(self, noise: torch.Tensor, noise_pred: torch.Tensor) -> torch.Tensor:
         """Mean squared error per sample [B]."""
-        return self.loss_weights * (noise_pred - noise).square().flatten(1).mean(dim=1)
+        target = noise_target(self.latents, noise, self.alphas_cumprod.view(-1, 1, 1, 1))
+        return self.loss_weights * (noise_pred - target).square().flatten(1).mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -216,7 +231,7 @@ def _forward_variation(
     plus, minus = batch.noise + delta * unit, batch.noise - delta * unit
     plus_pred, minus_pred = predict(batch.noisy(plus)), predict(batch.noisy(minus))
     slope = (plus_pred - minus_pred) / (2 * delta)
-    x0_slope = batch.sigma / batch.signal * (unit - slope)
+    x0_slope = batch.gain * (batch.path * unit - slope)
     norms = length * x0_slope.flatten(1).norm(dim=1)
     found = variation(norms, running_mean, settings.average)
     base = 0.5 * (batch.base_loss(plus, plus_pred) + batch.base_loss(minus, minus_pred))
@@ -247,15 +262,14 @@ def _noise_gradient(
 
     x0_hat = z_0 + (sqrt(1 - abar) / sqrt(abar)) (eps - eps_pred).
     """
-    ratio = batch.sigma / batch.signal
     inner = _GRADIENT_SCALE * (noise_pred * batch.direction).sum()
     (through,) = torch.autograd.grad(inner, noise, retain_graph=retain_graph or create_graph, create_graph=create_graph)
-    return ratio * (batch.direction - through / _GRADIENT_SCALE)
+    return batch.gain * (batch.path * batch.direction - through / _GRADIENT_SCALE)
 
 
 def _x0_along_direction(noise_pred: torch.Tensor, batch: NoisyBatch) -> torch.Tensor:
     """<x0_hat, v> per sample [B], as far as it depends on the model: -(sqrt(1 - abar) / sqrt(abar)) <eps_pred, v>."""
-    return -((batch.sigma / batch.signal) * noise_pred * batch.direction).flatten(1).sum(dim=1)
+    return -(batch.gain * noise_pred * batch.direction).flatten(1).sum(dim=1)
 
 
 def _step_length(batch: NoisyBatch, settings: Regularisation) -> torch.Tensor:

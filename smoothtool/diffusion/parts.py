@@ -1,0 +1,173 @@
+"""The parts of a model folder, each checked before and after a library reads it.
+
+Given a damaged file, diffusers and transformers raise anything, or load random numbers in the place of what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from transformers import CLIPTokenizer
+
+from smoothtool.diffusion.ddim import Schedule
+from smoothtool.errors import ModelError, out_of_memory
+from smoothtool.readers.fields import Fields, is_whole, read_fields
+from smoothtool.readers.regular import check_regular, is_regular
+from smoothtool.readers.tensors import read_header
+
+HINT = "another copy of the model"
+LARGEST_TEXT_BYTES = 50_000_000
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".msgpack")
+LARGEST = {
+    "num_hidden_layers": 128, "layers_per_block": 16, "transformer_layers_per_block": 64, "num_attention_heads": 512,
+    "attention_head_dim": 2048, "block_out_channels": 16_384, "hidden_size": 16_384, "intermediate_size": 65_536,
+    "projection_dim": 16_384, "cross_attention_dim": 16_384, "vocab_size": 1_000_000, "max_position_embeddings": 8192,
+    "in_channels": 64, "out_channels": 64, "latent_channels": 64, "norm_num_groups": 1024, "sample_size": 8192,
+    "image_size": 8192, "patch_size": 1024,
+}  # fmt: skip
+"""Sizes in configs above which no model goes: a library would build layers until time or memory end."""
+MOST_LEVELS = 12
+
+
+def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype, variant: str | None = None) -> Any:
+    """A diffusers or transformers model from `folder/part` (or `folder` itself, where `part` is empty), on the CPU.
+
+    kind     its class
+    name     the model's, which errors name
+    Raises: ModelError when files are missing or damaged, weights are a pickle, a key is missing or of another shape.
+    """
+    place = folder / part
+    config = read_fields(place / "config.json", limit_bytes=LARGEST_TEXT_BYTES, fault=ModelError, hint=HINT)
+    _check_sizes(config)
+    _check_files(place, name)
+    precision = {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
+    try:
+        model, found = kind.from_pretrained(
+            folder, subfolder=part, variant=variant, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, **precision,
+        )  # fmt: skip
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        reason = _other_shape(kind, config, place) or first_line(error)
+        raise ModelError(f"{name}: {place} cannot be loaded: {reason}", HINT) from error
+    check_missing(f"{name}: {place}", found["missing_keys"])
+    return model
+
+
+def check_missing(place: str, keys: Any) -> None:
+    """Raises: ModelError when keys of a model found no weights, which a library fills with random numbers."""
+    missing = sorted(keys)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{place}: the weights lack {missing[0]}{more}", HINT)
+
+
+def read_tokenizer(folder: Path, part: str, name: str, **options: Any) -> CLIPTokenizer:
+    """CLIP's tokenizer from `folder/part`.
+
+    Raises: ModelError when its words are missing (a library would go on with none) or cannot be read.
+    """
+    place = folder / part
+    words = all(is_regular(place / file) for file in ("vocab.json", "merges.txt"))
+    if not words and not is_regular(place / "tokenizer.json"):
+        raise ModelError(f"{name}: {place} has no tokenizer (vocab.json and merges.txt)", HINT)
+    _check_texts(place)
+    try:
+        return CLIPTokenizer.from_pretrained(folder, subfolder=part, local_files_only=True, **options)
+    except Exception as error:  # the tokenizers library raises plain Exceptions
+        raise ModelError(f"{name}: {place} cannot be loaded: {first_line(error)}", HINT) from error
+
+
+def read_schedule(path: Path) -> Schedule:
+    """The schedule in a scheduler_config.json. Raises: ModelError."""
+    config = read_fields(path, limit_bytes=LARGEST_TEXT_BYTES, fault=ModelError, hint=HINT)
+    return Schedule.from_config(config.values, str(path))
+
+
+def check_channels(name: str, unet: Any, vae: Any) -> None:
+    """Parts of different models can each be whole. Raises: ModelError when UNet and VAE do not fit together."""
+    given, taken, made = vae.config.latent_channels, unet.config.in_channels, unet.config.out_channels
+    if not given == taken == made:
+        what = f"the VAE gives {given} channels, the UNet takes {taken} and gives {made}"
+        raise ModelError(f"{name}: {what}", "an SD 1.x or 2.x model, for example sd15")
+
+
+def check_words(name: str, text_config: Any, tokenizer: CLIPTokenizer) -> None:
+    """The tokenizer learns how many words the text encoder takes, where its own config does not say.
+
+    Raises: ModelError when it has words that the text encoder does not know.
+    """
+    known = int(text_config.vocab_size)
+    if len(tokenizer) > known:
+        what = f"the tokenizer has {len(tokenizer)} words, the text encoder knows {known}"
+        raise ModelError(f"{name}: {what}", "the parts of one model")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, int(text_config.max_position_embeddings))
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, on one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _check_sizes(config: Fields) -> None:
+    for key, largest in LARGEST.items():
+        value = config.values.get(key)
+        if value is None or isinstance(value, bool):
+            continue
+        numbers = list(_flat(value))
+        right = all(is_whole(one) and 0 <= one <= largest for one in numbers)
+        if not right or not 1 <= len(numbers) <= MOST_LEVELS:
+            raise config.wrong(key, f"a whole number up to {largest}, or a short list of them")
+    for key in ("text_config", "vision_config"):
+        if key in config:
+            _check_sizes(config.fields(key))
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list):
+        for one in value:
+            yield from _flat(one)
+    else:
+        yield value
+
+
+def _check_files(place: Path, name: str) -> None:
+    weights = sorted(place.glob("*.safetensors"))
+    if not weights:
+        pickles = [path.name for path in sorted(place.iterdir()) if path.suffix in PICKLES]
+        if pickles:
+            what = f"has its weights as a pickle alone ({pickles[0]}), which can run code when it is opened"
+            raise ModelError(f"{name}: {place} {what}", "a copy with .safetensors files")
+        raise ModelError(f"{name}: {place} has no weights (.safetensors)", HINT)
+    for path in weights:
+        read_header(path, fault=ModelError, hint=HINT)
+    _check_texts(place)
+
+
+def _check_texts(place: Path) -> None:
+    for path in place.iterdir():
+        if path.suffix in (".json", ".txt"):
+            check_regular(path, limit_bytes=LARGEST_TEXT_BYTES, fault=ModelError, hint=HINT)
+
+
+def _other_shape(kind: Any, config: Fields, place: Path) -> str:
+    """The first tensor whose shape is not what the config asks for, or an empty string when that is not the reason."""
+    try:
+        with torch.device("meta"):
+            settings = dict(config.values)
+            model = kind.from_config(settings) if issubclass(kind, ModelMixin) else kind(kind.config_class(**settings))
+        wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        headers = [read_header(path).tensors for path in place.glob("*.safetensors")]
+        stored = {key: facts.shape for header in headers for key, facts in header.items()}
+    except Exception:  # whatever the library could not do with the config, the first error says it
+        return ""
+    for key, shape in wanted.items():
+        found = stored.get(key, stored.get(f"text_model.{key}"))
+        if found is not None and found != shape:
+            return f"{key} has the shape {list(found)}, and the config asks for {list(shape)}"
+    return ""

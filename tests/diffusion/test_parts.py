@@ -1,0 +1,165 @@
+"""Model folders: a part that is damaged, incomplete or of another model is named, and nothing is filled in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from batch_toys import saved_tiny_model
+from safetensors.torch import load_file, save_file
+
+from smoothtool.diffusion.loading import load_model
+from smoothtool.errors import ModelError
+
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_tiny_model(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "model"))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ModelError) as refused:
+        load_model(folder, "tiny", device="cpu")
+    assert "\n" not in refused.value.what
+    assert refused.value.hint
+    return refused.value.what
+
+
+def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> str:
+    """The key that was chosen for the change."""
+    weights = load_file(path)
+    key = sorted(weights)[len(weights) // 2]
+    change({"key": key, "weights": weights})  # type: ignore[dict-item]
+    save_file(weights, path, metadata={"format": "pt"})
+    return key.removeprefix("text_model.")
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_missing_key_is_named_and_not_filled_with_random_weights(folder: Path, part: str) -> None:
+    key = change_weights(folder / part / WEIGHTS[part], lambda found: found["weights"].pop(found["key"]))
+    assert f"{part}: the weights lack {key}" in refusal(folder)
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_key_of_another_shape_is_named(folder: Path, part: str) -> None:
+    key = change_weights(
+        folder / part / WEIGHTS[part], lambda found: found["weights"].update({found["key"]: torch.zeros(3, 5)})
+    )
+    assert f"{key} has the shape [3, 5], and the config asks for" in refusal(folder)
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "cut short"),
+        (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "Git LFS pointer"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(99)), "is a pickle"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "is a pipe"),
+        (lambda path: path.rename(path.with_name("pytorch_model.bin")), "a pickle alone (pytorch_model.bin)"),
+        (lambda path: path.unlink(), "has no weights"),
+        (lambda path: shutil.rmtree(path.parent), "there is no such file"),
+    ],
+    ids=["empty", "cut", "lfs", "pickle inside", "pipe", "pickle", "none", "no folder"],
+)
+def test_weights_that_cannot_be_read_are_named(folder: Path, part: str, damage: Any, words: str) -> None:
+    damage(folder / part / WEIGHTS[part])
+    found = refusal(folder)
+    assert words in found
+    assert part in found
+
+
+def changed(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("unet", {"layers_per_block": 10**9}), ("unet", {"block_out_channels": [10**9, 1, 1]}),
+        ("unet", {"block_out_channels": [8] * 100}), ("unet", {"attention_head_dim": 0}),
+        ("unet", {"attention_head_dim": "x"}), ("unet", {"in_channels": None}), ("unet", {"in_channels": 9}),
+        ("unet", {"down_block_types": ["NoSuchBlock"] * 3}), ("unet", {"down_block_types": 3}),
+        ("unet", {"norm_num_groups": 0}), ("unet", {"cross_attention_dim": {}}), ("unet", {"act_fn": 3}),
+        ("vae", {"block_out_channels": []}), ("vae", {"latent_channels": 16}), ("vae", {"latent_channels": -1}),
+        ("text_encoder", {"num_hidden_layers": 10**8}), ("text_encoder", {"vocab_size": 10**12}),
+        ("text_encoder", {"hidden_size": 2.5}), ("text_encoder", {"num_attention_heads": 7}),
+        ("text_encoder", {"hidden_act": "no such act"}), ("text_encoder", {"num_hidden_layers": 3}),
+        ("scheduler", {"num_train_timesteps": 10**12}), ("scheduler", {"num_train_timesteps": 0}),
+        ("scheduler", {"beta_end": "x"}), ("scheduler", {"beta_end": None, "beta_start": 7}),
+        ("scheduler", {"beta_schedule": "sigmoid of my own"}), ("scheduler", {"prediction_type": 3}),
+        ("scheduler", {"prediction_type": "flow"}), ("scheduler", {"trained_betas": [0.1, "x"]}),
+        ("scheduler", {"trained_betas": [0.1, 0.2]}), ("scheduler", {"timestep_spacing": "odd"}),
+        ("scheduler", {"steps_offset": 10**9}), ("scheduler", {"set_alpha_to_one": "no"}),
+        ("scheduler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, part: str, values: Any) -> None:
+    changed(folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **values)
+    refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"3", b"{", b'{"a":' * 5000, b"\xff\xfe{"])
+def test_damaged_json_is_refused_in_a_sentence(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    refusal(folder)
+
+
+@pytest.mark.parametrize("index", [{"unet": None}, {"unet": 3}, {"unet": ["a"]}, {"_class_name": 3, "unet": {}}, {}])
+def test_an_index_of_another_form_is_refused_in_a_sentence(folder: Path, index: Any) -> None:
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert "is not supported" in refusal(folder)
+
+
+def test_configs_in_utf16_are_read_by_their_mark(folder: Path) -> None:
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_bytes(path.read_text().encode("utf-16"))
+    load_model(folder, "tiny", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_a_tokenizer_that_is_missing_or_damaged_is_refused(folder: Path, name: str) -> None:
+    for path in (folder / "tokenizer").iterdir():
+        if path.name == "tokenizer.json":
+            path.unlink()
+    path = folder / "tokenizer" / name
+    path.write_bytes(b"\xff\xfe\0 damaged {")
+    assert "tokenizer" in refusal(folder)
+    path.unlink()
+    assert "has no tokenizer" in refusal(folder)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
+    config = folder / "text_encoder" / "config.json"
+    rows = json.loads(config.read_text())["vocab_size"] - 5
+    changed(config, vocab_size=rows)
+    path = folder / "text_encoder" / WEIGHTS["text_encoder"]
+    weights = load_file(path)
+    key = next(key for key in weights if key.endswith("token_embedding.weight"))
+    save_file({**weights, key: weights[key][:rows].contiguous()}, path, metadata={"format": "pt"})
+    assert "words, the text encoder knows" in refusal(folder)
+
+
+def test_a_tokenizer_without_a_length_takes_the_text_encoders(folder: Path) -> None:
+    (folder / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    model = load_model(folder, "tiny", device="cpu")
+    assert model.encode_prompts(["a cat"]).prompt_embeds.shape[1] == 16
