@@ -41,7 +41,7 @@ ZERO = {
 CLASSES = ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
            "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "LCMScheduler", "TCDScheduler", "PNDMScheduler",
            "LMSDiscreteScheduler", "NoSuchScheduler"]  # fmt: skip
-N = 8
+N = 6
 
 
 def zero_model(folder: Path, **changes: Any) -> DiffusionModel:
