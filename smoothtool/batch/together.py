@@ -23,10 +23,10 @@ import torch
 from smoothtool.batch.items import Work
 from smoothtool.commands.edit.methods import EDITS_OF_SEVERAL, Source
 from smoothtool.commands.edit.stages import DEFAULT_RATIO, edit_key, inversion_for, ratios_of, source_prompt
-from smoothtool.commands.invert.cached import Inverted, compute_each, inversion_settings, load_pictures, to_device
+from smoothtool.commands.invert.cached import Inverted, compute_each, inversion_settings, to_device
 from smoothtool.commands.invert.methods import EACH
 from smoothtool.commands.shared.model_pool import Ahead, Shared
-from smoothtool.commands.shared.session import open_session
+from smoothtool.commands.shared.session import load_pictures, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, out_of_memory
 from smoothtool.files.pictures.images import Fitted

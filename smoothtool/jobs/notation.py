@@ -110,3 +110,11 @@ def parse_setting(text: str) -> tuple[str, str]:
     if not equals or not key.strip():
         raise ValueError(f"is {text}, not KEY=VALUE such as steps=20")
     return key.strip().replace("-", "_"), value
+
+
+def working_size(size: str | None) -> tuple[int, int] | int | None:
+    """`--size` as `fit_image` takes it: None, a longest side, or width and height."""
+    if size is None:
+        return None
+    width, height = parse_size(size)
+    return width if height is None else (width, height)

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
-from smoothtool.commands.drag.run import Wish, drag_wish
+from smoothtool.commands.drag.picture import Wish, drag_wish
 from smoothtool.commands.shared.session import open_session
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.drawing.trajectory import draw_points

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from smoothtool import __version__
-from smoothtool.commands.drag.run import Wish, drag_wish
+from smoothtool.commands.drag.picture import Wish, drag_wish
 from smoothtool.commands.drag.stages import peak_memory_mb
 from smoothtool.commands.shared.session import finish, open_session, start_report
 from smoothtool.diffusion.loading import load_model

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from smoothtool.commands.drag.page.server import PageRequest, PointPage
-from smoothtool.commands.drag.run import run as run_drag
+from smoothtool.commands.drag.picture import drag_picture
 from smoothtool.commands.shared.session import open_session, start_report
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
@@ -67,7 +67,7 @@ def run_picked(job: DragJob, track: Track) -> Report:
                     page.say(f"saved in {folder}")
                     continue
                 model = model or open_session(job, track)
-                report = run_drag(asked, PageTrack(page, track), model)
+                report = drag_picture(asked, PageTrack(page, track), model)
                 page.show(load_image(report.folder / "dragged.png"))
             except SmoothtoolError as error:
                 page.fail(str(error))

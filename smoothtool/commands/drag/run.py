@@ -2,196 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import time
-from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
-from smoothtool.commands.drag.identity import identity_lora
-from smoothtool.commands.drag.stages import (
-    GRID_PX,
-    Dragged,
-    Opened,
-    drag,
-    first_step,
-    generated_size_px,
-    grid_size,
-    open_picture,
-    open_prompt,
-    peak_memory_mb,
-)
-from smoothtool.commands.invert.cached import note_size
-from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import describe_model, note_cut_prompts, open_session, start_report, with_seed
-from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import UsageError
-from smoothtool.files.drawing.sheets import before_after
-from smoothtool.files.drawing.trajectory import trajectory_frames
-from smoothtool.files.lists.points import (
-    check_mask,
-    check_points,
-    load_mask,
-    points_from_numbers,
-    read_points,
-    write_points,
-)
-from smoothtool.files.pictures.images import a1111_parameters, load_image, save_image
-from smoothtool.files.pictures.sequences import save_webp
-from smoothtool.files.storage.output import new_folder
-from smoothtool.files.storage.reports import write_report
-from smoothtool.jobs import parse_point
-from smoothtool.methods.drag.dragdiffusion import DragSettings
-from smoothtool.types import DragPoints, Report, Track
-from smoothtool.weights.models import resolve_picture
+from smoothtool.commands.drag.bench import run_bench
+from smoothtool.commands.drag.pick import run_picked
+from smoothtool.commands.drag.picture import drag_picture
+from smoothtool.commands.drag.stages import first_step
+from smoothtool.commands.shared.session import with_seed
+from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
 
-FPS = 12
 
-
-@dataclass(frozen=True)
-class Wish:
-    """What is asked of one picture: the picture itself (None: made from a prompt), the points, the mask, the prompt."""
-
-    picture: Image.Image | None
-    points: DragPoints
-    mask: np.ndarray | None
-    prompt: str
-
-
-def run(job: DragJob, track: Track, model: DiffusionModel | None = None) -> Report:
+def run(job: DragJob, track: Track) -> Report:
     """Drag; leaves dragged.png, before-after.png, trajectory.webp, points.json, report.json, job.yaml.
 
-    model  the job's, where it is loaded already
+    With --bench it drags and measures every item of a folder, with --pick what is clicked on a page in the browser.
     """
     job = with_seed(job)
     first_step(job)
     if job.bench is not None:
-        from smoothtool.commands.drag.bench import run_bench  # these two drag with what is below
-
         return run_bench(job, track)
     if job.pick:
-        from smoothtool.commands.drag.pick import run_picked
-
         return run_picked(job, track)
-    report = start_report(job, [job.image or job.prompt or "drag"])
-    with new_folder(report.folder, job.force) as folder:
-        # 1. picture, points and mask; then the model, which takes seconds to load
-        with timed(report, "load"):
-            picture = load_image(resolve_picture(job.image)) if job.image else None
-            wish = read_wish(job, picture, picture.size) if picture else None
-            model = model or open_session(job, track)
-            calls = model.counter.calls
-            wish = wish or read_wish(job, None, generated_size_px(model, job))
-            note_cut_prompts(model, [wish.prompt], track, report)
-        # 2. drag
-        dragged = drag_wish(model, wish, job, track, report)
-        # 3. write
-        with timed(report, "write"):
-            peak_mb = round(peak_memory_mb(model.device))
-            report.figures = {**drag_figures(wish.points, dragged), "peak_memory_mb": peak_mb}
-            report.files = _write(folder, wish, dragged, job, model)
-        report.model, report.unet_calls = describe_model(model), model.counter.calls - calls
-        write_report(report, folder)
-    return report
-
-
-def read_wish(job: DragJob, picture: Image.Image | None, size_px: tuple[int, int]) -> Wish:
-    """Points and mask from flags or files, checked against a picture of that (width, height)."""
-    mask, prompt = None, (job.src if picture else job.prompt) or ""
-    if job.points is not None:
-        item = read_points(job.points)
-        points, prompt = item.points, prompt or item.prompt
-        if item.mask is not None and job.mask is None:
-            mask = item.mask
-            check_mask(mask, size_px, job.points)
-    else:
-        points = points_from_numbers([parse_point(text) for text in job.point])
-    check_points(points, size_px, job.points)
-    if job.mask is not None:
-        mask = load_mask(job.mask, size_px, fit=job.fit_mask)
-    return Wish(picture, points, mask, prompt)
-
-
-def drag_wish(model: DiffusionModel, wish: Wish, job: DragJob, track: Track, report: Report) -> Dragged:
-    """Learn the picture, open it, drag in it; seconds per station go to the report."""
-    started = time.perf_counter()
-
-    def lap(name: str) -> None:
-        nonlocal started
-        now = time.perf_counter()
-        report.seconds[name], started = report.seconds.get(name, 0.0) + now - started, now
-
-    picture = wish.picture
-    if picture is None and job.guidance < 1:
-        raise UsageError(
-            f"--guidance {job.guidance:g}: a picture from a prompt is dragged with 1 or more", "--guidance 1"
-        )
-    with identity_lora(model, picture, wish.prompt, job, track) if picture else nullcontext():
-        lap("lora")
-        opened = open_picture(model, picture, wish.prompt, job, track) if picture else open_prompt(model, job, track)
-        lap("invert" if picture else "generate")
-        if job.image:
-            note_size(job.image, opened.size_px, opened.working_size_px, job.size, track, report)
-        _note_near_points(wish.points, opened, report)
-        dragged, seconds = drag(model, opened, wish.points, wish.mask, job, track)
-        report.seconds |= seconds
-    return dragged
-
-
-def drag_figures(points: DragPoints, dragged: Dragged) -> dict[str, Any]:
-    """Per point how far it had to go and how far it still has to, by the tracking; per iteration loss and handles.
-
-    FastDrag does not track: what it left is not known without measuring the picture.
-    """
-    ends = dragged.path[-1].handles_xy_px if dragged.path else None
-    pairs = list(zip(points.handles_xy_px, points.targets_xy_px, strict=True))
-    left = [math.dist(end, target) for end, (_, target) in zip(ends, pairs, strict=True)] if ends else None
-    return {
-        "points": [
-            {"handle": handle, "target": target, "distance_px": math.dist(handle, target)} for handle, target in pairs
-        ],
-        "distance_left_px": left,
-        "arrived": dragged.arrived if ends else None,
-        "iterations": [{"loss": place.loss, "handles_xy_px": place.handles_xy_px} for place in dragged.path],
-    }
-
-
-def _note_near_points(points: DragPoints, opened: Opened, report: Report) -> None:
-    """Points that the method takes for arrived from the start are said aloud: nothing would happen to them."""
-    arrived = DragSettings().on_grid(grid_size(opened)).arrived
-    near_px = arrived * GRID_PX * opened.size_px[0] / opened.working_size_px[0]
-    for handle, target in zip(points.handles_xy_px, points.targets_xy_px, strict=True):
-        if math.dist(handle, target) < near_px:
-            x, y = handle
-            report.notes.append(f"the point {x:g},{y:g} is within {near_px:g} px of its target: it counts as arrived")
-
-
-def _write(folder: Path, wish: Wish, dragged: Dragged, job: DragJob, model: DiffusionModel) -> dict[str, Any]:
-    before = wish.picture or dragged.before
-    parameters = a1111_parameters(
-        prompt=wish.prompt, steps=job.steps, guidance_scale=1.0 if wish.picture else job.guidance, seed=job.seed,
-        size_px=dragged.after.size, model=model.name,
-    )  # fmt: skip
-    save_image(dragged.after, folder / "dragged.png", settings=job.recipe(), parameters=parameters)
-    before_after(before, dragged.after).save(folder / "before-after.png")
-    path = [place.handles_xy_px for place in dragged.path] or _straight(wish.points)
-    save_webp(
-        trajectory_frames(before, dragged.after, wish.points, path), folder / "trajectory.webp", FPS, ping_pong=False
-    )
-    write_points(folder / "points.json", wish.points, wish.prompt)
-    names = ("dragged.png", "before-after.png", "trajectory.webp", "points.json")
-    return {name.partition(".")[0].replace("-", "_"): name for name in names}
-
-
-def _straight(points: DragPoints, count: int = FPS) -> list[tuple[tuple[float, float], ...]]:
-    """The way of handles that were moved at once: straight, in one second."""
-    pairs = list(zip(points.handles_xy_px, points.targets_xy_px, strict=True))
-    shares = [step / (count - 1) for step in range(count)]
-    return [tuple((x + s * (tx - x), y + s * (ty - y)) for (x, y), (tx, ty) in pairs) for s in shares]
+    return drag_picture(job, track)

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from smoothtool.commands.invert.cached import working_size
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.pictures.images import Fitted, crop_back, fit_image, to_image
+from smoothtool.jobs.notation import working_size
 from smoothtool.methods.drag.dragdiffusion import (
     DragSettings,
     DragStep,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smoothtool.commands.edit.compare import compare_edits
 from smoothtool.commands.edit.methods import Source
 from smoothtool.commands.edit.stages import Edit, clip_if_there, edit_figures, one_edit, open_source, ratios_of
-from smoothtool.commands.invert.cached import note_convergence, note_size
-from smoothtool.commands.invert.run import inversion_figures
-from smoothtool.commands.shared.comparison import compare_edits
+from smoothtool.commands.invert.cached import inversion_figures, note_convergence
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, open_session
+from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, note_size, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import before_after, contact_sheet
 from smoothtool.files.pictures.fitting import at_input_size

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from smoothtool.commands.edit.methods import EDITS, Source, clip_of
-from smoothtool.commands.invert.cached import invert_pictures, load_pictures, open_inversion
+from smoothtool.commands.invert.cached import invert_pictures, open_inversion
 from smoothtool.commands.shared.cost import Cost, measured
 from smoothtool.commands.shared.model_pool import worked_out
+from smoothtool.commands.shared.session import load_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.pictures.images import crop_back

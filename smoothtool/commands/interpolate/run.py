@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from smoothtool.commands.interpolate.stages import Ends, Frames, frames_between, open_ends
-from smoothtool.commands.invert.cached import note_convergence, note_size
-from smoothtool.commands.invert.run import inversion_figures
+from smoothtool.commands.invert.cached import inversion_figures, note_convergence
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, open_session
+from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, note_size, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import a1111_parameters, save_image, to_image

@@ -15,14 +15,14 @@ from smoothtool.commands.invert.cached import (
     invert_pictures,
     invert_trajectory,
     join_trajectories,
-    load_pictures,
     open_inversion,
-    working_size,
 )
+from smoothtool.commands.shared.session import load_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise
 from smoothtool.errors import UsageError
 from smoothtool.files.pictures.images import Fitted, crop_back
+from smoothtool.jobs.notation import working_size
 from smoothtool.methods.interpolation.anid import anid_steps, noise_steps
 from smoothtool.methods.interpolation.attention import attention_walk_steps
 from smoothtool.methods.interpolation.rescheduling import adain, rescheduled_ratios

@@ -13,13 +13,13 @@ from smoothtool import __version__
 from smoothtool.commands.invert.methods import INVERSIONS, Start, invert_each
 from smoothtool.commands.shared.model_pool import worked_out
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import ModelError, UsageError
-from smoothtool.files.pictures.images import Fitted, fit_image, load_image
+from smoothtool.files.pictures.images import Fitted, crop_back
 from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.files.storage.inversions import load_inversion
-from smoothtool.jobs import parse_size
+from smoothtool.metrics.reconstruction import reconstruction_quality
 from smoothtool.types import Inversion, LatentTrajectory, Report, Track
-from smoothtool.weights.models import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import InversionJob
@@ -33,49 +33,6 @@ class Inverted:
     fitted: tuple[Fitted, ...]
     info: dict[str, Any]
     cached: bool = False
-
-
-def load_pictures(names: Sequence[str], model: DiffusionModel, size: str | None) -> list[Fitted]:
-    """Read and fit pictures; all take the working size of the first, cropped to its aspect ratio, never stretched."""
-    fitted: list[Fitted] = []
-    for name in names:
-        picture = load_image(resolve_picture(name))
-        first = fitted[0].size_px if fitted else None
-        fitted.append(
-            fit_image(
-                picture,
-                multiple=model.size_multiple,
-                size=working_size(size) if first is None else None,
-                native_px=model.native_size_px,
-                aspect_of=first,
-            )
-        )
-    return fitted
-
-
-def note_size(
-    name: str,
-    size_px: tuple[int, int],
-    working_size_px: tuple[int, int],
-    asked: str | None,
-    track: Track,
-    report: Report,
-) -> None:
-    """A picture that is too large or small for the model is worked on at another size, and nobody asked for it."""
-    (wide, high), (width, height) = size_px, working_size_px
-    if asked is None and size_px != working_size_px:
-        note = f"{name}: {wide}x{high} px is worked on at {width}x{height}, near what the model knows; or give --size"
-        track.note(note)
-        if note not in report.notes:  # methods that are compared share a picture
-            report.notes.append(note)
-
-
-def working_size(size: str | None) -> tuple[int, int] | int | None:
-    """`--size` as `fit_image` takes it: None, a longest side, or width and height."""
-    if size is None:
-        return None
-    width, height = parse_size(size)
-    return width if height is None else (width, height)
 
 
 def invert_pictures(
@@ -208,3 +165,29 @@ def to_device(inversion: Inversion, device: torch.device) -> Inversion:
         sampled=move(inversion.sampled),
         extra={name: value.to(device) for name, value in inversion.extra.items()},
     )
+
+
+def unguided_reconstruction(model: DiffusionModel, inversion: Inversion, track: Track) -> torch.Tensor:
+    """DDIM's own latents [B, C, h, w] at guidance 1: what the papers' inversion error is without guidance."""
+    text = constant(model.encode_prompts(inversion.prompts))
+    steps = denoise(model, inversion.trajectory.noise, text, text, inversion.num_inference_steps, 1.0)
+    *_, last = track(steps, "reconstructing at guidance 1", inversion.num_inference_steps)
+    return last.latents
+
+
+def inversion_figures(model: DiffusionModel, inverted: Inverted) -> dict[str, Any]:
+    """Quality of the reconstruction beside the VAE's own, the ceiling; losses; what it cost when it was computed."""
+    inversion = inverted.inversion
+    inputs = torch.cat([crop_back(picture.pixel_values, picture) for picture in inverted.fitted])
+
+    def quality(latents: torch.Tensor) -> dict[str, Any]:
+        return reconstruction_quality(inputs, crop_back(model.decode_latents(latents), inverted.fitted[0]))
+
+    return {
+        "reconstruction": quality(inversion.reconstruction),
+        "vae": quality(inversion.trajectory.image),
+        "converged": inversion.converged,
+        "losses": list(inversion.losses),
+        "inversion_unet_calls": inversion.unet_calls,
+        "cached": inverted.cached,
+    }

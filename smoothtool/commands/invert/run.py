@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from smoothtool.commands.invert.cached import Inverted, invert_pictures, load_pictures, note_convergence, note_size
-from smoothtool.commands.shared.comparison import compare_inversions, unguided_reconstruction
+from smoothtool.commands.invert.cached import (
+    inversion_figures,
+    invert_pictures,
+    note_convergence,
+    unguided_reconstruction,
+)
+from smoothtool.commands.invert.compare import compare_inversions
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, open_session
+from smoothtool.commands.shared.session import begin, finish, load_pictures, note_cut_prompts, note_size, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import Fitted, crop_back, save_image, to_image
@@ -58,21 +61,3 @@ def _invert(model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track
     for name, pixel_values in pictures.items():
         shown = to_image(pixel_values) if job.size else at_input_size(to_image(pixel_values), picture)
         save_image(shown, folder / report.files[name], settings=settings, parameters=None)
-
-
-def inversion_figures(model: DiffusionModel, inverted: Inverted) -> dict[str, Any]:
-    """Quality of the reconstruction beside the VAE's own, the ceiling; losses; what it cost when it was computed."""
-    inversion = inverted.inversion
-    inputs = torch.cat([crop_back(picture.pixel_values, picture) for picture in inverted.fitted])
-
-    def quality(latents: torch.Tensor) -> dict[str, Any]:
-        return reconstruction_quality(inputs, crop_back(model.decode_latents(latents), inverted.fitted[0]))
-
-    return {
-        "reconstruction": quality(inversion.reconstruction),
-        "vae": quality(inversion.trajectory.image),
-        "converged": inversion.converged,
-        "losses": list(inversion.losses),
-        "inversion_unet_calls": inversion.unet_calls,
-        "cached": inverted.cached,
-    }

@@ -14,7 +14,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from smoothtool import __version__
-from smoothtool.commands.invert.cached import working_size
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.session import finish, note_cut_prompts, open_session, start_report
 from smoothtool.diffusion.lora import check_lora, load_lora
@@ -27,6 +26,7 @@ from smoothtool.files.pictures.images import to_image
 from smoothtool.files.storage.output import output_folder
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.jobs import parse_lora, parse_shard
+from smoothtool.jobs.notation import working_size
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
 from smoothtool.metrics.bootstrap import ENOUGH, bootstrap_mean, paired_difference
 from smoothtool.metrics.sequences import Deviation, deviation

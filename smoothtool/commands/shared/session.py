@@ -14,15 +14,17 @@ from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.single_file import load_single_file
-from smoothtool.files.pictures.images import load_image
+from smoothtool.files.pictures.images import Fitted, fit_image, load_image
 from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.files.storage.reports import versions, write_report
 from smoothtool.jobs import parse_lora
+from smoothtool.jobs.notation import working_size
 from smoothtool.types import Report, Track
 from smoothtool.weights.models import Place, resolve_model, resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import ModelJob, ReportJob
+
 
 Job = TypeVar("Job", bound="ModelJob")
 
@@ -131,3 +133,38 @@ def note_cut_prompts(model: DiffusionModel, prompts: list[str], track: Track, re
             note = f"the prompt is over {model.tokenizer.model_max_length - 2} tokens, cut from: {cut!r}"
             report.notes.append(note)
             track.note(note)
+
+
+def load_pictures(names: Sequence[str], model: DiffusionModel, size: str | None) -> list[Fitted]:
+    """Read and fit pictures; all take the working size of the first, cropped to its aspect ratio, never stretched."""
+    fitted: list[Fitted] = []
+    for name in names:
+        picture = load_image(resolve_picture(name))
+        first = fitted[0].size_px if fitted else None
+        fitted.append(
+            fit_image(
+                picture,
+                multiple=model.size_multiple,
+                size=working_size(size) if first is None else None,
+                native_px=model.native_size_px,
+                aspect_of=first,
+            )
+        )
+    return fitted
+
+
+def note_size(
+    name: str,
+    size_px: tuple[int, int],
+    working_size_px: tuple[int, int],
+    asked: str | None,
+    track: Track,
+    report: Report,
+) -> None:
+    """A picture that is too large or small for the model is worked on at another size, and nobody asked for it."""
+    (wide, high), (width, height) = size_px, working_size_px
+    if asked is None and size_px != working_size_px:
+        note = f"{name}: {wide}x{high} px is worked on at {width}x{height}, near what the model knows; or give --size"
+        track.note(note)
+        if note not in report.notes:  # methods that are compared share a picture
+            report.notes.append(note)

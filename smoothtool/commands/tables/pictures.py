@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image, ImageOps
 
-from smoothtool.commands.invert.cached import working_size
 from smoothtool.commands.train.run import cache_folder
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
@@ -21,6 +20,7 @@ from smoothtool.errors import InputError
 from smoothtool.files.pictures.images import load_image, save_image, to_image, to_pixel_values
 from smoothtool.files.pictures.provenance import DigitalSource
 from smoothtool.files.storage.writing import plain, write_text_atomic
+from smoothtool.jobs.notation import working_size
 from smoothtool.methods.smoothness.istd import prompt_noises
 from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes
 from smoothtool.types import Track

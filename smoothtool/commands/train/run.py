@@ -17,7 +17,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from platformdirs import user_cache_dir
 
-from smoothtool.commands.invert.cached import working_size
 from smoothtool.commands.shared.session import describe_model, open_session, start_report, with_seed
 from smoothtool.commands.train.loop import train_to_the_end
 from smoothtool.commands.train.results import LOG, TrainingRun, identity, write_results
@@ -26,6 +25,7 @@ from smoothtool.errors import UsageError
 from smoothtool.files.storage.output import free_space_check, output_folder
 from smoothtool.files.storage.records import read_records
 from smoothtool.files.storage.writing import write_text_atomic
+from smoothtool.jobs.notation import working_size
 from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes
 from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint
 from smoothtool.training.examples import bucket_sizes, prepare_examples

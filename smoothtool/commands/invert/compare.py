@@ -1,0 +1,55 @@
+"""`invert --compare`: every inversion on one picture, one labelled sheet, one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from smoothtool.commands.invert.cached import compute_inversion, note_convergence, unguided_reconstruction
+from smoothtool.commands.shared.comparison import Row, cost_columns, write_comparison
+from smoothtool.commands.shared.cost import Cost, measured
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import SmoothtoolError
+from smoothtool.files.pictures.images import Fitted, crop_back
+from smoothtool.jobs import INVERSION_NAMES
+from smoothtool.metrics.reconstruction import reconstruction_quality
+from smoothtool.types import Report, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import InvertJob
+
+QUALITY = ("mse", "psnr_db", "ssim", "lpips")
+
+
+def compare_inversions(
+    model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track, report: Report, folder: Path
+) -> None:
+    """Every inversion afresh, past the cache, beside the VAE alone, which is the ceiling."""
+    original = crop_back(picture.pixel_values, picture)
+    rows: list[Row] = []
+    shown = {"source": original}
+
+    def add(name: str, latents: torch.Tensor, cost: Cost | None = None) -> None:
+        given_back = crop_back(model.decode_latents(latents), picture)
+        quality = reconstruction_quality(original, given_back)
+        rows.append({"inversion": name, **{key: quality[key] for key in QUALITY}, **cost_columns(cost or Cost())})
+        shown[name] = given_back
+
+    add("VAE alone", model.encode_images(picture.pixel_values))
+    for name in INVERSION_NAMES:
+        try:
+            with measured(model) as cost:
+                wanted = job.model_copy(update={"inversion": name})
+                inversion = compute_inversion(model, [picture], [job.src], wanted, track)
+        except SmoothtoolError as error:
+            report.notes.append(f"{name} is left out: {error}")
+            continue
+        note_convergence(inversion, track, report)
+        add(name, inversion.reconstruction, cost)
+        if name == "ddim":
+            with measured(model) as cost:
+                unguided = unguided_reconstruction(model, inversion, track)
+            add("ddim, guidance 1", unguided, cost)
+    write_comparison(rows, shown, report, folder)
