@@ -72,7 +72,7 @@ def test_adam_keeps_its_gradient_where_the_unet_runs_in_float16() -> None:
     torch.testing.assert_close(fitted(torch.float16), fitted(torch.float32), rtol=1e-2, atol=1e-4)
 
 
-@pytest.mark.parametrize("solver", [adam_solver(3), gauss_newton_solver()])
+@pytest.mark.parametrize("solver", [adam_solver(3), gauss_newton_solver(anchor_weight=0.01)])
 def test_with_a_null_embedding_each_pictures_fit_as_they_would_alone(exact: DiffusionModel, solver: Solver) -> None:
     trajectory, text, null = pivots(exact, 2, torch.float64)
     together = list(null_text_steps(exact, trajectory, text, null[[0, 0]], GUIDANCE, solver))
@@ -117,6 +117,33 @@ def test_gauss_newton_solves_a_linear_problem_in_as_many_iterations_as_it_has_di
     best = torch.linalg.lstsq(0.5 * matrix, -offset.flatten()[:, None]).solution
     torch.testing.assert_close(null.flatten(), best.flatten(), rtol=1e-6, atol=1e-6)
     assert losses[-1] < losses[0]
+
+
+def test_an_anchored_linear_problem_is_solved_like_ridge_regression() -> None:
+    """mean r^2 + mu mean (null - anchor)^2 is the mean of squares of a longer residual."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(64, 6, dtype=torch.float64, generator=generator)
+    offset = torch.randn(1, 4, 4, 4, dtype=torch.float64, generator=generator)
+    anchor = torch.randn(1, 2, 3, dtype=torch.float64, generator=generator)
+    mu = 0.3
+    problem = InnerProblem(lambda null: (matrix @ null.flatten()).reshape(1, 4, 4, 4), offset, 0.5, 0.0, anchor=anchor)
+    solver = gauss_newton_solver(iterations=6, trust_rms=1e9, anchor_weight=mu)
+    null, _, _ = solver(problem, torch.ones(1, 2, 3, dtype=torch.float64), 0, 50)
+    ridge = (mu * 64 / 6) ** 0.5
+    rows = torch.cat([0.5 * matrix, ridge * torch.eye(6, dtype=torch.float64)])
+    wanted = torch.cat([-offset.flatten(), ridge * anchor.flatten()])
+    best = torch.linalg.lstsq(rows, wanted[:, None]).solution
+    torch.testing.assert_close(null.flatten(), best.flatten(), rtol=1e-6, atol=1e-6)
+
+
+def test_the_anchor_is_the_null_embedding_that_the_fit_begins_with(model: DiffusionModel) -> None:
+    trajectory, text, null = pivots(model, 1, torch.float32)
+    held, free = (
+        next(iter(null_text_steps(model, trajectory, text, null, GUIDANCE, gauss_newton_solver(1, anchor_weight=mu))))
+        for mu in (1e6, 0.0)
+    )
+    torch.testing.assert_close(held.null_embeds, null.prompt_embeds, rtol=0, atol=1e-3)
+    assert float((free.null_embeds - null.prompt_embeds).abs().max()) > 0.1
 
 
 def test_the_stored_embeddings_give_the_same_path_again(model: DiffusionModel) -> None:

@@ -116,7 +116,7 @@ def _fixed_point(start: Start) -> Inversion:
     inversion = replace(
         start.unsampled("fixed-point", trajectory_of(start.latents, list(steps))),
         null_embeds=start.as_null(),
-        losses=tuple(step.residual for step in reversed(steps)),
+        losses=tuple(max(step.last_residuals) for step in reversed(steps)),
     )
     return start.sampled(inversion, guidance_scale=1.0)
 

@@ -3,14 +3,14 @@
 Pan et al., Effective Real Image Editing with Accelerated Iterative Diffusion Inversion (AIDI), ICCV 2023
 (arXiv:2309.04907), eq. 8. Sampling steps from z_t with eps(z_t, t); the exact inverse is the fixed point of
 
-    z_t <- ddim_step(z_s, eps(z_t, t, text))        s -> t = s + T/N
+    f(z_t) = ddim_step(z_s, eps(z_t, t, text))        s -> t = s + T/N
 
-started at the plain DDIM estimate, which uses eps(z_s, t). The map contracts for the small steps of a trained model.
+started at the plain DDIM estimate f(z_s). The map contracts for the small steps of a trained model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,29 +18,57 @@ import torch
 from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.methods.inversion.ddim import InversionStep
+from smoothtool.methods.inversion.fixed_point_solvers import FixedPointSolver, plain_solver
 from smoothtool.types import Conditioning
+
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class FixedPointStep(InversionStep):
-    """`residual`: root mean square of the last round's change, the error that the step before it still had."""
+    """`residuals` [1 + rounds, B]: root mean square of f(z) - z, of the z that each UNet call was made at."""
 
-    residual: float
+    residuals: torch.Tensor
+
+    @property
+    def last_residuals(self) -> tuple[float, ...]:
+        """One per picture."""
+        return tuple(self.residuals[-1].tolist())
+
+
+def fixed_point_steps(
+    model: DiffusionModel, latents: torch.Tensor, text: Conditioning, num_inference_steps: int, rounds: int = ROUNDS
+) -> Iterator[FixedPointStep]:
+    """1 + `rounds` UNet calls a step at guidance 1; latents [B, C, h, w] of the image, text of batch B or 1."""
+    return implicit_steps(model, latents, text, num_inference_steps, plain_solver(rounds, threshold=0.0))
 
 
 @torch.no_grad()
-def fixed_point_steps(
-    model: DiffusionModel, latents: torch.Tensor, text: Conditioning, num_inference_steps: int, rounds: int = 3
+def implicit_steps(
+    model: DiffusionModel,
+    latents: torch.Tensor,
+    text: Conditioning,
+    num_inference_steps: int,
+    solver: FixedPointSolver,
+    corrected: Callable[[torch.Tensor], torch.Tensor] = lambda noise: noise,
 ) -> Iterator[FixedPointStep]:
-    """1 + `rounds` UNet calls a step at guidance 1; latents [B, C, h, w] of the image, text of batch B or 1."""
+    """The fixed point of f(z_t) = ddim_step(z_s, corrected(eps(z_t, t, text))) at every step, at guidance 1.
+
+    latents    [B, C, h, w] of the image, text of batch B or 1
+    corrected  what becomes of a noise prediction [B, C, h, w] before it is followed
+    """
     text = text.expand(len(latents))
     for step_index, pair in reversed(list(enumerate(model.schedule.alpha_pairs(num_inference_steps)))):
         timestep, alpha_prod, alpha_prod_previous = pair
-        estimate, residual = latents, 0.0
-        for _ in range(1 + rounds):
-            noise = model.predict_noise(estimate, timestep, text)
-            better = ddim_step(latents, noise, alpha_prod_previous, alpha_prod)
-            residual = float((better - estimate).square().mean().sqrt())
-            estimate = better
-        latents = estimate
-        yield FixedPointStep(step_index, timestep, latents, residual)
+
+        def image_of(
+            point: torch.Tensor, z: torch.Tensor = latents, pair: tuple[int, float, float] = pair
+        ) -> torch.Tensor:
+            """f, [B, C, h, w]."""
+            return ddim_step(z, corrected(model.predict_noise(point, pair[0], text)), pair[2], pair[1])
+
+        noise = model.predict_noise(latents, timestep, text)
+        start = ddim_step(latents, noise, alpha_prod_previous, alpha_prod)
+        known = latents, ddim_step(latents, corrected(noise), alpha_prod_previous, alpha_prod)
+        latents, residuals = solver(image_of, start, known)
+        yield FixedPointStep(step_index, timestep, latents, residuals)

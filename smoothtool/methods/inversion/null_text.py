@@ -53,6 +53,7 @@ class InnerProblem:
 
     `noise_of(null)` is the UNet; the residual is `offset + slope * noise_of(null)`, [B, C, h, w].
     shared  one null embedding serves all pictures; else there are as many problems as pictures
+    anchor  [1 or G, L, D] the null embedding before any fit, for solvers that stay near it
     """
 
     noise_of: Callable[[torch.Tensor], torch.Tensor]
@@ -60,6 +61,7 @@ class InnerProblem:
     slope: float
     threshold: float
     shared: bool = True
+    anchor: torch.Tensor | float = 0.0
 
     def residual(self, noise_null: torch.Tensor) -> torch.Tensor:
         """What is left of the way to the pivots under this null prediction, both [B, C, h, w]."""
@@ -104,7 +106,8 @@ def null_text_steps(
             """eps [B, C, h, w] under null embeddings [G, L, D]."""
             return model.predict_noise(z, t, null.with_embeds(candidate).expand(batch))
 
-        problem = InnerProblem(noise_of, offset, slope, 1e-5 + 2e-5 * index, shared=len(null) == 1)
+        threshold = 1e-5 + 2e-5 * index
+        problem = InnerProblem(noise_of, offset, slope, threshold, len(null) == 1, null.prompt_embeds)
         whole = batch <= model.max_batch  # a call that is split to fit memory brings other latents with each part
         with constant_latents(model.unet) if whole else nullcontext():
             embeds, noise_null, losses = solver(problem, embeds, index, num_inference_steps)
@@ -148,14 +151,22 @@ def _adam(
     return null, noise_null, losses
 
 
-def gauss_newton_solver(iterations: int = 6, trust_rms: float = 0.15) -> Solver:
+ITERATIONS, TRUST_RMS = 6, 0.15
+
+
+def gauss_newton_solver(
+    iterations: int = ITERATIONS, trust_rms: float = TRUST_RMS, anchor_weight: float = 0.0
+) -> Solver:
     """Gauss-Newton by truncated conjugate gradients (CGLS): within a step the residual is almost linear in null.
 
     Each iteration costs one backward pass and one forward pass (J p by finite difference). The update is clipped to
     an rms of `trust_rms` per embedding entry: unclipped it diverges on hard models. An update that does not lower the
-    objective is refused, so the loss never grows within a step.
+    objective is refused, so that without an anchor the loss never grows within a step.
+
+    anchor_weight  mu >= 0 of Tikhonov's term, which keeps the embedding near that of the empty prompt, where guidance
+                   means what the model learned:  objective = loss + mu mean (null - anchor)^2
     """
-    return partial(_gauss_newton, iterations=iterations, trust_rms=trust_rms)
+    return partial(_gauss_newton, iterations=iterations, trust_rms=trust_rms, anchor_weight=anchor_weight)
 
 
 def _gauss_newton(
@@ -166,6 +177,7 @@ def _gauss_newton(
     *,
     iterations: int,
     trust_rms: float,
+    anchor_weight: float,
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     start = null.detach().clone().requires_grad_(True)
     with torch.enable_grad():
@@ -175,30 +187,36 @@ def _gauss_newton(
     far = ~(loss_start < problem.threshold)
     if not far.any():
         return null, noise_null, [loss_start.cpu()]
-    update = _cgls(problem, start, noise_start, iterations)
+    update = _cgls(problem, start, noise_start, iterations, anchor_weight)
     rms = update.square().mean(dim=(1, 2), keepdim=True).sqrt()
     candidate = null + update * (trust_rms / rms.clamp_min(1e-12)).clamp_max(1.0)
     with torch.no_grad():
         noise_candidate = problem.noise_of(candidate)
     loss_candidate = problem.loss(noise_candidate)
-    better = far & (loss_candidate < loss_start)
+    drift, drift_candidate = ((embeds - problem.anchor).square().mean(dim=(1, 2)) for embeds in (null, candidate))
+    better = far & (loss_candidate + anchor_weight * drift_candidate < loss_start + anchor_weight * drift)
     null = torch.where(better.view(-1, 1, 1), candidate, null)
     noise_null = torch.where(better.view(-1, 1, 1, 1), noise_candidate, noise_null)
     return null, noise_null, [loss_start.cpu(), torch.where(better, loss_candidate, loss_start).cpu()]
 
 
-def _cgls(problem: InnerProblem, start: torch.Tensor, noise_start: torch.Tensor, iterations: int) -> torch.Tensor:
-    """The update of the linearised problem min ||r + J u||^2 after a few conjugate gradient steps from u = 0.
+def _cgls(
+    problem: InnerProblem, start: torch.Tensor, noise_start: torch.Tensor, iterations: int, anchor_weight: float
+) -> torch.Tensor:
+    """The update of the linearised problem min ||r + J u||^2 + nu ||null + u - anchor||^2 from u = 0, in few steps.
 
-    Lengths and norms are per null embedding, [G, 1, 1]; one whose gradient is zero stays where it is.
+    Conjugate gradients on both squares as one; nu is mu with the means of the objective written as sums. Lengths and
+    norms are per null embedding, [G, 1, 1]; one whose gradient is zero stays where it is.
     """
     base = noise_start.detach()
-    remaining = -problem.residual(base)
+    nu = anchor_weight * base[0].numel() / start[0].numel()
+    remaining, back = -problem.residual(base), nu * (problem.anchor - start.detach())
     update, direction = torch.zeros_like(start), torch.zeros_like(start)
     gamma = torch.ones_like(start[:, :1, :1])
     for iteration in range(iterations):
         keep = iteration + 1 < iterations
         (pulled,) = torch.autograd.grad(noise_start, start, remaining * problem.slope, retain_graph=keep)
+        pulled = pulled + back - nu * update
         gamma_new = pulled.square().sum(dim=(1, 2), keepdim=True)
         if not gamma_new.any():
             break
@@ -208,7 +226,8 @@ def _cgls(problem: InnerProblem, start: torch.Tensor, noise_start: torch.Tensor,
         span = 1e-2 * _norm(start.detach()) / _norm(direction).clamp_min(TINY)
         with torch.no_grad():
             pushed = (problem.noise_of(start.detach() + span * direction) - base) * (problem.slope / span)[..., None]
-        length = gamma / problem.per_null(pushed.square().sum(dim=(1, 2, 3))).view(-1, 1, 1).clamp_min(TINY)
+        curvature = problem.per_null(pushed.square().sum(dim=(1, 2, 3))).view(-1, 1, 1)
+        length = gamma / (curvature + nu * _norm(direction).square()).clamp_min(TINY)
         update = update + length * direction
         remaining = remaining - length[..., None] * pushed
     return update
