@@ -59,7 +59,7 @@ def _call(command: str, *inputs: Any, **settings: Any) -> Result:
     from smoothtool.jobs import JOBS, make_job, positional_of
     from smoothtool.recipe.defaults import with_defaults
     from smoothtool.types import silent
-    from smoothtool.weights.models import natural
+    from smoothtool.weights.sample_pictures import natural
 
     if inputs:
         settings[positional_of(JOBS[command])], *unknown = inputs

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from smoothtool.cli.app import app
-from smoothtool.weights.models import SAMPLES
+from smoothtool.weights.sample_pictures import SAMPLES
 
 README = Path(__file__).parents[1] / "README.md"
 COMMANDS = sorted(set(re.findall(r"`(smoothtool (?:interpolate|invert|edit|drag|istd) [^`]*)`", README.read_text())))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,65 +12,18 @@ from typing import TYPE_CHECKING, Any
 from smoothtool import __version__
 from smoothtool.batch.journal import Journal
 from smoothtool.errors import ModelError, SmoothtoolError, UsageError
+from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
-from smoothtool.weights.models import resolve_model, resolve_picture
+from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import Job
     from smoothtool.recipe.plan import Item
 
 INPUTS = (PLACES | {"data"}) - {"output"}
-WHOLE_BYTES = 256_000_000
-"""Larger files (weights) are told apart by size and time, smaller ones by every byte."""
 CONTINUED = ("istd", "train")
 """Commands that keep what they have done in their folder, and go on from it."""
-
-
-@dataclass
-class Digests:
-    """SHA-256 of files and folders, each read once."""
-
-    known: dict[Path, str] = field(default_factory=dict)
-    models: dict[str, list[str]] = field(default_factory=dict)
-
-    def of(self, path: Path) -> str:
-        path = path.absolute()
-        if path not in self.known:
-            self.known[path] = _digest(path)
-        return self.known[path]
-
-    def of_model(self, name: str) -> list[str]:
-        """Raises: ModelError when it is not there."""
-        if name not in self.models:
-            place = resolve_model(name)
-            self.models[name] = [
-                self.of(path) for path in (place.folder, place.single_file, place.default_lora) if path
-            ]
-        return self.models[name]
-
-
-def _digest(path: Path) -> str:
-    try:
-        if path.is_dir():
-            return hashlib.sha256("\n".join(sorted(_listing(path))).encode("utf-8", "replace")).hexdigest()
-        if path.stat().st_size > WHOLE_BYTES:
-            return _stamp(path)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        return f"unreadable: {error.strerror}"
-
-
-def _listing(folder: Path) -> Iterator[str]:
-    for here, _, files in os.walk(folder):
-        for name in files:
-            path = Path(here) / name
-            yield f"{path.relative_to(folder)} {_stamp(path)}"
-
-
-def _stamp(path: Path) -> str:
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from smoothtool import __version__
-from smoothtool.batch.items import Digests, Work, made_by, work_of
+from smoothtool.batch.items import Work, made_by, work_of
 from smoothtool.batch.journal import PATTERN, Journal
 from smoothtool.batch.summary import write_summary
 from smoothtool.batch.worker import Batch, open_batch, work_here
 from smoothtool.commands.shared.model_pool import model_key
 from smoothtool.errors import StorageError, UsageError
+from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.output import free_space_check
 from smoothtool.types import Outcome, Track
 

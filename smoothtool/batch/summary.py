@@ -13,7 +13,7 @@ from smoothtool.errors import SmoothtoolError
 from smoothtool.files.storage.reports import versions
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.types import Outcome, Track
-from smoothtool.weights.models import resolve_picture
+from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import Job

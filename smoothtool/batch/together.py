@@ -34,7 +34,7 @@ from smoothtool.files.pictures.picture_sizes import upright_size_px
 from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.jobs import EditJob, InvertJob, Job
 from smoothtool.types import Inversion, Track
-from smoothtool.weights.models import resolve_picture
+from smoothtool.weights.sample_pictures import resolve_picture
 
 PictureJob = InvertJob | EditJob
 ON_GPU = 4

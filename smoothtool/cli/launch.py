@@ -22,7 +22,7 @@ from smoothtool.jobs import Job, parse_shard
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.plan import Plan, batch_of_one
 from smoothtool.recipe.reading import dump_plan
-from smoothtool.weights.models import resolve_picture
+from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.types import Outcome

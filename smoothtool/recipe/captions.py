@@ -12,7 +12,7 @@ from typing import Any
 
 from smoothtool.errors import closest
 from smoothtool.files.lists.inputs import Picture
-from smoothtool.weights.models import SAMPLES
+from smoothtool.weights.sample_pictures import SAMPLES
 
 SIDECARS = "sidecars"
 SIDECAR_SUFFIXES = (".txt", ".caption")

@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from smoothtool.errors import InputError
+from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.pictures.images import load_image
-from smoothtool.stickers.world.icons import fetch_icons
-from smoothtool.stickers.world.pool import pool_caption, pool_scene
-from smoothtool.stickers.world.scenes import caption, render
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 CAPTIONS = (".txt", ".caption")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 HINT = "a folder with metadata.jsonl (file_name, text), or with a .txt beside each picture"
-STICKER_CAPTIONS = 3
-
-
-@dataclass(frozen=True)
-class CaptionedPicture:
-    """A picture that is read when it is needed. `version` changes when its content does."""
-
-    name: str
-    captions: tuple[str, ...]
-    load: Callable[[], Image.Image]
-    version: str = ""
 
 
 def read_captioned_folder(folder: Path) -> tuple[list[CaptionedPicture], list[str]]:
@@ -67,33 +51,6 @@ def read_captioned_folder(folder: Path) -> tuple[list[CaptionedPicture], list[st
         reason = f" ({complaints[0]})" if complaints else ""
         raise InputError(f"{folder}: there are no captioned pictures in it{reason}", HINT)
     return found, complaints
-
-
-def sticker_scenes(count: int, icons: Path, *, held_out: bool = False) -> list[CaptionedPicture]:
-    """Scenes of the sticker world, the first `count` of the training pool; the icons are fetched when they are missing.
-
-    held_out  of the pool with combinations that no training has seen, each with its plain caption
-    """
-    try:
-        fetch_icons(icons)
-    except Exception as error:  # npm missing, offline, a full disk: whatever it is, there are no icons
-        raise InputError(
-            f"stickers: the icons of the scenes cannot be fetched to {icons} ({error})", "npm and a network"
-        ) from error
-    if held_out:
-        scenes = [pool_scene(index, held_out=True) for index in range(count)]
-        return [
-            CaptionedPicture(f"held-out-{index:06d}", (caption(scene),), partial(render, scene, icons))
-            for index, scene in enumerate(scenes)
-        ]
-    return [
-        CaptionedPicture(
-            f"scene-{index:06d}",
-            tuple(pool_caption(index, variant) for variant in range(STICKER_CAPTIONS)),
-            partial(render, pool_scene(index), icons),
-        )
-        for index in range(count)
-    ]
 
 
 def _metadata_file(folder: Path) -> Path | None:

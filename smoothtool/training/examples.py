@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import InputError, SmoothtoolError, UsageError
+from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.pictures.fitting import fit_image
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.writing import atomic_path
-from smoothtool.training.captions import CaptionedPicture
 from smoothtool.types import Track
 
 PART = 256

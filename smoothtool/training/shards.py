@@ -16,8 +16,9 @@ from typing import Any
 from PIL import Image
 
 from smoothtool.errors import InputError
+from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.pictures.images import load_image
-from smoothtool.training.captions import CAPTIONS, PICTURES, CaptionedPicture, captions_of, one_line_each
+from smoothtool.training.captions import CAPTIONS, PICTURES, captions_of, one_line_each
 
 HINT = "uncompressed .tar shards on this machine, with NAME.jpg and NAME.txt (or NAME.json) for each picture"
 LARGEST_CAPTION = 1_000_000

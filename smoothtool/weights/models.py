@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from smoothtool.errors import InputError, ModelError, closest
+from smoothtool.errors import ModelError, closest
 from smoothtool.readers.fields import read_fields
 from smoothtool.yaml12 import load_yaml
 
 HERE = Path(__file__).parent
 STICKERS = HERE / "stickers"
 STICKERS_LORA = STICKERS / "smooth.safetensors"
-SAMPLES = HERE / "samples"
 SETTINGS = ("model", "device", "dtype", "steps", "guidance")
 """What a user may set once and for all."""
 MODEL_DEFAULTS = "smoothtool.json"
@@ -144,26 +142,6 @@ def settings_file() -> Path:
     return user_config_path("smoothtool") / "settings.yaml"
 
 
-def resolve_picture(text: str) -> Path:
-    """The file behind `samples:NAME` or a path.
-
-    Raises: InputError when there is none.
-    """
-    kind, _, name = text.partition(":")
-    path = SAMPLES / f"{name}.png" if kind == "samples" else Path(text).expanduser()
-    if path.is_file():
-        return path
-    if kind == "samples":
-        names = list(sample_names())
-        raise InputError(f"{text}: no such sample picture", closest(name, names) or ", ".join(names))
-    what = "is a folder, not a picture" if path.is_dir() else "no such file"
-    raise InputError(f"{text}: {what}", "check the path, or samples:NAME for a picture that comes with smoothtool")
-
-
-def sample_names() -> Iterator[str]:
-    return (path.stem for path in sorted(SAMPLES.glob("*.png")))
-
-
 def preferred_name() -> str:
     """What `--model auto` means here: the user's model if it is on this machine, else `stickers`."""
     wanted = _wanted_name()
@@ -223,9 +201,3 @@ def _cached_folder(hub_id: str) -> Path | None:
 
     index = try_to_load_from_cache(hub_id, "model_index.json")
     return Path(index).parent if isinstance(index, str) else None
-
-
-def natural(text: str) -> list[tuple[bool, int, str]]:
-    """Sorting key under which frame2 comes before frame10."""
-    parts = re.findall(r"\d+|\D+", text)
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

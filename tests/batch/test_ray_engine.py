@@ -124,10 +124,11 @@ def test_without_room_in_the_cluster_it_is_told_once_what_is_waited_for(root: Pa
 
 @pytest.mark.usefixtures("fakes")
 def test_asked_to_stop_it_finishes_what_is_at_hand_and_gives_out_no_more(root: Path) -> None:
-    from smoothtool.batch.items import Digests, work_of
+    from smoothtool.batch.items import work_of
     from smoothtool.batch.journal import Journal
     from smoothtool.batch.ray_engine import work_on_ray
     from smoothtool.batch.worker import open_batch
+    from smoothtool.files.storage.digests import Digests
     from smoothtool.recipe.plan import plan_flags
 
     (root / "out").mkdir()

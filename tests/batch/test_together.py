@@ -12,11 +12,12 @@ import torch
 from batch_toys import pictures, saved_tiny_model, states, toy_model
 from PIL import Image
 
-from smoothtool.batch.items import Digests, work_of
+from smoothtool.batch.items import work_of
 from smoothtool.batch.run import How, run_batch
 from smoothtool.batch.together import ON_GPU, grouped
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.pictures.picture_sizes import upright_size_px
+from smoothtool.files.storage.digests import Digests
 from smoothtool.recipe.plan import plan_flags
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Outcome, silent

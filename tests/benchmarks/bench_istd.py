@@ -16,13 +16,13 @@ from statistics import median
 
 import torch
 
-from smoothtool.commands.istd.run import DEFAULT_PROMPTS
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
 from smoothtool.metrics.sequences import deviation
 from smoothtool.weights.models import resolve_model
+from smoothtool.weights.sample_pictures import DEFAULT_PROMPTS
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ from smoothtool.files.pictures.images import fit_image, load_image
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import Solver, adam_solver, gauss_newton_solver, null_text_steps
 from smoothtool.types import Conditioning, LatentTrajectory
-from smoothtool.weights.models import resolve_model, resolve_picture
+from smoothtool.weights.models import resolve_model
+from smoothtool.weights.sample_pictures import resolve_picture
 
 GUIDANCE = 7.5
 

@@ -62,7 +62,7 @@ def test_a_recipe_opens_with_what_it_is_for_its_command_its_needs_and_results(na
 def test_a_recipe_gives_what_it_promises(name: str, tiny: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(RECIPES.parent)
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("smoothtool.commands.istd.run.DEFAULT_PROMPTS", prompts(tmp_path), raising=False)
+    monkeypatch.setattr("smoothtool.weights.sample_pictures.DEFAULT_PROMPTS", prompts(tmp_path), raising=False)
     plan = load_recipe(RECIPES / f"{name}.yaml", overrides(name, tiny, tmp_path))
     launch(plan, Wish())
     assert capsys.readouterr().out

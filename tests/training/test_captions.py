@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from smoothtool.errors import InputError
+from smoothtool.stickers.world.captioned import sticker_scenes
 from smoothtool.stickers.world.icons import CONCEPTS, STYLES
-from smoothtool.training.captions import read_captioned_folder, sticker_scenes
+from smoothtool.training.captions import read_captioned_folder
 
 
 def picture(folder: Path, name: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.weights import models as places
-from smoothtool.weights.models import TOKENIZER_ID, find_tokenizer, resolve_model, resolve_picture
+from smoothtool.weights.models import TOKENIZER_ID, find_tokenizer, resolve_model
+from smoothtool.weights.sample_pictures import resolve_picture
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import gauss_newton_solver, null_text_steps
 from smoothtool.metrics.reconstruction import psnr_db
-from smoothtool.weights.models import STICKERS, resolve_picture
+from smoothtool.weights.models import STICKERS
+from smoothtool.weights.sample_pictures import resolve_picture
 
 STEPS, GUIDANCE = 50, 7.5  # the paper's; 20 steps left this picture 2.5 dB below the VAE
 MEGABYTE = 1_000_000

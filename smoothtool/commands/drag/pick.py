@@ -18,7 +18,7 @@ from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.output import output_folder
 from smoothtool.files.storage.writing import atomic_path
 from smoothtool.types import Report, Track
-from smoothtool.weights.models import resolve_picture
+from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob

@@ -51,7 +51,7 @@ from smoothtool.files.storage.reports import write_report
 from smoothtool.jobs import parse_point
 from smoothtool.methods.drag.dragdiffusion import DragSettings
 from smoothtool.types import DragPoints, Report, Track
-from smoothtool.weights.models import resolve_picture
+from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob

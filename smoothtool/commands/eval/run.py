@@ -23,7 +23,8 @@ from smoothtool.metrics.fid import INCEPTION_NAME, Features, frechet, inception_
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, mean_quality, qualities
 from smoothtool.metrics.sequences import PairDistance, deviation, path_figures
 from smoothtool.types import Report, Track
-from smoothtool.weights.models import STICKERS, natural
+from smoothtool.weights.models import STICKERS
+from smoothtool.weights.sample_pictures import natural
 
 if TYPE_CHECKING:
     from smoothtool.jobs import EvalJob

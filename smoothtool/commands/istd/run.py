@@ -32,12 +32,12 @@ from smoothtool.metrics.bootstrap import ENOUGH, bootstrap_mean, paired_differen
 from smoothtool.metrics.sequences import Deviation, deviation
 from smoothtool.types import Report, Track
 from smoothtool.weights.models import resolve_model
+from smoothtool.weights.sample_pictures import DEFAULT_PROMPTS
 
 if TYPE_CHECKING:
     from smoothtool.jobs import IstdJob
 
 RECORDS = "walks*.jsonl"
-DEFAULT_PROMPTS = Path(__file__).parents[2] / "weights" / "prompts-stickers.txt"
 PIXEL_RANGES = {"0..1": 1.0, "-1..1": 2.0, "0..255": 255.0}  # how many times longer an L2 distance is in each
 SHEET_KEY = "smoothtool walks"
 SHOWN = 3  # walks on a sheet, of the smoothest and of the roughest

@@ -20,7 +20,8 @@ from smoothtool.files.storage.reports import versions, write_report
 from smoothtool.jobs import parse_lora
 from smoothtool.jobs.notation import working_size
 from smoothtool.types import Report, Track
-from smoothtool.weights.models import Place, resolve_model, resolve_picture
+from smoothtool.weights.models import Place, resolve_model
+from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import ModelJob, ReportJob

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from smoothtool import __version__
-from smoothtool.batch.items import Digests
 from smoothtool.commands.eval import run as evaluate
 from smoothtool.commands.interpolate import run as interpolate
 from smoothtool.commands.invert import run as invert
 from smoothtool.commands.istd import run as istd
 from smoothtool.commands.shared.session import open_session
 from smoothtool.commands.tables.figures import Figure, mean_figure, missing
-from smoothtool.commands.tables.pictures import RealPictures, digest, made_pictures
+from smoothtool.commands.tables.pictures import RealPictures, made_pictures
 from smoothtool.commands.train import run as train
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, MemoryExhaustedError, SmoothtoolError
+from smoothtool.files.storage.digests import Digests, digest
 from smoothtool.jobs import make_job, parse_lora
 from smoothtool.metrics.fid import inception_missing
 from smoothtool.metrics.reconstruction import lpips_missing

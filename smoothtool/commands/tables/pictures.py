@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageOps
 
-from smoothtool.commands.train.run import cache_folder
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import InputError
+from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.pictures.images import load_image, save_image, to_image, to_pixel_values
 from smoothtool.files.pictures.provenance import DigitalSource
-from smoothtool.files.storage.writing import plain, write_text_atomic
+from smoothtool.files.storage.cache import cache_folder
+from smoothtool.files.storage.digests import digest
+from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.smoothness.istd import prompt_noises
-from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes
+from smoothtool.stickers.world.captioned import sticker_scenes
+from smoothtool.training.captions import read_captioned_folder
 from smoothtool.types import Track
 
 if TYPE_CHECKING:
@@ -41,11 +42,6 @@ class RealPictures:
 
     def paths(self, count: int) -> list[Path]:
         return [self.folder / f"{index:05d}.png" for index in range(min(count, len(self.captions)))]
-
-
-def digest(data: Any) -> str:
-    """Eight hexadecimal digits that name what a result depends on."""
-    return hashlib.sha256(json.dumps(plain(data), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def real_pictures(model: DiffusionModel, job: TablesJob, parent: Path, track: Track) -> RealPictures:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smoothtool.commands.istd.run import DEFAULT_PROMPTS
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.session import describe_model, open_session, start_report
 from smoothtool.commands.tables.document import Ordering, Table, tables_html, tables_markdown
@@ -50,7 +49,8 @@ from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
-from smoothtool.weights.models import natural, resolve_model
+from smoothtool.weights.models import resolve_model
+from smoothtool.weights.sample_pictures import DEFAULT_PROMPTS, natural
 
 if TYPE_CHECKING:
     from smoothtool.jobs import TablesJob

@@ -15,18 +15,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from platformdirs import user_cache_dir
 
 from smoothtool.commands.shared.session import describe_model, open_session, start_report, with_seed
 from smoothtool.commands.train.loop import train_to_the_end
 from smoothtool.commands.train.results import LOG, TrainingRun, identity, write_results
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
+from smoothtool.files.lists.captioned import CaptionedPicture
+from smoothtool.files.storage.cache import cache_folder
 from smoothtool.files.storage.output import free_space_check, output_folder
 from smoothtool.files.storage.records import read_records
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs.notation import working_size
-from smoothtool.training.captions import CaptionedPicture, read_captioned_folder, sticker_scenes
+from smoothtool.stickers.world.captioned import sticker_scenes
+from smoothtool.training.captions import read_captioned_folder
 from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint
 from smoothtool.training.examples import bucket_sizes, prepare_examples
 from smoothtool.training.shards import find_shards, read_shards
@@ -145,10 +147,6 @@ def _sizes_px(job: TrainJob, model: DiffusionModel) -> Sequence[tuple[int, int]]
     if any(side % multiple for pair in sizes for side in pair):
         raise UsageError(f"--size {job.size}: training needs multiples of {multiple} pixels", f"--size {multiple * 8}")
     return bucket_sizes(size, multiple) if job.crop == "buckets" and isinstance(size, int) else sizes
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool")).expanduser() / "training"
 
 
 def _complain(complaints: Sequence[str], report: Report, track: Track) -> None:

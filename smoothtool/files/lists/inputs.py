@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-from smoothtool.weights.models import natural, sample_names
+from smoothtool.weights.sample_pictures import natural, sample_names
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
 INVERSIONS = {".safetensors"}

@@ -147,3 +147,7 @@ def _delete(path: Path) -> None:
     for part in (path, sidecar(path)):
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool")).expanduser() / "training"

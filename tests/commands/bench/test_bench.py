@@ -15,7 +15,7 @@ from smoothtool.commands.bench.run import run
 from smoothtool.errors import BatchError, UsageError
 from smoothtool.jobs import BenchJob, make_job
 from smoothtool.types import silent
-from smoothtool.weights.models import SAMPLES
+from smoothtool.weights.sample_pictures import SAMPLES
 
 CHEAP = {"model": "stickers", "lora": "none", "steps": 2, "clip": "stickers", "method": "sdedit"}
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from toys import tiny_clip, tiny_model
 
-from smoothtool.batch.items import Digests
 from smoothtool.commands.tables import measurements as table_runs
 from smoothtool.commands.tables import run as tables
 from smoothtool.commands.tables.document import Cell, Ordering, Table, tables_html, tables_markdown
@@ -20,6 +19,7 @@ from smoothtool.commands.tables.figures import Figure, below, mean_figure
 from smoothtool.diffusion.lora import add_trainable_lora, save_lora
 from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import BatchError, InputError, ModelError, UsageError
+from smoothtool.files.storage.digests import Digests
 from smoothtool.jobs import TablesJob
 from smoothtool.metrics.bootstrap import bootstrap_mean
 from smoothtool.recipe.reading import load_recipe

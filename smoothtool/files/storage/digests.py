@@ -1,0 +1,68 @@
+"""Short names for contents: of files and folders, of settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from smoothtool.files.storage.writing import plain
+from smoothtool.weights.models import resolve_model
+
+WHOLE_BYTES = 256_000_000
+"""Larger files (weights) are told apart by size and time, smaller ones by every byte."""
+
+
+@dataclass
+class Digests:
+    """SHA-256 of files and folders, each read once."""
+
+    known: dict[Path, str] = field(default_factory=dict)
+    models: dict[str, list[str]] = field(default_factory=dict)
+
+    def of(self, path: Path) -> str:
+        path = path.absolute()
+        if path not in self.known:
+            self.known[path] = _digest(path)
+        return self.known[path]
+
+    def of_model(self, name: str) -> list[str]:
+        """Raises: ModelError when it is not there."""
+        if name not in self.models:
+            place = resolve_model(name)
+            self.models[name] = [
+                self.of(path) for path in (place.folder, place.single_file, place.default_lora) if path
+            ]
+        return self.models[name]
+
+
+def _digest(path: Path) -> str:
+    try:
+        if path.is_dir():
+            return hashlib.sha256("\n".join(sorted(_listing(path))).encode("utf-8", "replace")).hexdigest()
+        if path.stat().st_size > WHOLE_BYTES:
+            return _stamp(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _listing(folder: Path) -> Iterator[str]:
+    for here, _, files in os.walk(folder):
+        for name in files:
+            path = Path(here) / name
+            yield f"{path.relative_to(folder)} {_stamp(path)}"
+
+
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def digest(data: Any) -> str:
+    """Eight hexadecimal digits that name what a result depends on."""
+    return hashlib.sha256(json.dumps(plain(data), sort_keys=True).encode()).hexdigest()[:8]

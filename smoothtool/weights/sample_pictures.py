@@ -1,0 +1,41 @@
+"""The pictures that come with smoothtool, and the file behind the name of any picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from smoothtool.errors import InputError, closest
+from smoothtool.weights.models import HERE
+
+DEFAULT_PROMPTS = HERE / "prompts-stickers.txt"
+
+
+SAMPLES = HERE / "samples"
+
+
+def resolve_picture(text: str) -> Path:
+    """The file behind `samples:NAME` or a path.
+
+    Raises: InputError when there is none.
+    """
+    kind, _, name = text.partition(":")
+    path = SAMPLES / f"{name}.png" if kind == "samples" else Path(text).expanduser()
+    if path.is_file():
+        return path
+    if kind == "samples":
+        names = list(sample_names())
+        raise InputError(f"{text}: no such sample picture", closest(name, names) or ", ".join(names))
+    what = "is a folder, not a picture" if path.is_dir() else "no such file"
+    raise InputError(f"{text}: {what}", "check the path, or samples:NAME for a picture that comes with smoothtool")
+
+
+def sample_names() -> Iterator[str]:
+    return (path.stem for path in sorted(SAMPLES.glob("*.png")))
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """Sorting key under which frame2 comes before frame10."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
