@@ -1,6 +1,7 @@
 """What went wrong, told to a person: what, where, what to try.
 
-Each class carries the exit code that the command line gives it. Raised where the fact is known, caught once in `cli`.
+Each class carries the exit code that the command line gives it, and the `code` that stands in its JSON.
+Raised where the fact is known, caught once in `cli`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class SmoothtoolError(Exception):
     """`what` is one sentence, with the file or flag in it; `hint` says what to try."""
 
     exit_code = 1
+    code = "internal"
 
     def __init__(self, what: str, hint: str = "") -> None:
         self.what, self.hint = what, hint
@@ -35,36 +37,42 @@ class UsageError(SmoothtoolError):
     """A flag, a number or a recipe that cannot be meant."""
 
     exit_code = 2
+    code = "usage"
 
 
 class BatchError(SmoothtoolError):
     """A batch that finished, with failed items."""
 
     exit_code = 3
+    code = "items_failed"
 
 
 class ModelError(SmoothtoolError):
     """A model, LoRA or inversion that is missing, broken, or made for other weights."""
 
     exit_code = 4
+    code = "model"
 
 
 class InputError(SmoothtoolError):
     """A picture or data file that cannot be used."""
 
     exit_code = 5
+    code = "input"
 
 
 class MemoryExhaustedError(SmoothtoolError):
     """Out of memory even after the batch was halved to one."""
 
     exit_code = 6
+    code = "memory"
 
 
 class StorageError(SmoothtoolError):
     """No room on the disk (`full`: nothing that writes there can go on), or no right to write."""
 
     exit_code = 7
+    code = "storage"
 
     def __init__(self, what: str, hint: str = "", *, full: bool = False) -> None:
         super().__init__(what, hint)

@@ -14,7 +14,7 @@ from typer.main import get_command
 from smoothtool import __version__
 from smoothtool.cli import cached, console, doctor, models, recipes
 from smoothtool.cli.console import NARROW
-from smoothtool.cli.faults import report_fault
+from smoothtool.cli.faults import as_usage_error, report_fault
 from smoothtool.cli.flags import job_command
 from smoothtool.cli.launch import launch
 from smoothtool.cli.streams import steady_streams
@@ -60,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     if get_terminal_size().columns < NARROW:
         app.rich_markup_mode = None  # help without boxes, which would leave no room for words
+    console.show.json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     with steady_streams():
         try:
+            if console.show.json:
+                sys.exit(get_command(app)(arguments, prog_name="smoothtool", standalone_mode=False) or 0)
             get_command(app)(arguments, prog_name="smoothtool")
         except (Exception, KeyboardInterrupt) as fault:
-            sys.exit(report_fault(fault))
+            sys.exit(report_fault(as_usage_error(fault)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -31,10 +32,11 @@ KEPT_BARS = 6
 
 @dataclass
 class Show:
-    """Global flags: how much is shown."""
+    """Global flags: how much is shown, and whether stdout is one JSON document, also of what went wrong."""
 
     quiet: bool = False
     debug: bool = False
+    json: bool = False
 
     def also(self, quiet: bool, debug: bool) -> None:
         """The same flags given after the subcommand."""
@@ -56,6 +58,20 @@ def data(text: str) -> None:
         sys.stdout.flush()
     except OSError as error:
         raise OSError(error.errno, error.strerror, "stdout") from error
+
+
+def document(content: Mapping[str, Any]) -> None:
+    """The one JSON document of a run with --json; what goes wrong after it is told on stderr alone."""
+    show.json = False
+    data(json.dumps(content, indent=2))
+
+
+def rows_or_document(name: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Records as columns under their keys in capitals, or as `{"ok": true, name: [...]}`."""
+    if as_json:
+        document({"ok": True, name: list(rows)})
+    elif rows:
+        table([[key.upper() for key in rows[0]], *([str(value) for value in row.values()] for row in rows)])
 
 
 def table(rows: Sequence[Sequence[str]]) -> None:

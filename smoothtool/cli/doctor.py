@@ -7,6 +7,7 @@ import os
 import platform
 
 from smoothtool.cli import console
+from smoothtool.cli.flags import Json
 from smoothtool.cli.launch import silence_libraries
 from smoothtool.files.storage.cache import InversionCache
 from smoothtool.files.storage.reports import versions
@@ -19,7 +20,7 @@ EXTRAS = {
 }  # fmt: skip
 
 
-def doctor() -> None:
+def doctor(as_json: Json = False) -> None:
     """Print versions, devices, extras, cache and models, to paste into an issue."""
     silence_libraries()
     extras = [name for name, modules in EXTRAS.items() if all(map(importlib.util.find_spec, modules))]
@@ -36,7 +37,10 @@ def doctor() -> None:
         ("settings", f"{settings_file()}{'' if settings_file().is_file() else ' (not written)'}"),
         ("cache", str(InversionCache().folder)),
     ]
-    console.table(rows)
+    if as_json:
+        console.document({"ok": True, **dict(rows)})
+    else:
+        console.table(rows)
 
 
 def _memory() -> str:

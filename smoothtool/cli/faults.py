@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import Any
 
 from smoothtool.cli import console
 from smoothtool.cli.streams import visible
-from smoothtool.errors import INTERRUPTED, explain
+from smoothtool.errors import INTERRUPTED, UsageError, explain
 
 
 def report_fault(fault: BaseException) -> int:
@@ -16,7 +17,30 @@ def report_fault(fault: BaseException) -> int:
         sys.stderr.write(visible("".join(traceback.format_exception(fault))))
     if isinstance(fault, KeyboardInterrupt):
         console.error("interrupted")
+        _document("interrupted", "interrupted", "", INTERRUPTED)
         return INTERRUPTED
     known = explain(fault)
     console.error(known.what, known.hint)
+    _document(known.code, known.what, known.hint, known.exit_code)
     return known.exit_code
+
+
+def as_usage_error(fault: BaseException) -> BaseException:
+    """Typer's own complaint about the command line as ours; anything else unchanged.
+
+    It is known by what it can do: its class belongs to a copy of click inside Typer.
+    """
+    if not hasattr(fault, "format_message"):
+        return fault
+    command = getattr(getattr(fault, "ctx", None), "command_path", "smoothtool")
+    return UsageError(str(fault.format_message()), f"{command} --help")
+
+
+def failure(code: str, message: str, hint: str, exit_code: int) -> dict[str, Any]:
+    """What went wrong, for programs: `code` is that of the error's class, the same words stand on stderr."""
+    return {"ok": False, "error": {"code": code, "message": message, "hint": hint, "exit_code": exit_code}}
+
+
+def _document(code: str, message: str, hint: str, exit_code: int) -> None:
+    if console.show.json:
+        console.document(failure(code, message, hint, exit_code))

@@ -11,9 +11,11 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from smoothtool.cli import console
+from smoothtool.cli.faults import failure
 from smoothtool.cli.figures import figure_lines
 from smoothtool.cli.shards import shard_from_environment
 from smoothtool.cli.streams import speaks_utf8
@@ -49,6 +51,7 @@ def launch(plan: Plan, wish: Wish) -> None:
     """Print the plan, run its one job, or work through it as a batch."""
     if plan.folder is None and _needs_batch(plan.items[0].job, wish):
         plan = batch_of_one(plan)
+    console.show.json |= any(getattr(item.job, "json_output", False) for item in plan.items)
     if wish.dry_run:
         show_plan(plan)
         for line in _origins(plan):
@@ -99,12 +102,19 @@ def _run_batch(plan: Plan, wish: Wish) -> None:
         outcomes = batch.run_batch(plan, how, progress)
     assert plan.folder is not None
     if any(getattr(item.job, "json_output", False) for item in plan.items):
-        console.data((plan.folder / "batch.json").read_text("utf-8"))
+        console.document(_batch_document(plan.folder, outcomes))
     else:
         for outcome in outcomes:
             if outcome.status in ("made", "skipped"):
                 console.data(str(plan.folder / outcome.record["name"]))
     _tell(outcomes, plan)
+
+
+def _batch_document(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """batch.json, and what went wrong in it, if anything did."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    told = failure(BatchError.code, f"{len(failed)} of {len(outcomes)} items failed", "", BatchError.exit_code)
+    return {**(told if failed else {"ok": True}), **json.loads((folder / "batch.json").read_text("utf-8"))}
 
 
 def _engine(wish: Wish) -> str:
@@ -193,6 +203,6 @@ def _run(job: Job) -> None:
     if getattr(job, "json_output", False):
         from smoothtool.files.storage.reports import report_dict
 
-        console.data(json.dumps(report_dict(report), indent=2))
+        console.document({"ok": True, **report_dict(report)})
     else:
         console.data(str(report.folder))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from smoothtool.cli import console
+from smoothtool.cli.flags import Json
 from smoothtool.errors import ModelError, UsageError, closest
 from smoothtool.weights.models import (
     KNOWN,
@@ -32,18 +33,23 @@ Name = Annotated[str, typer.Argument(help="A name from the list, or a hub id", s
 
 
 @app.command("list")
-def list_models() -> None:
+def list_models(as_json: Json = False) -> None:
     """List known models, and which are on this machine."""
-    rows = [("NAME", "HERE", "SIZE", "LICENCE", "WHAT")]
-    for model in KNOWN.values():
-        here = "yes" if find_model(model.name) else "no"
-        size = f"{model.size_gb:.1f} GB" if model.size_gb else "embedded"
-        rows.append((model.name, here, size, model.licence, model.about))
-    console.table(rows)
+    rows = [
+        {
+            "name": model.name,
+            "here": "yes" if find_model(model.name) else "no",
+            "size": f"{model.size_gb:.1f} GB" if model.size_gb else "embedded",
+            "licence": model.licence,
+            "what": model.about,
+        }
+        for model in KNOWN.values()
+    ]
+    console.rows_or_document("models", rows, as_json)
 
 
 @app.command()
-def info(name: Name) -> None:
+def info(name: Name, as_json: Json = False) -> None:
     """Say what a model is and where it lies."""
     model = KNOWN.get(name)
     place = find_model(name) if model else resolve_model(name)
@@ -56,11 +62,14 @@ def info(name: Name) -> None:
     rows += [("place", str(where) if where else f"not here; smoothtool models pull {name}")]
     if place and place.default_lora:
         rows += [("LoRA", str(place.default_lora))]
-    console.table(rows)
+    if as_json:
+        console.document({"ok": True, **{key.lower(): value for key, value in rows}})
+    else:
+        console.table(rows)
 
 
 @app.command()
-def pull(name: Name) -> None:
+def pull(name: Name, as_json: Json = False) -> None:
     """Download a model from the Hugging Face hub; prints its folder."""
     place = find_model(name)
     if place is None:
@@ -74,7 +83,10 @@ def pull(name: Name) -> None:
         console.notice("the tokenizer of SD 1.x and 2.x: --model FILE.safetensors works now")
     else:
         console.notice(f"use it with --model {name}; always, with `model: {name}` in {settings_file()}")
-    console.data(str(folder))
+    if as_json:
+        console.document({"ok": True, "name": name, "folder": str(folder)})
+    else:
+        console.data(str(folder))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from smoothtool.cli import console
-from smoothtool.cli.flags import Debug, DryRun, Quiet, Retry, Shard
+from smoothtool.cli.flags import Debug, DryRun, Json, Quiet, Retry, Shard
 from smoothtool.cli.launch import Wish, launch, show_plan
 from smoothtool.errors import InputError, UsageError, closest
 from smoothtool.jobs.options import OUTPUT
@@ -54,9 +54,10 @@ def run(
 
 
 @app.command("ls")
-def list_recipes() -> None:
+def list_recipes(as_json: Json = False) -> None:
     """List the recipes that come with smoothtool."""
-    console.table([(path.stem, _about(path)) for path in _shipped().values()])
+    rows = [{"name": path.stem, "about": _about(path)} for path in _shipped().values()]
+    console.rows_or_document("recipes", rows, as_json)
 
 
 @app.command("cp")
