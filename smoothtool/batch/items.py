@@ -15,6 +15,7 @@ from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
+from smoothtool.readers.regular import at_home
 from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ def _contents(value: Any, digests: Digests) -> Any:
     try:
         path = resolve_picture(str(value))
     except SmoothtoolError:
-        path = Path(str(value)).expanduser()
-    return digests.of(path) if path.exists() else str(value)
+        path = at_home(str(value))
+    return digests.of(path) if os.path.exists(path) else str(value)
 
 
 def _identity(key: str, value: Any, digests: Digests) -> Any:

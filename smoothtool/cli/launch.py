@@ -49,6 +49,8 @@ class Wish:
 
 def launch(plan: Plan, wish: Wish) -> None:
     """Print the plan, run its one job, or work through it as a batch."""
+    for note in plan.notes:
+        console.notice(note)
     if plan.folder is None and _needs_batch(plan.items[0].job, wish):
         plan = batch_of_one(plan)
     console.show.json |= any(getattr(item.job, "json_output", False) for item in plan.items)

@@ -12,12 +12,12 @@ from smoothtool.cli import console
 from smoothtool.cli.flags import Debug, DryRun, Json, Quiet, Retry, Shard
 from smoothtool.cli.launch import Wish, launch, show_plan
 from smoothtool.errors import InputError, UsageError, closest
+from smoothtool.files.pictures.formats import is_picture
 from smoothtool.jobs.options import OUTPUT
 from smoothtool.recipe.plan import Plan
 from smoothtool.recipe.reading import load_recipe, plan_recipe, recipe_schema
 from smoothtool.yaml12 import Document
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 app = typer.Typer(help="Check and show recipes.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="A recipe, a job.yaml, or a picture made by smoothtool", show_default=False)]
 Name = Annotated[str, typer.Argument(help="A name from smoothtool recipe ls", show_default=False)]
@@ -99,7 +99,7 @@ def schema() -> None:
 
 
 def _plan(file: Path, overrides: list[str] | None) -> Plan:
-    if file.suffix.lower() in PICTURES:
+    if is_picture(file):
         return plan_recipe(Document(_settings_in(file), str(file)), overrides or [])
     name = str(file).removesuffix(".yaml")
     known = None if file.exists() else _shipped().get(name)

@@ -14,6 +14,8 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF8, "utf-8", "UTF-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"), (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"),
 )  # fmt: skip
+MARKS = tuple(mark for mark, _, _ in _MARKS)
+"""How text begins that says its encoding."""
 
 
 def read_text(

@@ -7,12 +7,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from smoothtool.errors import UsageError, closest
-from smoothtool.files.lists.inputs import Picture, find_pictures
+from smoothtool.files.lists.inputs import Found, Picture, find_pictures
+from smoothtool.files.storage.names import MAX_PART_BYTES, safe_name
 from smoothtool.jobs import JOBS, Job, fields_of, keys_of, make_job
 from smoothtool.jobs.options import flag_of, key_of
 from smoothtool.recipe.defaults import with_defaults
@@ -20,8 +21,6 @@ from smoothtool.recipe.defaults import with_defaults
 RESERVED = re.compile(r"batch\.json|index\.html|items.*\.jsonl")
 """What a batch itself writes into its folder; what begins with a dot is never an item's name."""
 PER_PICTURE = "{dir}/{stem}"
-MAX_PART_BYTES = 120
-"""Of one part of a name: file systems end at 255, and numbers or the kind of file may be added."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """One job on its own (`folder` is None), or a batch with a folder for all its items."""
+    """One job on its own (`folder` is None), or a batch with a folder for all its items.
+
+    notes  what was found where pictures were looked for, and is not among the items
+    """
 
     items: tuple[Item, ...]
     folder: Path | None
     title: str
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def plan_batch(drafts: Sequence[Draft], folder: Path | None, title: str, spoken:
     names = unique_names([(draft.name, draft.kind) for draft in drafts])
     items = tuple(Item(with_defaults(draft.job), name) for draft, name in zip(drafts, names, strict=True))
     digest = hashlib.sha256(json.dumps(spoken, sort_keys=True, default=str).encode()).hexdigest()[:6]
-    return Plan(items, folder or Path("smoothtool-out") / f"{_safe(title)}-{digest}", title)
+    return Plan(items, folder or Path("smoothtool-out") / f"{safe_name(title)}-{digest}", title)
 
 
 def plan_flags(command: str, given: Mapping[str, Any]) -> Plan:
@@ -91,6 +94,10 @@ def plan_flags(command: str, given: Mapping[str, Any]) -> Plan:
         found = find_pictures(texts)
     except ValueError as error:
         raise UsageError(f"{key.upper()} {error}", "a picture, a folder, a glob, or samples:NAME") from error
+    return replace(_plan_found(command, given, key, found), notes=found.notes)
+
+
+def _plan_found(command: str, given: Mapping[str, Any], key: str, found: Found) -> Plan:
     if key == "images":
         return plan_alone(make_job(command, {**given, key: [picture.text for picture in found.pictures]}))
     pictures = dict.fromkeys(found.pictures)
@@ -129,10 +136,11 @@ def facts_of(job: Job, picture: Picture | None) -> dict[str, str]:
     facts = {"command": job.command}
     if picture is not None:
         place = picture.place
-        folder = "/".join(_safe(part) for part in place.parent.parts)
-        facts |= {"dir": folder, "stem": _safe(place.stem), "ext": place.suffix.lstrip("."), "name": _safe(place.name)}
-    for name, field in fields_of(type(job)):
-        key, short = key_of(name, field), flag_of(field).short.lstrip("-")
+        folder = "/".join(safe_name(part) for part in place.parent.parts)
+        facts |= {"dir": folder, "stem": safe_name(place.stem), "name": safe_name(place.name)}
+        facts["ext"] = place.suffix.lstrip(".")
+    for name, option in fields_of(type(job)):
+        key, short = key_of(name, option), flag_of(option).short.lstrip("-")
         if key in settings:
             facts[key] = _shown(settings[key])
             if short:
@@ -154,7 +162,7 @@ def render(template: str, facts: Mapping[str, str]) -> str:
     if path.is_absolute() or ".." in path.parts or re.match(r"~|[A-Za-z]:", template):
         raise ValueError(f"is {template}, which leaves the output folder")
     filled = re.sub(r"\{([^{}]*)\}", lambda match: facts[match[1]], path.as_posix())
-    parts = [_safe(part) for part in filled.split("/") if part not in ("", ".")]
+    parts = [safe_name(part) for part in filled.split("/") if part not in ("", ".")]
     if parts and RESERVED.fullmatch(parts[0].casefold()):
         parts[0] += "-"
     return "/".join(parts) or facts["command"]
@@ -184,16 +192,6 @@ def _free(name: str, taken: set[str]) -> str:
         number += 1
         candidate = f"{name}-{number}"
     return candidate
-
-
-def _safe(text: str) -> str:
-    """One part of a path on any system: no control characters, no slashes, nothing hidden, not too long.
-
-    Braces neither: names stand in the plan that --dry-run prints, as output templates.
-    """
-    plain = text.encode("utf-8", errors="replace").decode()
-    plain = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*{}]+', "-", plain).strip(" .")
-    return plain.encode()[:MAX_PART_BYTES].decode(errors="ignore").strip(" .") or "-"
 
 
 def _shown(value: Any) -> str:

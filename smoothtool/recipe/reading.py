@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,14 @@ def plan_recipe(document: Document, overrides: Sequence[str] = ()) -> Plan:
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)), "smoothtool recipe schema")
     folder = chosen or document.value.get("output")
+    notes = tuple(dict.fromkeys(note for found in given.found.values() for note in found.notes))
     if not given.several:
         own = folder or drafts[0].name
-        return plan_alone(drafts[0].job.model_copy(update={"output": Path(str(own))}) if own else drafts[0].job)
+        job = drafts[0].job.model_copy(update={"output": Path(str(own))}) if own else drafts[0].job
+        return replace(plan_alone(job), notes=notes)
     words = [document.value, {key: value for key, (value, _) in changes.items()}]
-    return plan_batch(drafts, Path(str(folder)) if folder else None, Path(document.source).stem, words)
+    plan = plan_batch(drafts, Path(str(folder)) if folder else None, Path(document.source).stem, words)
+    return replace(plan, notes=notes)
 
 
 def _recipe_keys(model: type[Job]) -> list[str]:

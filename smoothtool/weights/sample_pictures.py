@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from smoothtool.errors import InputError, closest
+from smoothtool.readers.regular import at_home
 from smoothtool.weights.models import HERE
 
 DEFAULT_PROMPTS = HERE / "prompts-stickers.txt"
@@ -21,13 +23,13 @@ def resolve_picture(text: str) -> Path:
     Raises: InputError when there is none.
     """
     kind, _, name = text.partition(":")
-    path = SAMPLES / f"{name}.png" if kind == "samples" else Path(text).expanduser()
-    if path.is_file():
+    path = SAMPLES / f"{name}.png" if kind == "samples" else at_home(text)
+    if os.path.isfile(path):
         return path
     if kind == "samples":
         names = list(sample_names())
         raise InputError(f"{text}: no such sample picture", closest(name, names) or ", ".join(names))
-    what = "is a folder, not a picture" if path.is_dir() else "no such file"
+    what = "is a folder, not a picture" if os.path.isdir(path) else "no such file"
     raise InputError(f"{text}: {what}", "check the path, or samples:NAME for a picture that comes with smoothtool")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -53,6 +54,16 @@ def test_every_picture_gets_a_folder_and_the_batch_a_record_and_a_page(root: Pat
 def test_a_second_run_makes_nothing_again(root: Path) -> None:
     go(root)
     assert set(states(go(root)).values()) == {"skipped"}
+    assert len(calls(root)) == 4
+
+
+def test_pipes_devices_and_dead_links_fail_alone_and_nothing_waits_for_them(root: Path) -> None:
+    os.mkfifo(root / "in" / "pipe.png")
+    (root / "in" / "endless.png").symlink_to("/dev/zero")
+    (root / "in" / "dead.png").symlink_to(root / "nothing.png")
+    (root / "in" / "loop.png").symlink_to(root / "in" / "loop.png")
+    outcomes = states(go(root))
+    assert {name for name, state in outcomes.items() if state == "failed"} == {"pipe", "endless", "dead", "loop"}
     assert len(calls(root)) == 4
 
 

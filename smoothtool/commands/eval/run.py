@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -13,8 +13,10 @@ import torch
 
 from smoothtool.commands.shared.session import start_report
 from smoothtool.errors import InputError, UsageError
+from smoothtool.files.lists.inputs import pictures_directly_in
 from smoothtool.files.lists.prompts import prompts_of, read_prompts
 from smoothtool.files.pictures.images import load_image, to_pixel_values
+from smoothtool.files.pictures.notes import PictureNotes
 from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import write_report
 from smoothtool.metrics.bootstrap import bootstrap_mean, jackknife
@@ -24,12 +26,10 @@ from smoothtool.metrics.reconstruction import lpips, lpips_missing, mean_quality
 from smoothtool.metrics.sequences import PairDistance, deviation, path_figures
 from smoothtool.types import Report, Track
 from smoothtool.weights.models import STICKERS
-from smoothtool.weights.sample_pictures import natural
 
 if TYPE_CHECKING:
     from smoothtool.jobs import EvalJob
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
 BATCH = 32
 
 
@@ -37,19 +37,39 @@ def run(job: EvalJob, track: Track) -> Report:
     """Measure; leaves report.json and job.yaml."""
     report = start_report(job, [job.metric, *job.folders])
     with new_folder(report.folder, job.force) as folder:
-        report.figures = METRICS[job.metric](job, report, track)
+        reader = _Reader()
+        report.figures = METRICS[job.metric](job, report, reader, track)
+        report.notes += [*reader.left_out, *reader.notes.lines()]
         write_report(report, folder)
     return report
 
 
-def _reconstruction(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+@dataclass
+class _Reader:
+    """Opens the pictures of folders, and remembers what has to be said about them."""
+
+    left_out: list[str] = field(default_factory=list)
+    notes: PictureNotes = field(default_factory=PictureNotes)
+
+    def pictures(self, folder: str) -> list[Path]:
+        """Raises: InputError as `pictures_directly_in`."""
+        paths, left_out = pictures_directly_in(folder)
+        self.left_out += [f"{folder}: {left_out}"] if left_out else []
+        return paths
+
+    def pixel_values(self, path: Path) -> torch.Tensor:
+        """[1, 3, H, W] in [-1, 1]."""
+        return to_pixel_values(self.notes.add(path.name, load_image(path)))
+
+
+def _reconstruction(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[str, Any]:
     """MSE, PSNR, SSIM, LPIPS or its stand-in, over pairs of pictures."""
-    pairs = _pairs(_pictures(job.folders[0]), _pictures(job.folders[1]), report)
+    pairs = _pairs(reader.pictures(job.folders[0]), reader.pictures(job.folders[1]), report)
     rows: dict[str, dict[str, Any]] = {}
     found = []
     stand_in = _stand_in(job, report)
     for first, second in track(pairs, "comparing", len(pairs)):
-        a, b = (to_pixel_values(load_image(path)) for path in (first, second))
+        a, b = (reader.pixel_values(path) for path in (first, second))
         if a.shape != b.shape:
             sizes = " and ".join(f"{part.shape[-1]}x{part.shape[-2]}" for part in (a, b))
             raise InputError(f"{second}: has another size than {first} ({sizes})", "pictures of one size in pairs")
@@ -59,7 +79,7 @@ def _reconstruction(job: EvalJob, report: Report, track: Track) -> dict[str, Any
     return {**mean_quality(found), **named, "per_picture": rows}
 
 
-def _frechet(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+def _frechet(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[str, Any]:
     """`fid` in Inception's features; in CLIP's the figure has another name, so that nobody mixes the two."""
     use_clip = job.features == "clip" or (job.features == "auto" and bool(inception_missing()))
     if use_clip:
@@ -67,7 +87,7 @@ def _frechet(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
         features, name, key = clip.image_features, clip.name, "clip_frechet_distance"
     else:
         features, name, key = inception_features, INCEPTION_NAME, "fid"
-    sets = [_features(_pictures(folder), features, track) for folder in job.folders]
+    sets = [_features(reader, folder, features, track) for folder in job.folders]
     result = frechet(sets[0], sets[1], name)
     if result.warning:
         report.notes.append(result.warning)
@@ -80,18 +100,18 @@ def _frechet(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
     return figures
 
 
-def _clip_score(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+def _clip_score(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[str, Any]:
     """100 max(cos, 0) per picture, and the mean with its interval."""
-    clip, paths = _clip(job), _pictures(job.folders[0])
+    clip, paths = _clip(job), reader.pictures(job.folders[0])
     names = [path.name for path in paths]
     prompts = prompts_of(Path(job.prompts), names) if job.prompts else [_own_prompt(path) for path in paths]
     scores = {}
     for path, prompt in track(zip(paths, prompts, strict=True), "scoring", len(paths)):
-        scores[path.name] = float(clip.score(to_pixel_values(load_image(path)), [prompt]))
+        scores[path.name] = float(clip.score(reader.pixel_values(path), [prompt]))
     return {"clip_score": asdict(bootstrap_mean(list(scores.values()))), "clip": clip.name, "per_picture": scores}
 
 
-def _walks(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
+def _walks(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[str, Any]:
     """Deviation of adjacent L2 distances, PPL and PDV of every folder of frames."""
     stand_in = _stand_in(job, report)
     if stand_in is None and lpips_missing():
@@ -99,10 +119,10 @@ def _walks(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
     name, distance = stand_in or ("lpips", _lpips)
     figures = {}
     for folder in track(job.folders, "measuring", len(job.folders)):
-        paths = _pictures(folder)
+        paths = reader.pictures(folder)
         if len(paths) < 2:
             raise InputError(f"{folder}: a sequence needs two frames, this has {len(paths)}", "a folder of frames")
-        parts = [to_pixel_values(load_image(path)) for path in paths]
+        parts = [reader.pixel_values(path) for path in paths]
         if len({part.shape for part in parts}) > 1:
             raise InputError(f"{folder}: the frames differ in size", "frames of one size")
         frames = torch.cat(parts)
@@ -113,7 +133,7 @@ def _walks(job: EvalJob, report: Report, track: Track) -> dict[str, Any]:
     return figures
 
 
-METRICS: dict[str, Callable[[EvalJob, Report, Track], dict[str, Any]]] = {
+METRICS: dict[str, Callable[[EvalJob, Report, _Reader, Track], dict[str, Any]]] = {
     "recon": _reconstruction, "fid": _frechet, "clip": _clip_score, "walk": _walks
 }  # fmt: skip
 
@@ -140,23 +160,6 @@ def _lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def _pictures(folder: str) -> list[Path]:
-    """The pictures directly in a folder, in natural order: frame2 before frame10.
-
-    Raises: InputError when there is no such folder, or no picture in it.
-    """
-    place = Path(folder).expanduser()
-    if place.is_file():
-        raise InputError(f"{folder}: this is a file, and pictures are measured by folders", "the folder it lies in")
-    if not place.is_dir():
-        raise InputError(f"{folder}: there is no such folder", "check the path")
-    found = (path for path in place.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    paths = sorted(found, key=lambda path: natural(path.name))
-    if not paths:
-        raise InputError(f"{folder}: there are no pictures in this folder", "a folder with png, jpg or webp files")
-    return paths
-
-
 def _pairs(first: Sequence[Path], second: Sequence[Path], report: Report) -> list[tuple[Path, Path]]:
     """Pictures of the same name, whatever the suffix; where names differ, in the order of the names."""
     if len(first) != len(second):
@@ -174,13 +177,15 @@ def _own_prompt(path: Path) -> str:
     return read_prompts(beside)[0]
 
 
-def _features(paths: Sequence[Path], features: Features, track: Track) -> torch.Tensor:
-    """Features [N, D] of all pictures, those of one size in batches."""
-    return torch.cat([features(batch) for batch in track(_batches(paths), "reading", -(-len(paths) // BATCH))])
+def _features(reader: _Reader, folder: str, features: Features, track: Track) -> torch.Tensor:
+    """Features [N, D] of all pictures of a folder, those of one size in batches."""
+    paths = reader.pictures(folder)
+    batches = track(_batches(reader, paths), "reading", -(-len(paths) // BATCH))
+    return torch.cat([features(batch) for batch in batches])
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[torch.Tensor]:
+def _batches(reader: _Reader, paths: Sequence[Path]) -> Iterator[torch.Tensor]:
     for at in range(0, len(paths), BATCH):
-        loaded = (to_pixel_values(load_image(path)) for path in paths[at : at + BATCH])
+        loaded = map(reader.pixel_values, paths[at : at + BATCH])
         for _, same in groupby(loaded, key=lambda picture: picture.shape):
             yield torch.cat(list(same))

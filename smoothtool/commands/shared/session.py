@@ -15,7 +15,9 @@ from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.single_file import load_single_file
 from smoothtool.files.pictures.images import Fitted, fit_image, load_image
+from smoothtool.files.pictures.notes import PictureNotes
 from smoothtool.files.storage.inversions import load_inversion
+from smoothtool.files.storage.names import safe_name
 from smoothtool.files.storage.reports import versions, write_report
 from smoothtool.jobs import parse_lora
 from smoothtool.jobs.notation import working_size
@@ -26,7 +28,7 @@ from smoothtool.weights.sample_pictures import resolve_picture
 if TYPE_CHECKING:
     from smoothtool.jobs import ModelJob, ReportJob
 
-
+DEFAULT_ROOT = Path("smoothtool-out")
 Job = TypeVar("Job", bound="ModelJob")
 
 
@@ -78,13 +80,14 @@ def check_sources(names: Sequence[str]) -> list[str]:
     Returns what has to be told about them, such as an animation of which the first frame is used.
     Raises: InputError for a picture, ModelError for an inversion file.
     """
-    notes = []
+    notes = PictureNotes()
     for name in names:
         if name.endswith(".safetensors"):
             load_inversion(Path(name))
         else:
-            notes += load_image(resolve_picture(name)).info["notes"]
-    return notes
+            path = resolve_picture(name)
+            notes.add(path.name, load_image(path))
+    return notes.lines()
 
 
 def with_seed(job: Job) -> Job:
@@ -94,12 +97,16 @@ def with_seed(job: Job) -> Job:
 
 def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
     """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
-    name = "-".join(Path(text.removeprefix("samples:")).stem for text in inputs)
-    folder = job.output or _free_folder(Path("smoothtool-out"), f"{job.command}-{name}"[:80])
+    folder = job.output or _free_folder(DEFAULT_ROOT, default_name(job.command, inputs))
     settings = {key: _kept(value, folder) for key, value in job.settings().items()}
     report = Report(command=job.command, folder=folder, job=settings, versions=versions())
     report.notes += [f"{key} {getattr(job, key)}: the default of {origin}" for key, origin in job.origins.items()]
     return report
+
+
+def default_name(command: str, inputs: Sequence[str]) -> str:
+    """`edit-fox`: the folder of a result that nobody named, on one line and not too long, whatever the inputs."""
+    return safe_name("-".join([command, *(Path(text.removeprefix("samples:")).stem for text in inputs)]))
 
 
 def _kept(value: Any, folder: Path) -> Any:

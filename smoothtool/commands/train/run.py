@@ -16,7 +16,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from smoothtool.commands.shared.session import describe_model, open_session, start_report, with_seed
+from smoothtool.commands.shared.session import (
+    DEFAULT_ROOT,
+    default_name,
+    describe_model,
+    open_session,
+    start_report,
+    with_seed,
+)
 from smoothtool.commands.train.loop import train_to_the_end
 from smoothtool.commands.train.results import LOG, TrainingRun, identity, write_results
 from smoothtool.diffusion.model import DiffusionModel
@@ -86,7 +93,7 @@ def _start(job: TrainJob) -> tuple[TrainJob, Report]:
     A resumed training keeps its folder and its seed where the job names none.
     """
     if job.resume:
-        output = job.output or Path("smoothtool-out") / f"train-{Path(job.data).stem}".replace(":", "-")
+        output = job.output or DEFAULT_ROOT / default_name(job.command, [job.data])
         found = newest_checkpoint(output.expanduser()) if job.seed is None else None
         seed = found[1]["identity"]["seed"] if found else job.seed
         job = job.model_copy(update={"output": output, "seed": seed})

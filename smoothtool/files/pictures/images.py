@@ -47,7 +47,7 @@ def load_image(
 
     content      the file's bytes where it lies inside another; `path` then only names it
     at_least_px  for a thumbnail: sides of a JPEG may be decoded, sooner, at down to an eighth, not below this
-    `info["notes"]` is a list of what was left out or had to be guessed: further frames, transparency, bits of grey.
+    `info["notes"]` lists, for `PictureNotes`, what was left out or guessed: frames, transparency, bits of grey.
     Raises: InputError when there is no file, no picture in it, a broken one, or one above `max_pixels`.
     """
     decoded = _decode(path, max_pixels, content, at_least_px)
@@ -59,7 +59,7 @@ def load_image(
         guess,
         "transparent parts are shown on white" if alpha is not None else "",
     ]
-    picture.info = {"notes": [f"{path.name}: {note}" for note in notes if note]}
+    picture.info = {"notes": [note for note in notes if note]}
     return picture
 
 
@@ -252,7 +252,7 @@ def _scaled_to_8_bit(decoded: _Decoded, path: Path) -> tuple[Image.Image, str]:
     grey.info["icc_profile"] = image.info.get("icc_profile")
     guessed = scales is INTEGER_WHITES and brightest > 0 and white < INTEGER_WHITES[-1]
     bits = round(math.log2(white + 1))
-    return grey, f"its brightest grey is {brightest:.0f} of 65535, so it is read as {bits}-bit" if guessed else ""
+    return grey, f"no grey is above {white} of 65535, so they are read as {bits}-bit" if guessed else ""
 
 
 def _srgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:

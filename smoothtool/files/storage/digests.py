@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smoothtool.errors import InputError
+from smoothtool.files.lists.folders import Below
 from smoothtool.files.storage.writing import plain
+from smoothtool.readers.regular import read_regular
 from smoothtool.weights.models import resolve_model
 
 WHOLE_BYTES = 256_000_000
@@ -46,21 +49,23 @@ def _digest(path: Path) -> str:
             return hashlib.sha256("\n".join(sorted(_listing(path))).encode("utf-8", "replace")).hexdigest()
         if path.stat().st_size > WHOLE_BYTES:
             return _stamp(path)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_regular(path, limit_bytes=WHOLE_BYTES)).hexdigest()
     except OSError as error:
         return f"unreadable: {error.strerror}"
+    except InputError as error:  # a pipe would be waited for, and a device has no end
+        return f"unreadable: {error.what.removeprefix(f'{path}: ')}"
 
 
 def _listing(folder: Path) -> Iterator[str]:
-    for here, _, files in os.walk(folder):
-        for name in files:
-            path = Path(here) / name
-            yield f"{path.relative_to(folder)} {_stamp(path)}"
+    return (f"{os.path.relpath(name, folder)} {_stamp(name)}" for name in Below(folder))
 
 
-def _stamp(path: Path) -> str:
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
+def _stamp(path: Path | str) -> str:
+    try:
+        found = os.stat(path)
+    except OSError:  # a link that leads nowhere
+        found = os.lstat(path)
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def digest(data: Any) -> str:

@@ -13,6 +13,7 @@ import pytest
 from smoothtool.errors import UsageError
 from smoothtool.files.lists.inputs import Picture, find_pictures
 from smoothtool.recipe.captions import Captions, read_table
+from smoothtool.recipe.plan import plan_flags
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.yaml12 import read_yaml
 
@@ -59,6 +60,54 @@ def test_results_and_looping_links_are_not_walked_into(tree: Path) -> None:
     assert places("a/**/*.png") == ["out/made.png", "x.png"]  # a glob that names the results means them
 
 
+def test_folders_and_globs_take_every_format_that_is_read_and_name_the_others(tree: Path) -> None:
+    (tree / "c").mkdir()
+    suffixes = [".jfif", ".jpe", ".jp2", ".TGA", ".ppm", ".apng", ".ico", ".JPG"]
+    for suffix in [*suffixes, ".heic", ".jxl", ".NEF", ".txt", ".json"]:
+        (tree / "c" / f"x{suffix}").touch()
+    for text in ("c", "c/*"):
+        found = find_pictures([text])
+        assert sorted(str(picture.place) for picture in found.pictures) == sorted(f"x{suffix}" for suffix in suffixes)
+        (note,) = found.notes
+        assert all(name in note for name in ("3 pictures", "x.heic", "x.jxl", "x.NEF"))
+        assert "x.txt" not in note
+
+
+def test_a_folder_of_unread_formats_says_why_it_is_empty(tree: Path) -> None:
+    (tree / "c").mkdir()
+    (tree / "c" / "x.heic").touch()
+    with pytest.raises(ValueError, match=r"c: there is no picture; left out: .*x\.heic"):
+        find_pictures(["c"])
+
+
+def test_a_plan_says_what_is_left_out_and_is_the_same_plan(tree: Path) -> None:
+    (tree / "b" / "x.heic").touch()
+    recipe = plan_recipe(read_yaml("jobs: [{command: invert, image: b}]", "r.yaml"))
+    assert "x.heic" in recipe.notes[0]
+    assert "x.heic" in plan_flags("invert", {"image": ["b"]}).notes[0]
+
+
+def test_links_to_pictures_are_pictures_in_folders_and_in_globs(tree: Path) -> None:
+    (tree / "store").mkdir()
+    (tree / "store" / "s.png").touch()
+    (tree / "a" / "link.png").symlink_to(tree / "store" / "s.png")
+    (tree / "a" / "twice.png").symlink_to(tree / "a" / "x.png")
+    assert places("a") == places("a/*") == ["link.png", "twice.png", "x.png"]
+    (tree / "d").mkdir()
+    (tree / "d" / "sub").symlink_to(tree / "store")
+    assert places("d") == ["sub/s.png"]
+
+
+@pytest.mark.parametrize("text", ["~nosuchuser/x", "n" * 300, "loop", "a\0b", "n" * 300 + "*", "loop/*"])
+def test_names_that_no_file_can_have_are_plain_names_or_empty_globs(tree: Path, text: str) -> None:
+    (tree / "loop").symlink_to(tree / "loop")
+    if "*" in text:
+        with pytest.raises(ValueError, match="there is no picture"):
+            find_pictures([text])
+    else:
+        assert find_pictures([text]).pictures[0].text == text
+
+
 def test_a_dash_reads_names_from_stdin(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in (b"a/x.png\nb/x.png\n", b"a/x.png\0b/x.png\0"):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
@@ -69,6 +118,20 @@ def test_a_name_on_stdin_ends_at_the_end_of_its_line_only(tree: Path, monkeypatc
     text = "a/x\u2028y.png\r\na/\x0b.png\n".encode()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
     assert [picture.text for picture in find_pictures(["-"]).pictures] == ["a/x\u2028y.png", "a/\x0b.png"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+def test_a_list_on_stdin_may_say_its_encoding(tree: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    content = "a/x.png\r\nb/ü.png\r\n".encode(encoding)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert [picture.text for picture in find_pictures(["-"]).pictures] == ["a/x.png", "b/ü.png"]
+
+
+def test_a_list_without_end_on_stdin_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smoothtool.files.lists.inputs.LARGEST_LIST_BYTES", 10)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"x" * 11)))
+    with pytest.raises(ValueError, match="too long"):
+        find_pictures(["-"])
 
 
 def test_samples_are_found_by_pattern() -> None:

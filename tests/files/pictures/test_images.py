@@ -116,7 +116,7 @@ def test_transparency_is_put_on_white(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "note"), [("RGBA", True), ("LA", True), ("RGB", False)])
 def test_transparency_is_said(tmp_path: Path, mode: str, note: bool) -> None:
     Image.new(mode, (2, 2)).save(tmp_path / "a.png")
-    assert load_image(tmp_path / "a.png").info["notes"] == ["a.png: transparent parts are shown on white"] * note
+    assert load_image(tmp_path / "a.png").info["notes"] == ["transparent parts are shown on white"] * note
 
 
 def test_an_alpha_channel_without_a_transparent_pixel_is_not_worth_a_word(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_of_an_animation_the_first_frame_is_used_and_said_so(tmp_path: Path) -> 
     red.save(tmp_path / "a.webp", save_all=True, append_images=[blue], lossless=True)
     picture = load_image(tmp_path / "a.webp")
     assert picture.getpixel((0, 0)) == (255, 0, 0)
-    assert picture.info["notes"] == ["a.webp: the first of 2 frames is used"]
+    assert picture.info["notes"] == ["the first of 2 frames is used"]
 
 
 def test_a_picture_with_the_wrong_suffix_is_read_by_its_content(tmp_path: Path) -> None:
