@@ -9,85 +9,30 @@ Every subcommand is a function here: its positional argument first, its flags as
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from smoothtool.threads import limit_spinning
+from smoothtool.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from smoothtool.types import Report
-
-__version__ = "0.1.0"
-
-MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png", "edit": "edited*.png", "drag": "dragged.png",
-        "istd": "sheet-*.png", "eval": "*.png", "train": "*.png", "tables": "*.png",
-        "bench": "items/**/edited.png"}  # fmt: skip
-"""The pictures each command makes, in its folder."""
-LENT = "smoothtool-inputs-"
-"""How the temporary folder begins that PIL images are read from; the result keeps them under `inputs`."""
+    from smoothtool.api import Result
 
 limit_spinning()
 
 
-class Result(NamedTuple):
-    """The pictures that were made, in order, and the report, whose `folder` holds them and everything else."""
-
-    frames: list[Image.Image]
-    report: Report
-
-
 def __getattr__(name: str) -> Callable[..., Result]:
+    from smoothtool.api import MADE, Result, call
+
+    if name == "Result":
+        return Result
     if name in MADE:
-        return partial(_call, name)
+        return partial(call, name)
     raise AttributeError(f"module 'smoothtool' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *MADE])
+    from smoothtool.api import MADE
 
-
-def _call(command: str, *inputs: Any, **settings: Any) -> Result:
-    """Make the job, run it without progress, and open what it made."""
-    import importlib
-
-    from smoothtool.jobs import JOBS, make_job, positional_of
-    from smoothtool.recipe.defaults import with_defaults
-    from smoothtool.types import silent
-    from smoothtool.weights.sample_pictures import natural
-
-    if inputs:
-        settings[positional_of(JOBS[command])], *unknown = inputs
-        if unknown:
-            raise TypeError(f"{command}() takes one positional argument, the others are keywords")
-    with tempfile.TemporaryDirectory(prefix=LENT) as folder:
-        job = make_job(command, {key: _as_path(value, Path(folder)) for key, value in settings.items()})
-        report = importlib.import_module(f"smoothtool.commands.{command}.run").run(with_defaults(job), silent)
-        if any(Path(folder).iterdir()):
-            shutil.copytree(folder, report.folder / "inputs")
-    made = sorted(report.folder.glob(MADE[command]), key=lambda path: natural(path.name))
-    return Result([_opened(path) for path in made], report)
-
-
-def _as_path(value: Any, folder: Path) -> Any:
-    """PIL images become PNG files in `folder`, alone or in a list; anything else stays."""
-    if isinstance(value, (list, tuple)):
-        return [_as_path(part, folder) for part in value]
-    if not hasattr(value, "save") or isinstance(value, (str, Path)):
-        return str(value) if isinstance(value, Path) else value
-    path = folder / f"{len(list(folder.iterdir()))}.png"
-    value.save(path)
-    return str(path)
-
-
-def _opened(path: Path) -> Image.Image:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.load()
-        return image
+    return sorted([*globals(), "Result", *MADE])

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smoothtool import __version__
 from smoothtool.batch.journal import Journal
 from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
 from smoothtool.readers.regular import at_home
+from smoothtool.version import __version__
 from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:

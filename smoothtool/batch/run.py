@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from smoothtool import __version__
 from smoothtool.batch.items import Work, made_by, work_of
 from smoothtool.batch.journal import PATTERN, Journal
 from smoothtool.batch.summary import write_summary
@@ -23,6 +22,7 @@ from smoothtool.errors import StorageError, UsageError
 from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.output import free_space_check
 from smoothtool.types import Outcome, Track
+from smoothtool.version import __version__
 
 if TYPE_CHECKING:
     from smoothtool.recipe.plan import Plan

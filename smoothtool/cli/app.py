@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from smoothtool import __version__
 from smoothtool.cli import cached, console, doctor, models, recipes
 from smoothtool.cli.console import NARROW
 from smoothtool.cli.faults import as_usage_error, report_fault
@@ -20,6 +19,7 @@ from smoothtool.cli.launch import launch
 from smoothtool.cli.streams import steady_streams
 from smoothtool.errors import TERMINATED
 from smoothtool.jobs import JOBS
+from smoothtool.version import __version__
 
 app = typer.Typer(
     name="smoothtool",

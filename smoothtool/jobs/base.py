@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from smoothtool.jobs.notation import parse_lora, parse_size
 from smoothtool.jobs.options import MODEL, OUTPUT, PANELS, SAMPLING, SEED_END, Flag, flag_of, key_of, kind_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Job(BaseModel):
@@ -73,6 +76,8 @@ class Job(BaseModel):
 class ReportJob(Job):
     """What every command that leaves a folder with a report understands."""
 
+    _lent_folder: Path | None = PrivateAttr(None)
+
     output: Annotated[Path | None, Flag("-o", panel=OUTPUT, delivery=True)] = Field(
         None, description="Folder for the results; one under smoothtool-out by default"
     )
@@ -82,6 +87,17 @@ class ReportJob(Job):
     json_output: Annotated[bool, Flag(panel=OUTPUT, delivery=True)] = Field(
         False, alias="json", description="Print the report as one JSON document instead of the folder"
     )
+
+    @property
+    def lent_folder(self) -> Path | None:
+        """The temporary folder with the pictures that Python lent; the result keeps them under `inputs`."""
+        return self._lent_folder
+
+    def lending(self, folder: Path) -> Self:
+        """The same job, whose pictures in `folder` are lent."""
+        job = self.model_copy()
+        job._lent_folder = folder
+        return job
 
 
 class ModelJob(ReportJob):

@@ -107,7 +107,7 @@ def test_other_settings_in_the_same_folder_are_refused_unless_forced(root: Path)
 
 
 def test_results_of_another_version_are_refused_as_such(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smoothtool.__version__", "0.0.9")
+    monkeypatch.setattr("smoothtool.files.storage.reports.__version__", "0.0.9")
     monkeypatch.setattr("smoothtool.batch.items.__version__", "0.0.9")
     go(root)
     monkeypatch.undo()

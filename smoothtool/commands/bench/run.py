@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from smoothtool import __version__
 from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures
 from smoothtool.commands.bench.morph import MORPH
 from smoothtool.commands.bench.pie import PIE
@@ -27,6 +26,7 @@ from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs import make_job, parse_setting, parse_shard
 from smoothtool.types import Report, Track, silent
+from smoothtool.version import __version__
 
 if TYPE_CHECKING:
     from smoothtool.jobs import BenchJob, Job

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from smoothtool import __version__
 from smoothtool.commands.drag.picture import Wish, drag_wish
 from smoothtool.commands.drag.stages import peak_memory_mb
 from smoothtool.commands.shared.session import finish, open_session, start_report
@@ -31,6 +30,7 @@ from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.metrics.drag_distance import correspondence_feature, find_points, target_distances
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, psnr_db
 from smoothtool.types import DragPoints, Report, Track
+from smoothtool.version import __version__
 from smoothtool.weights.models import find_model
 
 if TYPE_CHECKING:

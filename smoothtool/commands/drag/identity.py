@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from smoothtool import __version__
 from smoothtool.commands.drag.stages import fit_picture
 from smoothtool.diffusion.lora import load_lora, remove_lora, save_lora
 from smoothtool.diffusion.model import DiffusionModel
@@ -20,6 +19,7 @@ from smoothtool.files.storage.identity_cache import identity_path
 from smoothtool.jobs import identity_steps
 from smoothtool.methods.drag.identity_lora import IDENTITY, fit_identity_lora
 from smoothtool.types import Track
+from smoothtool.version import __version__
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from smoothtool import __version__
 from smoothtool.commands.invert.methods import INVERSIONS, Start, invert_each
 from smoothtool.commands.shared.model_pool import worked_out
 from smoothtool.diffusion.model import DiffusionModel
@@ -20,6 +19,7 @@ from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.metrics.reconstruction import reconstruction_quality
 from smoothtool.types import Inversion, LatentTrajectory, Report, Track
+from smoothtool.version import __version__
 
 if TYPE_CHECKING:
     from smoothtool.jobs import InversionJob

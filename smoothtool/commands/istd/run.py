@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from smoothtool import __version__
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.session import finish, note_cut_prompts, open_session, start_report
 from smoothtool.diffusion.lora import check_lora, load_lora
@@ -31,6 +30,7 @@ from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prom
 from smoothtool.metrics.bootstrap import ENOUGH, bootstrap_mean, paired_difference
 from smoothtool.metrics.sequences import Deviation, deviation
 from smoothtool.types import Report, Track
+from smoothtool.version import __version__
 from smoothtool.weights.models import resolve_model
 from smoothtool.weights.sample_pictures import DEFAULT_PROMPTS
 

@@ -8,7 +8,6 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import smoothtool
 from smoothtool.commands.shared.model_pool import Shared
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
@@ -98,7 +97,7 @@ def with_seed(job: Job) -> Job:
 def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
     """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
     folder = job.output or _free_folder(DEFAULT_ROOT, default_name(job.command, inputs))
-    settings = {key: _kept(value, folder) for key, value in job.settings().items()}
+    settings = {key: _kept(value, folder, job.lent_folder) for key, value in job.settings().items()}
     report = Report(command=job.command, folder=folder, job=settings, versions=versions())
     report.notes += [f"{key} {getattr(job, key)}: the default of {origin}" for key, origin in job.origins.items()]
     return report
@@ -109,11 +108,11 @@ def default_name(command: str, inputs: Sequence[str]) -> str:
     return safe_name("-".join([command, *(Path(text.removeprefix("samples:")).stem for text in inputs)]))
 
 
-def _kept(value: Any, folder: Path) -> Any:
-    """A picture that the Python API was given, by the name under which the result will keep it."""
+def _kept(value: Any, folder: Path, lent_folder: Path | None) -> Any:
+    """A picture that Python lent, by the name under which the result will keep it."""
     if isinstance(value, list):
-        return [_kept(part, folder) for part in value]
-    lent = isinstance(value, str) and Path(value).parent.name.startswith(smoothtool.LENT)
+        return [_kept(part, folder, lent_folder) for part in value]
+    lent = lent_folder is not None and isinstance(value, str) and Path(value).parent == lent_folder
     return str(folder.absolute() / "inputs" / Path(value).name) if lent else value
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from smoothtool import __version__
 from smoothtool.commands.eval import run as evaluate
 from smoothtool.commands.interpolate import run as interpolate
 from smoothtool.commands.invert import run as invert
@@ -25,6 +24,7 @@ from smoothtool.jobs import make_job, parse_lora
 from smoothtool.metrics.fid import inception_missing
 from smoothtool.metrics.reconstruction import lpips_missing
 from smoothtool.types import Report, Track
+from smoothtool.version import __version__
 
 if TYPE_CHECKING:
     from smoothtool.jobs import TablesJob

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import smoothtool
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.writing import plain, write_json_atomic, write_yaml
 from smoothtool.types import Report
+from smoothtool.version import __version__
 from smoothtool.weights.models import KNOWN
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
@@ -34,7 +34,7 @@ NAMES_IN_TABLES = NAMES_OR_PLACES | {"data": {"stickers"}}
 
 def versions() -> dict[str, str]:
     """Installed versions of what a result depends on, read without importing any of it."""
-    found = {"smoothtool": smoothtool.__version__, "python": platform.python_version()}
+    found = {"smoothtool": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

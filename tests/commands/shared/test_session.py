@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from smoothtool import LENT
 from smoothtool.commands.edit import run as edit
 from smoothtool.commands.interpolate import run as interpolate
 from smoothtool.commands.invert import run as invert
@@ -33,7 +32,7 @@ def job_of(command, settings: dict, path: str):
     def put(value):
         return [put(part) for part in value] if isinstance(value, list) else value.replace("PATH", path)
 
-    return make_job(command.__name__.rpartition(".")[2], {key: put(value) for key, value in settings.items()})
+    return make_job(command.__name__.split(".")[2], {key: put(value) for key, value in settings.items()})
 
 
 @pytest.mark.parametrize(("command", "missing", "given"), COMMANDS)
@@ -60,8 +59,8 @@ def test_a_single_file_is_loaded_with_its_tokenizer(tmp_path: Path, monkeypatch:
 
 
 def test_pictures_lent_by_the_python_api_are_named_as_the_result_keeps_them(tmp_path: Path) -> None:
-    lent = str(tmp_path / f"{LENT}x" / "0.png")
+    lent = str(tmp_path / "lent" / "0.png")
     job = make_job("interpolate", {"images": [lent, "samples:fox"], "output": tmp_path / "out"})
-    report = session.start_report(job, job.images)
+    report = session.start_report(job.lending(tmp_path / "lent").model_copy(), job.images)
     assert report.job["images"] == [str(tmp_path / "out" / "inputs" / "0.png"), "samples:fox"]
     assert job.images == [lent, "samples:fox"]

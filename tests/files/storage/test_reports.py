@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from smoothtool.files.storage import output
+from smoothtool.files.storage import leftovers
 from smoothtool.files.storage.reports import job_document, report_dict, versions, write_report
 from smoothtool.types import Report
 
@@ -40,7 +40,7 @@ def test_a_report_and_its_job_are_written(tmp_path: Path) -> None:
 def test_a_report_is_written_into_a_folder_without_old_leftovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "LEFTOVER_AGE_S", -1.0)
+    monkeypatch.setattr(leftovers, "LEFTOVER_AGE_S", -1.0)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".0123456789ab.part.safetensors").write_text("half")
     write_report(Report("train", tmp_path, {}), tmp_path)
