@@ -116,7 +116,7 @@ train.run(TrainJob.model_validate(json.loads({job!r})), Killing())
 def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(job, tmp_path):
     whole = train.run(job(output=tmp_path / "whole"), silent)
     killed = job(output=tmp_path / "killed")
-    program = KILLED.format(tests=str(Path(__file__).parents[1]), tokenizer=str(tmp_path / "tokenizer2"),
+    program = KILLED.format(tests=str(Path(__file__).parents[2]), tokenizer=str(tmp_path / "tokenizer2"),
                             job=killed.model_dump_json(by_alias=True))  # fmt: skip
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ}, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -268,7 +268,7 @@ def test_two_processes_equal_one_with_twice_the_batch(job, tmp_path):
     one = train.run(job(**settings, batch_size=2, output=tmp_path / "one"), silent)
     train.run(job(max_steps=1, output=tmp_path / "two"), silent)  # is cleared by one of the two
     two = job(**settings, batch_size=1, output=tmp_path / "two", force=True)
-    program = PROCESS.format(tests=str(Path(__file__).parents[1]), tokenizer=str(tmp_path),
+    program = PROCESS.format(tests=str(Path(__file__).parents[2]), tokenizer=str(tmp_path),
                              job=two.model_dump_json(by_alias=True))  # fmt: skip
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
               "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}  # fmt: skip

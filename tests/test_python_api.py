@@ -55,6 +55,6 @@ def test_unknown_names_are_attribute_errors() -> None:
 
 def test_importing_smoothtool_imports_neither_torch_nor_pillow_nor_pydantic() -> None:
     code = "import sys, smoothtool; print({'torch', 'PIL', 'pydantic', 'typer'} & set(sys.modules))"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     found = subprocess.run([sys.executable, "-c", code], cwd=root, text=True, capture_output=True, timeout=60)
     assert found.stdout == "set()\n"
