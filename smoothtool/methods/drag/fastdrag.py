@@ -30,7 +30,7 @@ def warp_latents(
     warped, known = latents.clone(), ~region
     warped[..., end[:, 0], end[:, 1]] = latents[..., start[first, 0], start[first, 1]]
     known[end[:, 0], end[:, 1]] = True
-    return _filled(warped, known)
+    return filled_from_nearest(warped, known)
 
 
 def _moves(
@@ -67,7 +67,7 @@ def _first_arrivals(end: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.
     return torch.stack([place // width, place % width], dim=1), first
 
 
-def _filled(latents: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+def filled_from_nearest(latents: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Give every unknown latent the weighted mean of the nearest known ones to its left, right, top and bottom."""
     total, weight = torch.zeros_like(latents), torch.zeros_like(known, dtype=latents.dtype)
     for dim, backwards in ((0, False), (0, True), (1, False), (1, True)):

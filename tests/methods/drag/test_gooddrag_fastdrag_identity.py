@@ -68,10 +68,10 @@ def test_latents_outside_the_region_that_nothing_lands_on_stay():
 def test_what_is_left_behind_is_the_distance_weighted_mean_of_its_four_neighbours():
     latents = torch.zeros(1, 1, 5, 5)
     latents[0, 0, 2, 0], latents[0, 0, 2, 4], latents[0, 0, 0, 2], latents[0, 0, 4, 2] = 1.0, 2.0, 3.0, 4.0
-    from smoothtool.methods.drag.fastdrag import _filled
+    from smoothtool.methods.drag.fastdrag import filled_from_nearest
 
     known = latents[0, 0] != 0
-    filled = _filled(latents, known)
+    filled = filled_from_nearest(latents, known)
     assert float(filled[0, 0, 2, 2]) == pytest.approx(2.5)  # all four at distance 2
     assert float(filled[0, 0, 2, 1]) == pytest.approx((1 / 1 + 2 / 3) / (1 + 1 / 3))  # 1 step and 3 steps away
     assert torch.equal(filled[0, 0][known], latents[0, 0][known])
