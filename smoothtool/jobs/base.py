@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -28,6 +29,12 @@ class Job(BaseModel):
     def origins(self) -> dict[str, str]:
         """Of options that nobody gave and that are not smoothtool's own default either: where they come from."""
         return self._origins
+
+    def completed(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> Self:
+        """The same job with valid `values` that nobody gave, and where each of them comes from."""
+        job = self.model_copy(update=dict(values))
+        job._origins = dict(origins)
+        return job
 
     @field_validator("*", mode="before")
     @classmethod

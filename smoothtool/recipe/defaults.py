@@ -35,8 +35,9 @@ def with_defaults(job: Job) -> Job:
         origins = {key: origin for key, (_, origin) in found.items()}
         lines = [f"{origins.get(p.key, 'the settings')}: {p.key} {p.what}" for p in problems]
         raise UsageError("\n".join(lines), f"correct it in {settings_file()}, or give the option itself")
-    filled.origins.update({key: origin for key, (_, origin) in found.items()})
-    return filled
+    return job.completed(
+        {key: getattr(filled, key) for key in found}, {key: origin for key, (_, origin) in found.items()}
+    )
 
 
 def _sources(job: ModelJob) -> list[tuple[Mapping[str, Any], str]]:

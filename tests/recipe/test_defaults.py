@@ -78,3 +78,10 @@ def test_a_key_that_means_nothing_is_named_with_the_one_that_was_meant(model: Pa
 def test_commands_without_a_model_ask_for_no_settings(tmp_path: Path) -> None:
     job = make_job("eval", {"metric": "walk", "folders": [str(tmp_path)]})
     assert with_defaults(job) is job
+
+
+def test_filling_in_leaves_the_job_that_was_given_as_it_is(model: Path, tmp_path: Path) -> None:
+    job = make_job("invert", {"image": "x.png", "model": str(model)})
+    filled = with_defaults(job.lending(tmp_path))  # type: ignore[attr-defined]
+    assert job.origins == {}
+    assert filled.lent_folder == tmp_path  # type: ignore[attr-defined]
