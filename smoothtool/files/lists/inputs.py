@@ -14,8 +14,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from smoothtool.errors import InputError
-from smoothtool.files.lists.folders import Below
 from smoothtool.files.pictures.formats import is_picture, is_unreadable_picture, left_out
+from smoothtool.files.storage.folders import Below
 from smoothtool.readers.regular import at_home
 from smoothtool.readers.text import MARKS, decode_text
 from smoothtool.weights.sample_pictures import natural, sample_names

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothtool.errors import InputError
-from smoothtool.files.lists.folders import Below
+from smoothtool.files.storage.folders import Below
 from smoothtool.files.storage.writing import plain
 from smoothtool.readers.regular import read_regular
 from smoothtool.weights.models import resolve_model

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from smoothtool.diffusion.attention import (
     AttentionLayer,
@@ -28,7 +27,7 @@ from smoothtool.types import Conditioning
 
 
 @contextmanager
-def attention_between_ends(unet: UNet2DConditionModel, ratios: Sequence[float], halves: int) -> Iterator[None]:
+def attention_between_ends(unet: torch.nn.Module, ratios: Sequence[float], halves: int) -> Iterator[None]:
     """For a while, every frame of a UNet call attends to the first and last frame of its half too.
 
     ratios  one per frame of a half, from 0 (first end) to 1 (last end)

@@ -21,7 +21,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from smoothtool.diffusion.attention import attention_layers, each_within
 from smoothtool.diffusion.model import DiffusionModel
@@ -98,7 +97,7 @@ def diffmorpher_steps(
 
 
 @contextmanager
-def keys_between_ends(unet: UNet2DConditionModel, ratios: torch.Tensor) -> Iterator[None]:
+def keys_between_ends(unet: torch.nn.Module, ratios: torch.Tensor) -> Iterator[None]:
     """For a while, the decoder's self-attention takes keys and values from the two ends' hidden states, interpolated.
 
     ratios  [rows] of a UNet call whose first row is one end and whose last row is the other: 0, …, 1

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from math import comb
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from smoothtool.diffusion.attention import (
     Attend,
@@ -151,7 +150,7 @@ def _sampling(
         yield FreeMorphStep(step_index, latents, inverting=False)
 
 
-def _attending(unet: UNet2DConditionModel, attend: Attend | None, rows: int) -> AbstractContextManager[None]:
+def _attending(unet: torch.nn.Module, attend: Attend | None, rows: int) -> AbstractContextManager[None]:
     """Self- and cross-attention computed by `attend`, or plainly."""
     return nullcontext() if attend is None else controlled_attention(attention_layers(unet), attend, rows)
 

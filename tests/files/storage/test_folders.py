@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothtool.files.lists.folders import Below
+from smoothtool.files.storage.folders import Below
 
 
 @pytest.fixture
