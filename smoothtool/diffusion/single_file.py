@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
-from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
+from smoothtool.diffusion.checkpoint import UNET, Checkpoint, open_checkpoint
+from smoothtool.diffusion.conversion import convert_part
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.diffusion.loading import assemble, choose_device, choose_dtype
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import ModelError
+from smoothtool.diffusion.parts import first_line, read_tokenizer
+from smoothtool.errors import ModelError, out_of_memory
 
-UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+VAE, TEXT = "first_stage_model.", "cond_stage_model."
 PARTS = {VAE: "VAE", TEXT: "text encoder"}
 CONFIGS = Path(__file__).parents[1] / "weights" / "configs"
 SUPPORTED = "an SD 1.x or 2.x model, for example sd15"
@@ -68,7 +69,7 @@ def load_single_file(
     """
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
-    with _open(path, name) as weights:
+    with open_checkpoint(path, _empty_unet) as weights:
         try:
             family = _family_of(weights, name)
             if tokenizer is None:
@@ -76,18 +77,22 @@ def load_single_file(
                     f"{name}: a single file has no tokenizer, and none is on this machine",
                     "smoothtool models pull openai/clip-vit-large-patch14 (1.5 MB)",
                 )
-            unet, vae, text_encoder = _read_parts(weights, family.configs, precision)
+            unet, vae, text_encoder = _read_parts(weights, family.configs, precision, f"{name}: {path}")
             config = json.loads((family.configs / "scheduler" / "scheduler_config.json").read_text())
-            words = CLIPTokenizer.from_pretrained(
-                tokenizer, local_files_only=True, pad_token=family.pad_token,
+            words = read_tokenizer(
+                tokenizer, "", name, pad_token=family.pad_token,
                 model_max_length=text_encoder.config.max_position_embeddings,
             )  # fmt: skip
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ModelError(f"{name}: {path} cannot be loaded: {first_line}", "another copy of it") from error
-    config["prediction_type"] = prediction_type_of(unet.to(place))
+        except Exception as error:
+            if isinstance(error, ModelError) or out_of_memory(error):
+                raise
+            raise ModelError(f"{name}: {path} cannot be loaded: {first_line(error)}", "another copy of it") from error
+        velocity = weights.predicts_velocity
+        if weights.zero_snr:
+            config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    config["prediction_type"] = "v_prediction" if velocity else prediction_type_of(unet.to(place))
     unet.register_to_config(sample_size=family.sample_size[config["prediction_type"]])
-    return assemble(name, unet, vae, text_encoder, words, Schedule.from_config(config), place, precision)
+    return assemble(name, unet, vae, text_encoder, words, Schedule.from_config(config, name), place, precision)
 
 
 @torch.no_grad()
@@ -105,46 +110,33 @@ def prediction_type_of(unet: UNet2DConditionModel) -> str:
     return "epsilon" if slope > 0.5 else "v_prediction"
 
 
-def _open(path: Path, name: str) -> Any:
-    """Reads the header alone.
-
-    Raises: ModelError for anything that is not a whole safetensors file; nothing in it is run.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-        return safe_open(path, framework="pt")
-    except OSError as error:
-        raise ModelError(f"{name}: {path} cannot be read: {error.strerror}", "check the path") from error
-    except SafetensorError as error:
-        if start[:1] == b"\x80" or start == b"PK\x03\x04":  # pickle protocol 2 and up, and torch's zip of pickles
-            raise ModelError(
-                f"{name}: {path} is a pickle, which can run code when it is opened, and is refused",
-                "a true .safetensors file",
-            ) from error
-        raise ModelError(
-            f"{name}: {path} is damaged, or no safetensors file ({error})", "another copy of it"
-        ) from error
+def _empty_unet(width: int) -> Any:
+    """The UNet of the family with text of that width, without weights; None where there is no such family."""
+    if width not in FAMILIES:
+        return None
+    config = UNet2DConditionModel.load_config(FAMILIES[width].configs, subfolder="unet")
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(config)
 
 
-def _family_of(weights: Any, name: str) -> Family:
+def _family_of(weights: Checkpoint, name: str) -> Family:
     """The family of an opened checkpoint, from its header.
 
     Raises: ModelError that names the kind when it is none that can be used.
     """
     keys = list(weights.keys())
     cross = next((key for key in keys if key.startswith(UNET) and key.endswith(".attn2.to_k.weight")), None)
-    if cross is None:
+    if cross is None or len(weights.shape(cross)) != 2:
         kind, hint = next(
             ((kind, hint) for part, kind, hint in OTHERS_BY_KEY if any(part in key for key in keys)),
             ("file of unknown layout", SUPPORTED),
         )
         raise ModelError(f"{name}: a {kind} cannot be used as a model", hint)
-    width = int(weights.get_slice(cross).get_shape()[1])
+    width = weights.shape(cross)[1]
     if width not in FAMILIES:
         kind = OTHERS_BY_WIDTH.get(width, f"model with text {width} wide")
         raise ModelError(f"{name}: a {kind} is not supported yet", SUPPORTED)
-    channels = int(weights.get_slice(f"{UNET}input_blocks.0.0.weight").get_shape()[1])
+    channels = weights.shape(f"{UNET}input_blocks.0.0.weight")[1]
     if channels != 4:
         raise ModelError(
             f"{name}: a UNet of {channels} input channels (inpainting or the like) is not supported", SUPPORTED
@@ -156,25 +148,18 @@ def _family_of(weights: Any, name: str) -> Family:
 
 
 def _read_parts(
-    weights: Any, configs: Path, dtype: torch.dtype
+    weights: Checkpoint, configs: Path, dtype: torch.dtype, place: str
 ) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
     """Part after part, so that no more than one is held twice; EMA copies and the like are not read.
 
-    Raises: RuntimeError when weights are missing, ValueError when they do not fit.
+    Raises: ModelError when weights are missing or do not fit.
     """
-    options: dict[str, Any] = {"config": str(configs), "local_files_only": True, "torch_dtype": dtype}
-    parts = (
-        UNet2DConditionModel.from_single_file(_tensors(weights, UNET), subfolder="unet", **options),
-        AutoencoderKL.from_single_file(_tensors(weights, VAE), subfolder="vae", **options),
-        create_diffusers_clip_model_from_ldm(
-            CLIPTextModel, _tensors(weights, TEXT), subfolder="text_encoder", **options
-        ),
+    return (
+        convert_part(UNet2DConditionModel, _tensors(weights, UNET), configs, "unet", dtype, place),
+        convert_part(AutoencoderKL, _tensors(weights, VAE), configs, "vae", dtype, place),
+        convert_part(CLIPTextModel, _tensors(weights, TEXT), configs, "text_encoder", dtype, place),
     )
-    missing = [key for part in parts for key, value in part.named_parameters() if value.is_meta]
-    if missing:
-        raise RuntimeError(f"{len(missing)} weights are missing, {missing[0]} first")
-    return parts
 
 
-def _tensors(weights: Any, prefix: str) -> dict[str, torch.Tensor]:
-    return {key: weights.get_tensor(key) for key in weights.keys() if key.startswith(prefix)}  # noqa: SIM118 - not a dict
+def _tensors(weights: Checkpoint, prefix: str) -> dict[str, torch.Tensor]:
+    return {key: weights.get_tensor(key) for key in weights.keys() if key.startswith(prefix)}  # noqa: SIM118 - no dict
