@@ -34,23 +34,37 @@ class DragJob(ModelJob):
         None, description="Points from a file: points.json, or DragBench's meta_data.pkl"
     )
     mask: Annotated[Path | None, Flag()] = Field(
-        None, description="Picture that is light where the picture may change; everywhere by default"
+        None,
+        description="Picture that is light where the picture may change, everywhere by default; for fastdrag and warp "
+        "it is light where what moves is, by default a disc around each point",
     )
     fit_mask: Annotated[bool, Flag()] = Field(False, description="Resize a mask of another size")
-    method: Annotated[Literal["dragdiffusion", "gooddrag", "fastdrag"], Flag()] = Field(
-        "dragdiffusion", description="gooddrag is better and slower, fastdrag rougher and done at once"
+    method: Annotated[Literal["dragdiffusion", "gooddrag", "fastdrag", "warp"], Flag()] = Field(
+        "dragdiffusion",
+        description="gooddrag is better and slower, fastdrag rougher and done at once; warp moves the pixels "
+        "themselves and paints what they uncover",
     )
     lora_steps: Annotated[int | None, Flag()] = Field(
         None,
         ge=0,
         le=10_000,
-        description="Steps of teaching the model the picture first; 80 by default, none for fastdrag; 0 for none",
+        description="Steps of teaching the model the picture first; 80 by default, 0, which is none, for fastdrag and "
+        "warp",
     )
     strength: Annotated[float, Flag()] = Field(
         0.7, gt=0, le=1, allow_inf_nan=False, description="How far towards noise the picture is opened for dragging"
     )
     iterations: Annotated[int | None, Flag()] = Field(
         None, ge=1, le=10_000, description="Most drag iterations; 80 for dragdiffusion and 70 for gooddrag by default"
+    )
+
+    shared_blocks: Annotated[float, Flag()] = Field(
+        0.375,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Part of the model's transformer blocks in which the dragged picture sees the original's keys and "
+        "values: more keeps more detail, 0 is none; not for warp",
     )
 
     @field_validator("bench", "prompt")
@@ -83,9 +97,16 @@ class DragJob(ModelJob):
             raise ValueError("is missing: give point as X,Y:X,Y, a points file, or pick to click them")
         return points
 
+    @field_validator("shared_blocks")
+    @classmethod
+    def _warp_samples_nothing_beside(cls, share: float, info: ValidationInfo) -> float:
+        if share != cls.model_fields["shared_blocks"].default and info.data.get("method") == "warp":
+            raise ValueError("is not for the method warp, which samples no picture beside another")
+        return share
+
 
 def identity_steps(method: str, lora_steps: int | None) -> int:
-    """As asked for, or DragDiffusion's 80; FastDrag is quick because it learns nothing."""
+    """As asked for, or DragDiffusion's 80; FastDrag and warp are quick because they learn nothing."""
     if lora_steps is not None:
         return lora_steps
-    return 0 if method == "fastdrag" else 80
+    return 0 if method in ("fastdrag", "warp") else 80

@@ -66,9 +66,9 @@ def _edit(job: Settings) -> float:
 
 
 def _drag(job: Settings) -> float:
-    updates = {"dragdiffusion": job["iterations"] or 80, "gooddrag": 3 * (job["iterations"] or 70), "fastdrag": 0}
-    iterations = updates[job["method"]]
-    return float(identity_steps(job["method"], job["lora_steps"]) + 2 * job["strength"] * job["steps"] + 2 * iterations)
+    updates = {"dragdiffusion": job["iterations"] or 80, "gooddrag": 3 * (job["iterations"] or 70)}
+    sampled = (1 if job["method"] == "warp" else 2) * job["strength"] * job["steps"]
+    return float(identity_steps(job["method"], job["lora_steps"]) + sampled + 2 * updates.get(job["method"], 0))
 
 
 def _istd(job: Settings) -> float:

@@ -37,7 +37,7 @@ from smoothtool.jobs import make_job
 from smoothtool.stickers.world.scenes import SIZE_PX, Scene, caption, item_mask, render, sample_scene
 from smoothtool.types import Report, silent
 
-METHODS = ("dragdiffusion", "gooddrag", "fastdrag")
+METHODS = ("dragdiffusion", "gooddrag", "fastdrag", "warp")
 ARRIVED_PX = 4
 SCENE = {"image": "scene", "point": ["0,0:1,1"], "seed": 0}
 """Pictures and points are handed over in memory: the job's own have no part."""

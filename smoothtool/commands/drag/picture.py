@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from smoothtool.commands.drag.identity import identity_lora
 from smoothtool.commands.drag.stages import (
@@ -24,6 +24,7 @@ from smoothtool.commands.drag.stages import (
     open_prompt,
     peak_memory_mb,
 )
+from smoothtool.commands.drag.warping import Unwarped, open_to_warp, warp
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.session import (
     describe_model,
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
 
 FPS = 12
+KEEP_WITHIN = ("dragdiffusion", "gooddrag")
+"""Methods whose mask says where the picture may change; for the others it is what moves."""
+FADE_SHARE = 128
+"""The fade inside a mask's border is so many times narrower than the picture is long."""
 
 
 @dataclass(frozen=True)
@@ -129,20 +134,45 @@ def drag_wish(model: DiffusionModel, wish: Wish, job: DragJob, track: Track, rep
         )
     with identity_lora(model, picture, wish.prompt, job, track) if picture else nullcontext():
         lap("lora")
-        opened = open_picture(model, picture, wish.prompt, job, track) if picture else open_prompt(model, job, track)
+        opened = _open(model, wish, job, track)
         lap("invert" if picture else "generate")
         if job.image:
             note_size(job.image, opened.size_px, opened.working_size_px, job.size, track, report)
-        _note_near_points(wish.points, opened, report)
-        dragged, seconds = drag(model, opened, wish.points, wish.mask, job, track)
+        if isinstance(opened, Unwarped):
+            dragged, seconds = warp(model, opened, wish.points, wish.mask, job, track)
+        else:
+            _note_near_points(wish.points, opened, report)
+            dragged, seconds = drag(model, opened, wish.points, wish.mask, job, track)
         report.seconds |= seconds
+    if wish.mask is not None and job.method in KEEP_WITHIN:
+        kept = kept_outside(picture or dragged.before, dragged.after, wish.mask)
+        dragged = replace(dragged, after=kept)
     return dragged
+
+
+def _open(model: DiffusionModel, wish: Wish, job: DragJob, track: Track) -> Opened | Unwarped:
+    if job.method == "warp":
+        return open_to_warp(model, wish.picture, job, track)
+    if wish.picture is None:
+        return open_prompt(model, job, track)
+    return open_picture(model, wish.picture, wish.prompt, job, track)
+
+
+def kept_outside(before: Image.Image, after: Image.Image, mask: np.ndarray) -> Image.Image:
+    """The dragged picture with the original's own pixels where the mask, bool [H, W], forbids changes.
+
+    They would differ a little: the VAE gives no picture back exactly. Inside, the first pixels fade over.
+    """
+    light = Image.fromarray(mask).convert("L")
+    blurred = light.filter(ImageFilter.GaussianBlur(max(after.size) / FADE_SHARE))
+    inwards = np.clip(2 * np.asarray(blurred, dtype=np.int16) - 255, 0, 255) * mask
+    return Image.composite(after.convert("RGB"), before.convert("RGB"), Image.fromarray(inwards.astype(np.uint8)))
 
 
 def drag_figures(points: DragPoints, dragged: Dragged) -> dict[str, Any]:
     """Per point how far it had to go and how far it still has to, by the tracking; per iteration loss and handles.
 
-    FastDrag does not track: what it left is not known without measuring the picture.
+    FastDrag and warp do not track: what they left is not known without measuring the picture.
     """
     ends = dragged.path[-1].handles_xy_px if dragged.path else None
     pairs = list(zip(points.handles_xy_px, points.targets_xy_px, strict=True))

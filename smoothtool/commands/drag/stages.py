@@ -40,22 +40,28 @@ GRID_PX = 2
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A picture as latents [1, C, h, w] entering sampling step `start`, with all that sampling on needs.
+class Sizes:
+    """The sizes of one picture, each (width, height).
 
-    size_px          (width, height) that points and masks are in
+    size_px          that points and masks are in
     working_size_px  the same, as the model sees it, without padding
     padded_size_px   with padding
     """
+
+    size_px: tuple[int, int]
+    working_size_px: tuple[int, int]
+    padded_size_px: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Opened(Sizes):
+    """A picture as latents [1, C, h, w] entering sampling step `start`, with all that sampling on needs."""
 
     latents: torch.Tensor
     start: int
     text: Conditioning
     null: Conditioning
     guidance_scale: float
-    size_px: tuple[int, int]
-    working_size_px: tuple[int, int]
-    padded_size_px: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,13 @@ def open_picture(model: DiffusionModel, picture: Image.Image, prompt: str, job: 
     count = job.steps - first_step(job)
     steps = ddim_inversion_steps(model, model.encode_images(fitted.pixel_values), text, job.steps, job.strength)
     *_, last = track(steps, "inverting", count)
-    padded = (fitted.pixel_values.shape[-1], fitted.pixel_values.shape[-2])
-    return Opened(last.latents, first_step(job), text, text, 1.0, fitted.original_size_px, fitted.size_px, padded)
+    return Opened(*sizes_of(fitted), last.latents, first_step(job), text, text, 1.0)
+
+
+def sizes_of(fitted: Fitted) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """What `Sizes` holds, of a fitted picture."""
+    height, width = fitted.pixel_values.shape[-2:]
+    return fitted.original_size_px, fitted.size_px, (width, height)
 
 
 def open_prompt(model: DiffusionModel, job: DragJob, track: Track) -> Opened:
@@ -117,7 +128,7 @@ def open_prompt(model: DiffusionModel, job: DragJob, track: Track) -> Opened:
     sampling = denoise(model, latents, constant(text), constant(null), job.steps, job.guidance)
     for step in track(islice(sampling, first_step(job)), "sampling", first_step(job)):
         latents = step.latents
-    return Opened(latents, first_step(job), text, null, job.guidance, size_px, size_px, size_px)
+    return Opened(size_px, size_px, size_px, latents, first_step(job), text, null, job.guidance)
 
 
 def generated_size_px(model: DiffusionModel, job: DragJob) -> tuple[int, int]:
@@ -141,12 +152,20 @@ def drag(
     dragging = time.perf_counter() - started
     started = time.perf_counter()
     steps = sample_beside_original(
-        model, moved.original, moved.latents, opened.text, opened.null, job.steps, opened.guidance_scale, moved.start
+        model,
+        moved.original,
+        moved.latents,
+        opened.text,
+        opened.null,
+        job.steps,
+        opened.guidance_scale,
+        moved.start,
+        job.shared_blocks,
     )
     latents = torch.cat([moved.original, moved.latents])
     for step in track(steps, "sampling", job.steps - moved.start):
         latents = step.latents
-    before, after = (_to_picture(row[None], opened) for row in model.decode_latents(latents))
+    before, after = (to_picture(row[None], opened) for row in model.decode_latents(latents))
     path = tuple(Place(_to_pixels(step.handles_rc, opened), step.loss) for step in moved.steps)
     arrived = bool(moved.steps) and moved.steps[-1].arrived
     return Dragged(before, after, path, arrived), {"drag": dragging, "sample": time.perf_counter() - started}
@@ -193,7 +212,7 @@ def _gooddrag(
 def _fastdrag(
     model: DiffusionModel, opened: Opened, points: DragPoints, mask: np.ndarray | None, job: DragJob, track: Track
 ) -> _Moved:
-    handles, targets = (_scaled_rc(places, opened, 1 / model.vae_scale_factor) for places in _places(points))
+    handles, targets = (places_rc(places, opened, 1 / model.vae_scale_factor) for places in _places(points))
     handles, targets = handles.to(model.device), targets.to(model.device)
     region = _region(model, opened, mask)
     flat = around_handles(handles, targets, opened.latents.shape[-2:]) if region is None else region[0, 0] > 0
@@ -221,7 +240,7 @@ def grid_size(opened: Opened) -> tuple[int, int]:
 def _task(model: DiffusionModel, opened: Opened, points: DragPoints, mask: np.ndarray | None) -> DragTask:
     height, width = grid_size(opened)
     limit = torch.tensor([height - 1, width - 1])
-    handles, targets = (_scaled_rc(places, opened, 1 / GRID_PX).round().minimum(limit) for places in _places(points))
+    handles, targets = (places_rc(places, opened, 1 / GRID_PX).round().minimum(limit) for places in _places(points))
     return DragTask(handles.to(model.device), targets.to(model.device), (height, width), _region(model, opened, mask))
 
 
@@ -229,7 +248,7 @@ def _places(points: DragPoints) -> Iterable[tuple[tuple[float, float], ...]]:
     return points.handles_xy_px, points.targets_xy_px
 
 
-def _scaled_rc(places_xy_px: Sequence[tuple[float, float]], opened: Opened, scale: float) -> torch.Tensor:
+def places_rc(places_xy_px: Sequence[tuple[float, float]], opened: Sizes, scale: float) -> torch.Tensor:
     """Pixels of the picture -> rows and columns of a map that has `scale` of the working picture's size."""
     (width, height), (working_width, working_height) = opened.size_px, opened.working_size_px
     return torch.tensor(
@@ -248,16 +267,24 @@ def _region(model: DiffusionModel, opened: Opened, mask: np.ndarray | None) -> t
 
     Raises: InputError when nothing of the mask is left at that size.
     """
-    if mask is None or mask.all():
+    pixels = pixel_mask(opened, mask)
+    if pixels is None:
         return None
-    width, height = opened.working_size_px
-    region = F.interpolate(torch.from_numpy(mask)[None, None].float(), (height, width), mode="nearest")
-    region = F.pad(region, (0, opened.padded_size_px[0] - width, 0, opened.padded_size_px[1] - height))
-    region = F.interpolate(region, opened.latents.shape[-2:], mode="nearest").to(model.device)
+    region = F.interpolate(pixels[None, None].float(), opened.latents.shape[-2:], mode="nearest").to(model.device)
     if not bool(region.any()):
         factor = model.vae_scale_factor
         raise InputError(f"the mask is too small: the model sees {factor}x{factor} px as one", "a larger mask")
     return region
+
+
+def pixel_mask(opened: Sizes, mask: np.ndarray | None) -> torch.Tensor | None:
+    """The mask at the size that the model sees, bool [H, W]; the padding is not in it. None when everything is."""
+    if mask is None or mask.all():
+        return None
+    width, height = opened.working_size_px
+    pixels = F.interpolate(torch.from_numpy(mask)[None, None].float(), (height, width), mode="nearest")
+    padding = (0, opened.padded_size_px[0] - width, 0, opened.padded_size_px[1] - height)
+    return F.pad(pixels, padding)[0, 0] > 0
 
 
 def fit_picture(model: DiffusionModel, picture: Image.Image, job: DragJob) -> Fitted:
@@ -268,7 +295,7 @@ def fit_picture(model: DiffusionModel, picture: Image.Image, job: DragJob) -> Fi
     return fit_image(picture, multiple=model.size_multiple, size=size, native_px=model.native_size_px)
 
 
-def _to_picture(pixel_values: torch.Tensor, opened: Opened) -> Image.Image:
+def to_picture(pixel_values: torch.Tensor, opened: Sizes) -> Image.Image:
     """Without padding, at the size of the input."""
     fitted = Fitted(pixel_values, opened.working_size_px, opened.size_px)
     picture = to_image(crop_back(pixel_values, fitted))

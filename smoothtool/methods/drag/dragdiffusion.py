@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from smoothtool.diffusion.attention import block_like_sd, each_within, mutual_self_attention
+from smoothtool.diffusion.attention import attention_layers, each_within, mutual_self_attention
 from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.features import predict_with_feature
 from smoothtool.diffusion.model import DiffusionModel
@@ -25,8 +25,8 @@ from smoothtool.methods.drag.motion_supervision import ARRIVED, have_arrived, mo
 from smoothtool.methods.drag.point_tracking import track_points
 from smoothtool.types import Conditioning
 
-SHARED_FROM_SD_BLOCK = 10
-"""Of 16: from this transformer block on, the dragged row looks through the original's keys and values."""
+SHARED_BLOCKS = 6 / 16
+"""Part of the transformer blocks, the last ones, where the dragged row looks through the original's keys and values."""
 SD_GRID = 256
 """Side of the grid that the papers' lengths are meant for: half of 512 px."""
 _GRADIENT_SCALE = 2.0**10
@@ -217,10 +217,12 @@ def sample_beside_original(
     num_inference_steps: int,
     guidance_scale: float,
     start: int,
+    shared_blocks: float = SHARED_BLOCKS,
 ) -> Iterator[DenoisingStep]:
     """Sample [original, dragged] together; both look through the original's keys and values in the later blocks.
 
     original, dragged  [1, C, h, w] entering sampling step `start`
+    shared_blocks      part of the transformer blocks that are the later ones: more keep more detail, 0 is none
     """
     rows = [0, 0] if guidance_scale == 1 else [0, 0, 2, 2]
     steps = denoise(
@@ -232,5 +234,6 @@ def sample_beside_original(
         guidance_scale,
         start,
     )
-    layer = block_like_sd(model.unet, SHARED_FROM_SD_BLOCK)
+    count = attention_layers(model.unet)[-1].block_index + 1
+    layer = count - round(shared_blocks * count)
     yield from each_within(steps, lambda: mutual_self_attention(model.unet, rows, layer))

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from smoothtool.commands.drag import bench as drag_bench
+from smoothtool.commands.drag import picture as drag_picture
 from smoothtool.commands.drag import run as drag
 from smoothtool.commands.drag.identity import identity_lora
 from smoothtool.commands.drag.stages import around_handles, open_picture
@@ -25,7 +26,7 @@ from smoothtool.types import silent
 @pytest.fixture
 def session(model, monkeypatch, tmp_path):
     """The tiny model in place of any that would be loaded, and a cache of its own."""
-    for command in (drag, drag_bench):
+    for command in (drag_picture, drag_bench):
         monkeypatch.setattr(command, "open_session", lambda job, track: model)
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     return model
@@ -51,7 +52,7 @@ def job(picture: Path | None, **settings):
     return make_job("drag", {**base, **({"image": str(picture)} if picture else {})})
 
 
-@pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag", "fastdrag"])
+@pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag", "fastdrag", "warp"])
 def test_dragged_picture_has_the_size_of_the_input_and_the_settings_inside(session, picture, tmp_path, method):
     report = drag.run(job(picture, method=method, output=tmp_path / "out"), silent)
     assert sorted(path.name for path in report.folder.iterdir()) == [
@@ -62,9 +63,9 @@ def test_dragged_picture_has_the_size_of_the_input_and_the_settings_inside(sessi
     assert read_settings(dragged)["jobs"][0]["method"] == method
     assert getattr(Image.open(report.folder / "trajectory.webp"), "n_frames", 1) > 1
     written = json.loads((report.folder / "report.json").read_text())
-    assert written["unet_calls"] > 6
+    assert written["unet_calls"] == {"dragdiffusion": 11, "gooddrag": 39, "fastdrag": 8, "warp": 4}[method]
     assert written["figures"]["peak_memory_mb"] > 0
-    assert len(written["figures"]["iterations"]) == {"dragdiffusion": 3, "gooddrag": 30, "fastdrag": 0}[method]
+    assert len(written["figures"]["iterations"]) == {"dragdiffusion": 3, "gooddrag": 30}.get(method, 0)
 
 
 def test_the_report_tells_loss_handles_and_distance_left_of_every_iteration(session, picture, tmp_path):
@@ -93,6 +94,49 @@ def test_a_mask_freezes_what_is_dark_in_it(session, picture, tmp_path):
     report = drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method="fastdrag"), silent)
     free = drag.run(job(picture, output=tmp_path / "free", method="fastdrag"), silent)
     assert (report.folder / "dragged.png").read_bytes() != (free.folder / "dragged.png").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag"])
+def test_outside_the_mask_the_pixels_are_the_pictures_own(session, picture, tmp_path, method):
+    light = np.zeros((24, 40), dtype=bool)
+    light[:, :34] = True
+    Image.fromarray(light).save(tmp_path / "mask.png")
+    report = drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method=method), silent)
+    before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (picture, report.folder / "dragged.png"))
+    assert np.array_equal(after[~light], before[~light])
+    assert not np.array_equal(after[light], before[light])
+
+
+def test_warp_moves_what_the_mask_holds_pixel_by_pixel(session, picture, tmp_path):
+    mask = Image.new("L", (40, 24))
+    mask.paste(255, (4, 6, 14, 18))
+    mask.save(tmp_path / "mask.png")
+    asked = job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method="warp", point=["8,12:28,12"])
+    before = np.asarray(Image.open(picture))
+    after = np.asarray(Image.open(drag.run(asked, silent).folder / "dragged.png"))
+    assert np.array_equal(after[8:16, 26:32], before[8:16, 6:12])
+    assert np.array_equal(after[:, 36:], before[:, 36:])
+    assert not np.array_equal(after[8:16, 6:12], before[8:16, 6:12])  # painted
+
+
+def test_warp_makes_a_picture_from_a_prompt_and_then_moves_in_it(session, tmp_path):
+    settings = {"prompt": "a fox", "src": "", "point": ["8,12:20,12"], "guidance": 3, "method": "warp"}
+    report = drag.run(job(None, **settings, output=tmp_path / "out"), silent)
+    assert report.unet_calls == 6 + 4
+    assert "generate" in report.seconds
+
+
+def test_warp_refuses_points_that_its_mask_does_not_hold(session, picture, tmp_path):
+    mask = Image.new("L", (40, 24))
+    mask.paste(255, (30, 6, 38, 18))
+    mask.save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match="no point lies inside the mask"):
+        drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method="warp"), silent)
+
+
+def test_sharing_is_not_for_warp():
+    with pytest.raises(UsageError, match="samples no picture beside another"):
+        job(None, prompt="a fox", src="", method="warp", shared_blocks=0.5)
 
 
 def test_the_identity_lora_is_fitted_once_per_picture_and_gone_afterwards(session, picture, tmp_path):
@@ -143,15 +187,15 @@ def test_a_mask_that_vanishes_among_the_latents_is_refused(session, picture, tmp
         drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method="fastdrag"), silent)
 
 
-@pytest.mark.parametrize(("method", "steps"), [("dragdiffusion", 80), ("gooddrag", 80), ("fastdrag", 0)])
-def test_fastdrag_learns_nothing_unless_asked(method, steps):
+@pytest.mark.parametrize(("method", "steps"), [("dragdiffusion", 80), ("gooddrag", 80), ("fastdrag", 0), ("warp", 0)])
+def test_fastdrag_and_warp_learn_nothing_unless_asked(method, steps):
     asked = make_job("drag", {"image": "cat.png", "point": ["8,12:30,12"], "method": method})
     assert identity_steps(asked.method, asked.lora_steps) == steps
     assert identity_steps(asked.method, 5) == 5
 
 
 def test_points_outside_the_picture_are_refused_before_a_model_is_loaded(picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(drag, "open_session", lambda job, track: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(drag_picture, "open_session", lambda job, track: pytest.fail("a model was loaded"))
     with pytest.raises(UsageError, match="--point: 40,12 is outside the picture of 40x24 px"):
         drag.run(job(picture, point=["40,12:3,3"], output=tmp_path / "out"), silent)
     assert not (tmp_path / "out").exists()

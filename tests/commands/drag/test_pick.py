@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from smoothtool.commands.drag import pick
+from smoothtool.commands.drag import picture as drag_picture
 from smoothtool.commands.drag import run as drag
 from smoothtool.errors import UsageError
 from smoothtool.jobs import make_job
@@ -44,7 +45,7 @@ class Person(Silent):
 @pytest.fixture
 def job(model, monkeypatch, tmp_path):
     monkeypatch.setattr(pick, "open_session", lambda job, track: model)
-    monkeypatch.setattr(drag, "open_session", lambda job, track: pytest.fail("the model was loaded again"))
+    monkeypatch.setattr(drag_picture, "open_session", lambda job, track: pytest.fail("the model was loaded again"))
     monkeypatch.setattr(pick.webbrowser, "open", lambda url: True)
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "cat.png")
     settings = {"image": str(tmp_path / "cat.png"), "pick": True, "steps": 4, "lora_steps": 0, "iterations": 1}

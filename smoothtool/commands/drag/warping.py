@@ -1,0 +1,96 @@
+"""`drag --method warp`: the pixels themselves are moved, and the model paints what they have uncovered."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from smoothtool.commands.drag.stages import (
+    Dragged,
+    Sizes,
+    around_handles,
+    first_step,
+    fit_picture,
+    generated_size_px,
+    pixel_mask,
+    places_rc,
+    sizes_of,
+    to_picture,
+)
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.sampling import constant, denoise
+from smoothtool.methods.drag.blended import blended_steps
+from smoothtool.methods.drag.warp import bidirectional_warp, warped_picture
+from smoothtool.types import DragPoints, Track
+
+if TYPE_CHECKING:
+    from smoothtool.jobs import DragJob
+
+
+@dataclass(frozen=True)
+class Unwarped(Sizes):
+    """A picture to be warped, as pixel_values [1, 3, H, W] with padding."""
+
+    pixel_values: torch.Tensor
+
+
+def open_to_warp(model: DiffusionModel, picture: Image.Image | None, job: DragJob, track: Track) -> Unwarped:
+    """The picture, or one made from the prompt; nothing is inverted."""
+    if picture is not None:
+        fitted = fit_picture(model, picture, job)
+        return Unwarped(*sizes_of(fitted), fitted.pixel_values)
+    size_px = generated_size_px(model, job)
+    return Unwarped(size_px, size_px, size_px, _made(model, job, track))
+
+
+def warp(
+    model: DiffusionModel, opened: Unwarped, points: DragPoints, mask: np.ndarray | None, job: DragJob, track: Track
+) -> tuple[Dragged, dict[str, float]]:
+    """Move the mask's content, or a disc around each handle, then paint the hole; and the seconds of both.
+
+    Everything outside the hole keeps its own pixels: it never goes through the VAE.
+    """
+    started = time.perf_counter()
+    handles, targets = (places_rc(places, opened, 1.0) for places in (points.handles_xy_px, points.targets_xy_px))
+    region = pixel_mask(opened, mask)
+    if region is None:
+        region = around_handles(handles, targets, opened.pixel_values.shape[-2:])
+    moved = bidirectional_warp(region, handles, targets)
+    warped = warped_picture(opened.pixel_values, moved)
+    warping = time.perf_counter() - started
+    started = time.perf_counter()
+    after = torch.where(moved.hole, _painted(model, warped, moved.hole, job, track), warped)
+    dragged = Dragged(to_picture(opened.pixel_values, opened), to_picture(after, opened), (), arrived=False)
+    return dragged, {"drag": warping, "sample": time.perf_counter() - started}
+
+
+def _painted(
+    model: DiffusionModel, warped: torch.Tensor, hole: torch.Tensor, job: DragJob, track: Track
+) -> torch.Tensor:
+    """The picture [1, 3, H, W] with the hole, bool [H, W], painted by the model.
+
+    Under the empty prompt at guidance 1: a prompt that names what has gone would bring it back.
+    """
+    latents, null, start = model.encode_images(warped), model.encode_prompts([""]), first_step(job)
+    cells = F.max_pool2d(hole[None, None].float(), model.vae_scale_factor).to(latents)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(job.seed or 0)).to(latents)
+    steps = blended_steps(model, latents, cells, null, null, noise, job.steps, 1.0, start)
+    for step in track(steps, "painting", job.steps - start):
+        latents = step.latents
+    return model.decode_latents(latents)
+
+
+def _made(model: DiffusionModel, job: DragJob, track: Track) -> torch.Tensor:
+    """A picture from the prompt, [1, 3, H, W]."""
+    shape = model.noise_shape(generated_size_px(model, job))
+    noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(job.seed or 0)).to(model.device)
+    text, null = model.encode_prompts([job.prompt or ""]), model.encode_prompts([""])
+    *_, last = track(denoise(model, noise, constant(text), constant(null), job.steps, job.guidance),
+                     "sampling", job.steps)  # fmt: skip
+    return model.decode_latents(last.latents)
