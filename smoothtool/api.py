@@ -29,7 +29,7 @@ def call(command: str, *inputs: Any, **settings: Any) -> Result:
     """Make the job, run it without progress, and open what it made."""
     import importlib
 
-    from smoothtool.jobs import JOBS, make_job, positional_of
+    from smoothtool.jobs import JOBS, ReportJob, make_job, positional_of
     from smoothtool.recipe.defaults import with_defaults
     from smoothtool.types import silent
     from smoothtool.weights.sample_pictures import natural
@@ -39,10 +39,10 @@ def call(command: str, *inputs: Any, **settings: Any) -> Result:
         if unknown:
             raise TypeError(f"{command}() takes one positional argument, the others are keywords")
     with tempfile.TemporaryDirectory(prefix="smoothtool-inputs-") as folder:
-        job = make_job(command, {key: _as_path(value, Path(folder)) for key, value in settings.items()}).lending(
-            Path(folder)
-        )
-        report = importlib.import_module(f"smoothtool.commands.{command}.run").run(with_defaults(job), silent)
+        job = make_job(command, {key: _as_path(value, Path(folder)) for key, value in settings.items()})
+        assert isinstance(job, ReportJob)
+        job = with_defaults(job.lending(Path(folder)))
+        report = importlib.import_module(f"smoothtool.commands.{command}.run").run(job, silent)
         if any(Path(folder).iterdir()):
             shutil.copytree(folder, report.folder / "inputs")
     made = sorted(report.folder.glob(MADE[command]), key=lambda path: natural(path.name))

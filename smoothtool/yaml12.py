@@ -59,14 +59,14 @@ def load_yaml(path: Path) -> Document:
     return read_yaml(text, str(path))
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2 scalars, without tags, and with an end to nesting."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 (filled below, PyYAML's own way)
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None):
             raise yaml.composer.ComposerError(None, None, f"the tag {event.tag} is not allowed", event.start_mark)
         self.depth += 1
@@ -77,7 +77,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         return node
 
 
-class Dumper(yaml.SafeDumper):  # type: ignore[misc]
+class Dumper(yaml.SafeDumper):
     """Quotes whatever either YAML version would not read as text."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012

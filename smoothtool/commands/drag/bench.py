@@ -181,7 +181,7 @@ def _fidelity(before: Image.Image, after: Image.Image) -> dict[str, Any]:
     """1 - LPIPS at 224 px as DragBench has it, None where LPIPS cannot be had; and PSNR at full size."""
     pair = [to_pixel_values(picture) for picture in (before, after)]
     small = [F.interpolate(picture, (FIDELITY_PX, FIDELITY_PX), mode="bilinear") for picture in pair]
-    distance = lpips(*small)
+    distance = lpips(small[0], small[1])
     return {"image_fidelity": None if distance is None else 1 - float(distance), "psnr_db": float(psnr_db(*pair))}
 
 

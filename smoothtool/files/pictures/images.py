@@ -71,7 +71,7 @@ def load_mask_levels(path: Path, see_through: int) -> Image.Image:
     """
     grey, _ = _scaled_to_8_bit(_decode(path, MAX_PIXELS), path)
     alpha = _alpha(grey)
-    drawn_by_alpha = alpha is not None and alpha.getextrema()[0] < see_through
+    drawn_by_alpha = alpha is not None and _darkest(alpha) < see_through
     return alpha if alpha is not None and drawn_by_alpha else _rgb(grey, alpha).convert("L")
 
 
@@ -223,7 +223,14 @@ def _alpha(image: Image.Image) -> Image.Image | None:
     if not image.has_transparency_data:
         return None
     alpha = image.convert("RGBA").getchannel("A")
-    return alpha if alpha.getextrema()[0] < 255 else None
+    return alpha if _darkest(alpha) < 255 else None
+
+
+def _darkest(channel: Image.Image) -> int:
+    """The lowest level of one 8-bit channel."""
+    lowest, _ = channel.getextrema()
+    assert isinstance(lowest, int)
+    return lowest
 
 
 def _rgb(image: Image.Image, alpha: Image.Image | None) -> Image.Image:

@@ -33,7 +33,7 @@ def upright(image: Image.Image) -> Image.Image:
     return image.copy() if turn is None else image.transpose(turn)
 
 
-def orientation(info: Mapping[str, Any]) -> int:
+def orientation(info: Mapping[Any, Any]) -> int:
     """1 to 8 as EXIF counts, from the block that Pillow leaves in `info`, else from XMP; 1 where neither says it."""
     found = exif_orientation(_exif_block(info)) or _xmp_orientation(info)
     return found if found in _TURNS else 1

@@ -115,7 +115,7 @@ def _work(rank: int, shared: Shared, plan: Plan, path: Path, make: Callable[[], 
     torch.set_flush_denormal(True)
     torch.set_float32_matmul_precision("high")
     (batch_of, prediction_of), parameters = make(), shared.optimizer.parameters
-    model = torch.compile(shared.model) if plan.compiled else shared.model
+    model: Any = torch.compile(shared.model) if plan.compiled else shared.model
     mine, log = set(_by_size(parameters)[rank :: plan.workers]), _Log(path.with_suffix(".jsonl"))
     part = slice(rank * plan.batch // plan.workers, (rank + 1) * plan.batch // plan.workers)
     for step in range(plan.first, plan.last + 1):
@@ -132,7 +132,7 @@ def _work(rank: int, shared: Shared, plan: Plan, path: Path, make: Callable[[], 
         shared.losses[part] = errors.detach()
         barrier.wait()
         owned = [name for name in names if name in mine]
-        mean = {name: sum(each[name] for each in shared.gradients) / plan.workers for name in owned}
+        mean = {name: sum((each[name] for each in shared.gradients), torch.zeros(())) / plan.workers for name in owned}
         shared.optimizer.step(mean, owned, plan.rate_at(step), step)
         if step % AVERAGE_EVERY == 0:
             _average(shared, owned, step)
