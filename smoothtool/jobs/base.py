@@ -15,6 +15,8 @@ from smoothtool.jobs.options import MODEL, OUTPUT, PANELS, SAMPLING, SEED_END, F
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+LONGEST_PROMPT = 10_000
+
 
 class Job(BaseModel):
     """A subcommand's settings. Lists may be given as one value; numbers may be given as text."""
@@ -60,6 +62,8 @@ class Job(BaseModel):
         for text in [prompts] if isinstance(prompts, str) else prompts or []:
             if any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise ValueError("is not UTF-8: a prompt has to be text")
+            if len(text) > LONGEST_PROMPT:
+                raise ValueError(f"has {len(text):,} letters, of which a model reads some 300: shorten it")
         return prompts
 
     def settings(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from smoothtool.errors import UsageError, closest
+from smoothtool.errors import SmoothtoolError, UsageError, closest
 from smoothtool.files.lists.inputs import Found, Picture, find_pictures
 from smoothtool.jobs import JOBS, Job, keys_of, try_job, unknown_option
 from smoothtool.recipe.captions import Captions, Located
@@ -257,8 +258,8 @@ class _Given:
         """What captions say about a picture; nothing, once, where there are none or they cannot be read."""
         try:
             return captions.about(picture) if captions else [{}]
-        except ValueError as error:
-            self.problems.append(f"{captions.place if captions else ''}: {error}")
+        except SmoothtoolError as error:
+            self.problems.append(f"{captions.place if captions else ''}: {error.what}")
             return [{}]
 
     def captions(self, source: tuple[Any, str] | None) -> Captions | None:
@@ -266,12 +267,12 @@ class _Given:
             return None
         name, place = str(source[0]), source[1]
         beside = Path(self.document.source).parent / name
-        if not Path(name).exists() and beside.is_file():
+        if not os.path.exists(name) and os.path.isfile(beside):
             name = str(beside)
         try:
             self.sources[name] = self.sources.get(name) or Captions(name, place)
-        except ValueError as error:
-            self.problems.append(f"{place}: {error}")
+        except SmoothtoolError as error:
+            self.problems.append(f"{place}: {error.what}")
         return self.sources.get(name)
 
     def find(self, names: list[Any], place: str) -> Found | None:
@@ -281,8 +282,8 @@ class _Given:
         texts = tuple(str(name) for name in names)
         try:
             self.found[texts] = self.found.get(texts) or find_pictures(texts)
-        except ValueError as error:
-            self.problems.append(f"{place}: {error}")
+        except (ValueError, SmoothtoolError) as error:
+            self.problems.append(f"{place}: {getattr(error, 'what', error)}")
         return self.found.get(texts)
 
 

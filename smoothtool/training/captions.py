@@ -1,126 +1,110 @@
-"""Captioned pictures: a folder as in Hugging Face's ImageFolder, or with a text file beside each picture."""
+"""Captioned pictures from a folder as in Hugging Face's ImageFolder, or with a text file beside each picture."""
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from smoothtool.errors import InputError
 from smoothtool.files.lists.captioned import CaptionedPicture
+from smoothtool.files.lists.captions import PictureCaptions, absolute, is_sidecar
+from smoothtool.files.lists.folders import Below
+from smoothtool.files.lists.metadata import NAMES
+from smoothtool.files.pictures.formats import is_picture, is_unreadable_picture
 from smoothtool.files.pictures.images import load_image
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif"}
-CAPTIONS = (".txt", ".caption")
-CAPTION_COLUMNS = ("text", "caption", "prompt")
 HINT = "a folder with metadata.jsonl (file_name, text), or with a .txt beside each picture"
 
 
 def read_captioned_folder(folder: Path) -> tuple[list[CaptionedPicture], list[str]]:
     """The pictures with their captions in a stable order, and a line for each one that cannot be used.
 
-    Raises: InputError when there is no folder, or nothing usable in it.
+    Raises: InputError when there is no folder, a table in it cannot be read, or nothing in it can be used.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: there is no such folder", HINT)
-    complaints: list[str] = []
-    metadata = _metadata_file(folder)
-    captions = dict(_metadata_rows(metadata, complaints) if metadata else _sidecar_rows(folder, complaints))
-    if metadata:
-        names = (str(path.relative_to(folder)) for path in _pictures_of(_files(folder)))
-        complaints += [f"{name}: there is no caption for this picture" for name in names if name not in captions]
-    found = []
-    for name, texts in sorted(captions.items()):
-        path = folder / name
-        try:
-            if not path.resolve().is_relative_to(folder.resolve()):
-                complaints.append(f"{name}: lies outside the data folder")
-            elif not path.is_file():
-                complaints.append(f"{name}: there is a caption, and no such picture")
-            else:
-                stat = path.stat()
-                version = f"{stat.st_size}-{stat.st_mtime_ns}"
-                found.append(CaptionedPicture(name, texts, partial(load_image, path), version))
-        except (OSError, ValueError):  # too long, or with a NUL
-            complaints.append(f"{name[:80]!r}: is not the name of a file")
+    reading = _Reading(folder)
+    found = list(reading.pictures())
     if not found:
-        reason = f" ({complaints[0]})" if complaints else ""
+        reason = f" ({reading.complaints[0]})" if reading.complaints else ""
         raise InputError(f"{folder}: there are no captioned pictures in it{reason}", HINT)
-    return found, complaints
+    return found, reading.complaints
 
 
-def _metadata_file(folder: Path) -> Path | None:
-    paths = (folder / name for name in ("metadata.jsonl", "metadata.csv"))
-    return next((path for path in paths if path.is_file()), None)
+@dataclass
+class _Reading:
+    """One pass over a folder: what is there, and what is wrong with it."""
 
+    folder: Path
+    complaints: list[str] = field(default_factory=list)
 
-def _metadata_rows(path: Path, complaints: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text", HINT) from error
-    for number, row in _json_rows(text) if path.suffix == ".jsonl" else _csv_rows(text, path):
-        captions = captions_of(row)
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or not captions:
-            complaints.append(f"{path.name}:{number}: needs file_name and one of {', '.join(CAPTION_COLUMNS)}")
+    def __post_init__(self) -> None:
+        below = Below(self.folder)
+        self.files = sorted(Path(name) for name in below)
+        self.complaints += below.problems
+        self.captions = PictureCaptions(self.complaints)
+        tables = [path for path in self.files if path.name in NAMES]
+        folders = dict.fromkeys(path.parent for path in tables)
+        self.listed = [Path(name) for folder in folders for name in self.captions.table(absolute(folder))]
+        self.complaints += [
+            f"{self._name(path)}: is not read beside {NAMES[0]}"
+            for path in tables
+            if path.name != NAMES[0] and path.with_name(NAMES[0]) in tables
+        ]
+
+    def pictures(self) -> Iterator[CaptionedPicture]:
+        self._complain_of_texts()
+        for path in sorted({*filter(is_picture, map(self._inside, self.files)), *self._named()}):
+            found = self._picture(path)
+            if found:
+                yield found
+        self.complaints += [
+            f"{self._name(path)}: pictures of this format are not read"
+            for path in self.files
+            if is_unreadable_picture(path)
+        ]
+
+    def _picture(self, path: Path) -> CaptionedPicture | None:
+        name = self._name(path)
+        try:
+            captions, stat = self.captions.of(path, self.folder), os.stat(path)
+        except InputError as error:
+            self.complaints.append(f"{name}: {error.what}")
+        except OSError:
+            self.complaints.append(f"{name}: this link leads nowhere")
         else:
-            yield row["file_name"], captions
+            if captions:
+                version = f"{stat.st_size}-{stat.st_mtime_ns}"
+                return CaptionedPicture(name, captions, partial(load_image, path), version)
+            self.complaints.append(f"{name}: there is no caption for this picture")
+        return None
 
+    def _named(self) -> Iterator[Path]:
+        """Files that tables name, whatever their suffix."""
+        root = absolute(self.folder)
+        for path in self.listed:
+            name = os.path.relpath(path, root)
+            if not path.is_relative_to(root):
+                self.complaints.append(f"{name}: lies outside the data folder")
+            elif not os.path.isfile(path):
+                self.complaints.append(f"{name[:80]}: there is a caption, and no such picture")
+            elif not is_unreadable_picture(path):
+                yield self._inside(path)
 
-def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):  # a caption may hold other line breaks, as U+2028
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError):
-                yield number, None
+    def _complain_of_texts(self) -> None:
+        """Name texts without a picture, where texts are what captions are in."""
+        pictures = filter(is_picture, self.files)
+        used = {text for picture in pictures for text in self.captions.sidecars(picture)}
+        for path in [] if self.listed else self.files:
+            if is_sidecar(path.name) and path not in used:
+                self.complaints.append(f"{self._name(path)}: there is a caption, and no picture of that name")
 
+    def _inside(self, path: Path) -> Path:
+        """The path as it is written below the data folder."""
+        return self.folder / os.path.relpath(path, self.folder)
 
-def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(StringIO(text, newline=""))
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.reader.line_num}: cannot be read as CSV ({error})", HINT) from error
-
-
-def captions_of(row: Any) -> tuple[str, ...]:
-    """The captions in a row of metadata: a text or a list of texts under one of `CAPTION_COLUMNS`."""
-    found = next((row[key] for key in CAPTION_COLUMNS if row.get(key)), ()) if isinstance(row, dict) else ()
-    texts = [found] if isinstance(found, str) else found if isinstance(found, list) else []
-    return tuple(" ".join(text.split()) for text in texts if isinstance(text, str) and text.strip())
-
-
-def one_line_each(text: str) -> tuple[str, ...]:
-    """The captions of a sidecar file."""
-    return tuple(" ".join(line.split()) for line in text.splitlines() if line.strip())
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if not path.name.startswith(".")]
-
-
-def _pictures_of(files: list[Path]) -> list[Path]:
-    return [path for path in files if path.suffix.lower() in PICTURES]
-
-
-def _sidecar_rows(folder: Path, complaints: list[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    files = _files(folder)
-    pictures = _pictures_of(files)
-    stems = {path.with_suffix("") for path in pictures}
-    for path in files:
-        if path.suffix in CAPTIONS and path.with_suffix("") not in stems:
-            complaints.append(f"{path.relative_to(folder)}: there is a caption, and no picture of that name")
-    for path in pictures:
-        name = str(path.relative_to(folder))
-        sidecar = next((path.with_suffix(suffix) for suffix in CAPTIONS if path.with_suffix(suffix).is_file()), None)
-        text = "" if sidecar is None else sidecar.read_text(encoding="utf-8-sig", errors="replace").strip()
-        if text:
-            yield name, one_line_each(text)
-        else:
-            complaints.append(f"{name}: there is no caption for this picture")
+    def _name(self, path: Path) -> str:
+        return os.path.relpath(path, self.folder)

@@ -6,23 +6,24 @@ when they are needed, so that the order of training stays a function of (seed, s
 
 from __future__ import annotations
 
-import json
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from smoothtool.errors import InputError
 from smoothtool.files.lists.captioned import CaptionedPicture
+from smoothtool.files.lists.captions import LARGEST_SIDECAR_BYTES, SIDECAR_SUFFIXES, sidecar_captions
+from smoothtool.files.lists.metadata import captions_of, check_captions
+from smoothtool.files.pictures.formats import PICTURE_SUFFIXES, is_picture
 from smoothtool.files.pictures.images import load_image
-from smoothtool.training.captions import CAPTIONS, PICTURES, captions_of, one_line_each
+from smoothtool.readers.fields import parse_json
+from smoothtool.readers.regular import at_home
 
 HINT = "uncompressed .tar shards on this machine, with NAME.jpg and NAME.txt (or NAME.json) for each picture"
-LARGEST_CAPTION = 1_000_000
-
 Member = tuple[tarfile.TarInfo, bytes]
 """A file of a shard, with its content if it may hold a caption."""
 
@@ -32,14 +33,14 @@ def find_shards(data: str) -> list[Path]:
 
     Raises: InputError when the names are a pattern, and webdataset, whose notation it is, is not installed.
     """
-    folder = Path(data).expanduser()
-    if folder.is_dir():
-        others = any(path.suffix.lower() in PICTURES or path.stem == "metadata" for path in folder.iterdir())
+    folder = at_home(data)
+    if os.path.isdir(folder):
+        others = any(is_picture(path) or path.stem == "metadata" for path in folder.iterdir())
         return [] if others else sorted(folder.glob("*.tar"))
     if not data.endswith(".tar"):
         return []
     expand, _ = _webdataset()
-    return [Path(name).expanduser() for name in expand(data)]
+    return [at_home(name) for name in expand(data)]
 
 
 def read_shards(shards: list[Path]) -> tuple[list[CaptionedPicture], list[str]]:
@@ -51,7 +52,7 @@ def read_shards(shards: list[Path]) -> tuple[list[CaptionedPicture], list[str]]:
     complaints: list[str] = []
     found: list[CaptionedPicture] = []
     for shard in shards:
-        if not shard.is_file():
+        if not os.path.isfile(shard):
             raise InputError(f"{shard}: there is no such shard", HINT)
         for files in _samples(_members(shard, complaints), split_name):
             picture, complaint = _picture(shard, files)
@@ -86,7 +87,7 @@ def _members(shard: Path, complaints: list[str]) -> Iterator[Member]:
 
 
 def _may_be_caption(member: tarfile.TarInfo) -> bool:
-    return member.name.lower().endswith((*CAPTIONS, ".json")) and member.size <= LARGEST_CAPTION
+    return member.name.lower().endswith((*SIDECAR_SUFFIXES, ".json")) and member.size <= LARGEST_SIDECAR_BYTES
 
 
 def _samples(
@@ -109,8 +110,12 @@ def _samples(
 
 def _picture(shard: Path, files: dict[str, Member]) -> tuple[CaptionedPicture | None, str]:
     """The picture of a sample, or why there is none."""
-    member = next((files[suffix][0] for suffix in sorted(PICTURES) if suffix in files), None)
-    captions = _captions(files)
+    kind = next((suffix for suffix in sorted(PICTURE_SUFFIXES) if suffix in files), "")
+    member = files[kind][0] if kind else None
+    try:
+        captions = _captions(files, kind, shard.name)
+    except InputError as error:
+        return None, f"{shard.name}/{member.name if member else ''}: {error.what}"
     if member is None:
         first, _ = next(iter(files.values()))
         return None, f"{shard.name}/{first.name}: there is a caption, and no picture of that name" if captions else ""
@@ -122,15 +127,21 @@ def _picture(shard: Path, files: dict[str, Member]) -> tuple[CaptionedPicture | 
     return CaptionedPicture(f"{shard.name}/{member.name}", captions, load, version), ""
 
 
-def _captions(files: dict[str, Member]) -> tuple[str, ...]:
-    text = next((files[suffix][1] for suffix in CAPTIONS if suffix in files), b"").decode("utf-8-sig", "replace")
-    if text.strip() or ".json" not in files:
-        return one_line_each(text)
-    try:
-        row: Any = json.loads(files[".json"][1])
-    except (ValueError, RecursionError):
+def _captions(files: dict[str, Member], kind: str, shard: str) -> tuple[str, ...]:
+    """What is said about a picture, in the order in which `PictureCaptions` asks, then in its .json.
+
+    kind  the picture's own suffix
+    Raises: InputError when it is no text, or too long to be a caption.
+    """
+    for suffix in SIDECAR_SUFFIXES:
+        for member, content in (files[name] for name in (kind + suffix, suffix) if name in files):
+            if captions := sidecar_captions(content, f"{shard}/{member.name}"):
+                return captions
+    if ".json" not in files:
         return ()
-    return captions_of(row)
+    member, content = files[".json"]
+    place = f"{shard}/{member.name}"
+    return check_captions(captions_of(parse_json(content, place)), place)
 
 
 def _load(shard: Path, name: str, offset: int, size: int) -> Image.Image:

@@ -124,7 +124,7 @@ def test_an_empty_folder_is_one_of_all_the_mistakes(tree: Path) -> None:
     assert told("jobs: [{command: invert, image: empty, stps: 3}, {command: invert, image: x, captions: no.csv}]") == [
         "r.yaml:1:26 jobs[0].image: empty: there is no picture",
         "r.yaml:1:40 jobs[0].stps: is not an option (did you mean steps)",
-        "r.yaml:1:78 jobs[1].captions: is no.csv, which cannot be read as UTF-8 text",
+        "r.yaml:1:78 jobs[1].captions: no.csv: there is no such file",
     ]
 
 

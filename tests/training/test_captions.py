@@ -118,3 +118,47 @@ def test_a_caption_may_hold_a_line_separator(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(row + "\n", encoding="utf-8")
     found, complaints = read_captioned_folder(tmp_path)
     assert (len(found), complaints) == (1, [])
+
+
+def test_linked_pictures_texts_and_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    data, store = tmp_path / "data", tmp_path / "store"
+    picture(store, "a.png")
+    picture(store, "deep/b.png")
+    (store / "a.txt").write_text("an apple")
+    (store / "deep" / "b.txt").write_text("a bee")
+    data.mkdir()
+    for name, target in (("a.png", store / "a.png"), ("a.txt", store / "a.txt"), ("sub", store / "deep"), ("up", data),
+                         ("dead.png", store / "nothing.png")):  # fmt: skip
+        (data / name).symlink_to(target)
+    found, complaints = names_of(data)
+    assert found == {"a.png": ("an apple",), "sub/b.png": ("a bee",)}
+    assert complaints == ["dead.png: this link leads nowhere"]
+
+
+def test_a_table_may_name_links_and_files_of_any_suffix(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    picture(tmp_path, "store/a.png")
+    data.mkdir()
+    (data / "photo").symlink_to(tmp_path / "store" / "a.png")
+    (data / "metadata.csv").write_text("file_name,text\nphoto,a cat\n")
+    assert names_of(data) == ({"photo": ("a cat",)}, [])
+
+
+def test_every_format_that_is_read_is_taken_and_the_others_are_named(tmp_path: Path) -> None:
+    for name in ("a.jfif", "b.TGA", "c.heic", "d.jxl"):
+        (tmp_path / name).touch()
+        (tmp_path / name).with_suffix(".txt").write_text("a cat")
+    found, complaints = names_of(tmp_path)
+    assert list(found) == ["a.jfif", "b.TGA"]
+    assert [line for line in complaints if "format" in line] == [
+        "c.heic: pictures of this format are not read",
+        "d.jxl: pictures of this format are not read",
+    ]
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "loop", "~nosuchuser/x"])
+def test_a_folder_that_cannot_be_is_an_input_error(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(InputError, match="there is no such folder"):
+        read_captioned_folder(Path(name))

@@ -77,6 +77,15 @@ def test_missing_halves_and_damage_are_named(webdataset, tmp_path):
         pictures[1].load()
 
 
+def test_texts_in_shards_are_read_as_beside_pictures(webdataset, tmp_path):
+    files = {"1.png": png(1), "1.txt": "ein grüner\u2028Apfel\r\nzwei".encode("utf-16"),
+             "2.png": png(2), "2.txt": "grüner".encode("latin-1"), "3.jfif": png(3), "3.jfif.txt": b"c", "3.txt": b"d",
+             "4.png": png(4), "4.json": '{"caption": ["e", "f"]}'.encode("utf-8-sig")}  # fmt: skip
+    found, complaints = names_of([shard(tmp_path / "a.tar", files)])
+    assert found == {"a.tar/1.png": ("ein grüner Apfel", "zwei"), "a.tar/3.jfif": ("c",), "a.tar/4.png": ("e", "f")}
+    assert complaints == ["a.tar/2.png: a.tar/2.txt:1: is not UTF-8 text"]
+
+
 def test_shards_are_named_by_folder_file_or_pattern(webdataset, tmp_path):
     paths = [shard(tmp_path / f"s-{number}.tar", {}) for number in (0, 1)]
     assert find_shards(str(tmp_path)) == paths

@@ -13,8 +13,9 @@ import torch
 
 from smoothtool.commands.shared.session import start_report
 from smoothtool.errors import InputError, UsageError
+from smoothtool.files.lists.captions import PictureCaptions
 from smoothtool.files.lists.inputs import pictures_directly_in
-from smoothtool.files.lists.prompts import prompts_of, read_prompts
+from smoothtool.files.lists.prompts import prompts_of
 from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.files.pictures.notes import PictureNotes
 from smoothtool.files.storage.output import new_folder
@@ -50,6 +51,7 @@ class _Reader:
 
     left_out: list[str] = field(default_factory=list)
     notes: PictureNotes = field(default_factory=PictureNotes)
+    captions: PictureCaptions = field(default_factory=PictureCaptions)
 
     def pictures(self, folder: str) -> list[Path]:
         """Raises: InputError as `pictures_directly_in`."""
@@ -60,6 +62,14 @@ class _Reader:
     def pixel_values(self, path: Path) -> torch.Tensor:
         """[1, 3, H, W] in [-1, 1]."""
         return to_pixel_values(self.notes.add(path.name, load_image(path)))
+
+    def own_prompt(self, path: Path) -> str:
+        """The first caption beside a picture, or in the table of its folder. Raises: InputError without one."""
+        captions = self.captions.of(path)
+        if not captions:
+            beside = path.with_suffix(".txt").name
+            raise InputError(f"{path}: has no prompt beside it ({beside})", "--prompts with one prompt per picture")
+        return captions[0]
 
 
 def _reconstruction(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[str, Any]:
@@ -104,7 +114,7 @@ def _clip_score(job: EvalJob, report: Report, reader: _Reader, track: Track) -> 
     """100 max(cos, 0) per picture, and the mean with its interval."""
     clip, paths = _clip(job), reader.pictures(job.folders[0])
     names = [path.name for path in paths]
-    prompts = prompts_of(Path(job.prompts), names) if job.prompts else [_own_prompt(path) for path in paths]
+    prompts = prompts_of(Path(job.prompts), names) if job.prompts else [reader.own_prompt(path) for path in paths]
     scores = {}
     for path, prompt in track(zip(paths, prompts, strict=True), "scoring", len(paths)):
         scores[path.name] = float(clip.score(reader.pixel_values(path), [prompt]))
@@ -168,13 +178,6 @@ def _pairs(first: Sequence[Path], second: Sequence[Path], report: Report) -> lis
     if [path.stem for path in first] != [path.stem for path in second]:
         report.notes.append("the names in the two folders differ: pictures are paired in the order of their names")
     return list(zip(first, second, strict=True))
-
-
-def _own_prompt(path: Path) -> str:
-    beside = path.with_suffix(".txt")
-    if not beside.is_file():
-        raise InputError(f"{path}: has no prompt beside it ({beside.name})", "--prompts with one prompt per picture")
-    return read_prompts(beside)[0]
 
 
 def _features(reader: _Reader, folder: str, features: Features, track: Track) -> torch.Tensor:

@@ -22,6 +22,7 @@ from smoothtool.files.storage.digests import digest
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.smoothness.istd import prompt_noises
+from smoothtool.readers.regular import at_home
 from smoothtool.stickers.world.captioned import sticker_scenes
 from smoothtool.training.captions import read_captioned_folder
 from smoothtool.types import Track
@@ -98,7 +99,7 @@ def made_pictures(
 def _captioned(job: TablesJob) -> list[CaptionedPicture]:
     if job.data == STICKERS:
         return sticker_scenes(job.pictures, cache_folder() / "icons", held_out=True)
-    return read_captioned_folder(Path(job.data).expanduser())[0][: job.pictures]
+    return read_captioned_folder(at_home(job.data))[0][: job.pictures]
 
 
 def _batches(captions: Sequence[str], folder: Path) -> Iterator[list[tuple[int, str]]]:

@@ -34,6 +34,7 @@ from smoothtool.files.storage.output import free_space_check, output_folder
 from smoothtool.files.storage.records import read_records
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs.notation import working_size
+from smoothtool.readers.regular import at_home
 from smoothtool.stickers.world.captioned import sticker_scenes
 from smoothtool.training.captions import read_captioned_folder
 from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint
@@ -143,7 +144,7 @@ def _pictures(job: TrainJob) -> tuple[list[CaptionedPicture], list[str]]:
     shards = find_shards(job.data)
     if shards:
         return read_shards(shards)
-    return read_captioned_folder(Path(job.data).expanduser())
+    return read_captioned_folder(at_home(job.data))
 
 
 def _sizes_px(job: TrainJob, model: DiffusionModel) -> Sequence[tuple[int, int]]:

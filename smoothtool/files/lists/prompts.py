@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from smoothtool.errors import InputError
+from smoothtool.files.lists.captions import split_lines
+from smoothtool.files.lists.metadata import check_captions
+from smoothtool.readers.fields import read_json
+from smoothtool.readers.text import read_text
 
 COCO_HINT = "one prompt a line in a .txt, or COCO's captions_val2017.json"
+LARGEST_COCO_BYTES = 500_000_000
+"""captions_train2017.json has 92 MB."""
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -16,9 +21,9 @@ def read_prompts(path: Path) -> list[str]:
 
     Raises: InputError when the file is missing, unreadable, or holds no prompts.
     """
-    text = _text(path)
-    lines = list(_coco_captions(path, text).values()) if _is_coco(path) else text.splitlines()
+    lines = list(_coco_captions(path).values()) if _is_coco(path) else split_lines(read_text(path, hint=COCO_HINT))
     prompts = [" ".join(line.split()) for line in lines if line.strip()]
+    check_captions(tuple(prompts), str(path))
     if not prompts:
         raise InputError(f"{path}: there are no prompts in this file", COCO_HINT)
     return prompts
@@ -29,7 +34,7 @@ def prompts_of(path: Path, names: list[str]) -> list[str]:
 
     Raises: InputError as `read_prompts`, for counts that differ, and for a picture that the captions do not know.
     """
-    captions = _coco_captions(path, _text(path)) if _is_coco(path) else {}
+    captions = _coco_captions(path) if _is_coco(path) else {}
     if not captions.keys() & set(names):
         prompts = read_prompts(path)
         if len(prompts) != len(names):
@@ -46,23 +51,14 @@ def _is_coco(path: Path) -> bool:
     return path.suffix.lower() == ".json"
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file", COCO_HINT) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: this prompt file cannot be read as UTF-8 text", COCO_HINT) from error
-
-
-def _coco_captions(path: Path, text: str) -> dict[Any, str]:
+def _coco_captions(path: Path) -> dict[Any, str]:
     """The first caption of every picture, by its file name, or by its id where the file does not name it."""
     try:
-        found = json.loads(text)
+        found = read_json(path, limit_bytes=LARGEST_COCO_BYTES, hint=COCO_HINT)
         names = {image["id"]: image["file_name"] for image in found.get("images", [])}
         first: dict[Any, str] = {}
         for annotation in found["annotations"]:
             first.setdefault(names.get(annotation["image_id"], annotation["image_id"]), str(annotation["caption"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: this is not a COCO captions file", COCO_HINT) from error
     return first

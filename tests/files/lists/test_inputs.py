@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import pytest
 
 from smoothtool.errors import UsageError
 from smoothtool.files.lists.inputs import Picture, find_pictures
-from smoothtool.recipe.captions import Captions, read_table
+from smoothtool.recipe.captions import Captions
 from smoothtool.recipe.plan import plan_flags
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.yaml12 import read_yaml
@@ -161,15 +160,6 @@ def test_metadata_that_cannot_be_read_is_a_mistake_of_the_recipe(tree: Path) -> 
         plan_recipe(read_yaml(recipe, "r.yaml"))
 
 
-def test_the_metadata_of_a_folder_is_read_once(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tree / "b" / "metadata.csv").write_text("file_name,text\nx.png,a cat\n")
-    source, read = Captions("sidecars", "r.yaml:1:1"), []
-    monkeypatch.setattr("smoothtool.recipe.captions.read_table", lambda path: read.append(path) or read_table(path))
-    for name in ("b/x.png", "b/x.jpg"):
-        source.about(Picture(name, Path(name)))
-    assert len(read) == 1
-
-
 def test_a_table_gives_options_one_item_per_row(tree: Path) -> None:
     (tree / "t.jsonl").write_text('{"file_name": "a/x.png", "trg": "1"}\n{"file_name": "a/x.png", "trg": "2"}\n')
     source = Captions("t.jsonl", "here")
@@ -178,28 +168,3 @@ def test_a_table_gives_options_one_item_per_row(tree: Path) -> None:
         ("1", "t.jsonl:1 trg"),
         ("2", "t.jsonl:2 trg"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("t.jsonl", '{"file_name": "x", "text": "a\u2028b"}\n'), ("t.csv", "file_name,text\nx,a\u2028b\n")],
-)
-def test_a_caption_may_hold_any_letter(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text, "utf-8")
-    assert [row.options for row in read_table(tmp_path / name)] == [{"src": "a\u2028b"}]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "what"),
-    [
-        ("t.csv", "name,text\nx.png,a\n", "file_name is missing (is it name)"),
-        ("t.csv", "file_name,text\n", "has no rows"),
-        ("t.jsonl", "[1]\n", "t.jsonl:1: is not a JSON object"),
-        ("t.jsonl", "[" * 100_000, "t.jsonl:1: is not a JSON object"),
-        ("t.txt", "x", "neither sidecars nor a table"),
-    ],
-)
-def test_tables_that_cannot_be_meant_are_told(tmp_path: Path, name: str, text: str, what: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=re.escape(what)):
-        read_table(tmp_path / name)
