@@ -11,10 +11,10 @@ from pathlib import Path
 from smoothtool.errors import InputError
 from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.lists.captions import PictureCaptions, absolute, is_sidecar
-from smoothtool.files.lists.folders import Below
 from smoothtool.files.lists.metadata import NAMES
 from smoothtool.files.pictures.formats import is_picture, is_unreadable_picture
 from smoothtool.files.pictures.images import load_image
+from smoothtool.files.storage.folders import Below
 
 HINT = "a folder with metadata.jsonl (file_name, text), or with a .txt beside each picture"
 
