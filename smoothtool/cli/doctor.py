@@ -17,6 +17,7 @@ from smoothtool.weights.models import KNOWN, find_model, settings_file
 EXTRAS = {
     "metrics": ("torchmetrics", "torch_fidelity", "torchvision"), "video": ("av",), "webdataset": ("webdataset",),
     "ray": ("ray",), "tensorboard": ("tensorboard",), "wandb": ("wandb",),
+    "ui": ("starlette", "uvicorn"),
 }  # fmt: skip
 
 

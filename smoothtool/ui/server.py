@@ -1,0 +1,164 @@
+"""The page's server: bound to this machine, closed to other pages, other users and other names for it.
+
+Whoever opens the printed address gets the token as a cookie that scripts cannot read, and an address without it.
+Nothing in a request ever becomes a path: pictures, runs and files are looked up by names that were given out here.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from smoothtool.errors import SmoothtoolError
+from smoothtool.ui.forms import COMMANDS, form_of
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from smoothtool.ui.runs import Session
+
+HERE = Path(__file__).parent
+COOKIE = "smoothtool"
+LARGEST_PICTURE_BYTES = 64_000_000
+LARGEST_REQUEST_BYTES = 1_000_000
+STATIC = {"page.js": "text/javascript", "page.css": "text/css"}
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' blob: data:; media-src 'self'; connect-src 'self'; "
+    "script-src 'self'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+}
+
+
+class Guard:
+    """Turns strangers away before anything else happens: wrong Host, another Origin, no token."""
+
+    def __init__(self, app: ASGIApp, token: str, hosts: set[str]) -> None:
+        self.app, self.token, self.hosts = app, token, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        answer = self._refusal(request) or self._welcome(request)
+        await (answer or self.app)(scope, receive, send)
+
+    def _refusal(self, request: Request) -> Response | None:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        strange = host not in self.hosts or (origin is not None and origin != f"http://{host}")
+        given = request.cookies.get(COOKIE) or request.query_params.get("token", "")
+        if strange or not secrets.compare_digest(given.encode(), self.token.encode()):
+            return _say(403, "open the address that smoothtool printed")
+        return None
+
+    def _welcome(self, request: Request) -> Response | None:
+        """The first visit: the token moves from the address into a cookie."""
+        if "token" not in request.query_params:
+            return None
+        answer = RedirectResponse("/", status_code=303, headers=HEADERS)
+        answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
+        return answer
+
+
+def create_app(session: Session, token: str, hosts: set[str]) -> Guard:
+    """The application. hosts: the `Host` headers it answers to, such as 127.0.0.1:8123."""
+
+    async def page(request: Request) -> Response:
+        return Response((HERE / "page.html").read_text("utf-8"), media_type="text/html", headers=HEADERS)
+
+    async def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in STATIC:
+            return _say(404, "there is nothing here")
+        return Response((HERE / name).read_text("utf-8"), media_type=STATIC[name], headers=HEADERS)
+
+    async def state(request: Request) -> Response:
+        return _json({
+            "forms": [form_of(command) for command in COMMANDS],
+            "pictures": list(session.pictures),
+            "runs": [run.shown() for run in session.runs],
+        })  # fmt: skip
+
+    async def runs(request: Request) -> Response:
+        return _json({"runs": [run.shown() for run in session.runs]})
+
+    async def add_picture(request: Request) -> Response:
+        content = await _body(request, LARGEST_PICTURE_BYTES)
+        if content is None:
+            return _say(413, f"a picture of over {LARGEST_PICTURE_BYTES // 1_000_000} MB")
+        try:
+            return _json({"name": await run_in_threadpool(session.add_picture, content)}, 201)
+        except SmoothtoolError as error:
+            return _say(400, str(error))
+
+    async def picture(request: Request) -> Response:
+        path = session.pictures.get(request.path_params["name"])
+        return FileResponse(path, headers=HEADERS) if path is not None else _say(404, "there is no such picture")
+
+    async def start(request: Request) -> Response:
+        content = await _body(request, LARGEST_REQUEST_BYTES)
+        try:
+            asked = json.loads(content or b"")
+            command, settings, pictures = asked["command"], dict(asked["settings"]), list(asked["pictures"])
+            if command not in COMMANDS or not all(isinstance(name, str) for name in pictures):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return _say(400, "this is no request of the page")
+        try:
+            run = await run_in_threadpool(session.start, command, settings, pictures)
+        except SmoothtoolError as error:
+            return _say(400, error.what)
+        return _json(run.shown(), 201)
+
+    async def stop(request: Request) -> Response:
+        session.stop(request.path_params["number"])
+        return _json({})
+
+    async def result(request: Request) -> Response:
+        number, name = request.path_params["number"], request.path_params["name"]
+        run = session.runs[number - 1] if 1 <= number <= len(session.runs) else None
+        if run is None or run.folder is None or name not in run.files:
+            return _say(404, "there is no such file")
+        return FileResponse(run.folder / name, headers=HEADERS)
+
+    routes = [
+        Route("/", page),
+        Route("/static/{name}", static),
+        Route("/state", state),
+        Route("/runs", runs),
+        Route("/runs", start, methods=["POST"]),
+        Route("/runs/{number:int}/stop", stop, methods=["POST"]),
+        Route("/runs/{number:int}/files/{name:path}", result),
+        Route("/pictures", add_picture, methods=["POST"]),
+        Route("/pictures/{name}", picture),
+    ]
+    return Guard(Starlette(routes=routes), token, hosts)
+
+
+async def _body(request: Request, limit: int) -> bytes | None:
+    """What was sent, or None as soon as it is over `limit` bytes."""
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > limit:
+            return None
+    return bytes(content)
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return JSONResponse(content, status_code=status, headers=HEADERS)
+
+
+def _say(status: int, error: str) -> Response:
+    return _json({"error": error}, status)

@@ -1,0 +1,169 @@
+"""The page's server: what it gives to the page, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+from starlette.testclient import TestClient
+
+from smoothtool.ui.runs import Session
+from smoothtool.ui.server import LARGEST_REQUEST_BYTES, create_app
+
+HOST = "127.0.0.1:8123"
+CHEAP = {"model": "stickers", "lora": ["none"]}
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    with Session(tmp_path / "session", CHEAP) as session:
+        yield session
+
+
+@pytest.fixture
+def client(session: Session) -> TestClient:
+    client = TestClient(create_app(session, "secret", {HOST}), base_url=f"http://{HOST}")
+    client.get("/?token=secret")
+    return client
+
+
+def png(size: tuple[int, int] = (64, 64)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def finished(client: TestClient, number: int = 1, seconds: float = 120) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        run = client.get("/runs").json()["runs"][number - 1]
+        if run["status"] not in ("waiting", "running"):
+            return run
+        time.sleep(0.05)
+    raise AssertionError(f"still {run['status']} at {run['stage']}")
+
+
+def test_the_token_moves_from_the_address_into_a_cookie(session: Session) -> None:
+    client = TestClient(create_app(session, "secret", {HOST}), base_url=f"http://{HOST}", follow_redirects=False)
+    answer = client.get("/?token=secret")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert "httponly" in answer.headers["set-cookie"].lower()
+    assert "samesite=strict" in answer.headers["set-cookie"].lower()
+    assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/", {"cookie": ""}),
+        ("/?token=wrong", {"cookie": ""}),
+        ("/state", {"host": "evil.example"}),
+        ("/state", {"origin": "http://evil.example"}),
+        ("/state", {"origin": "null"}),
+    ],
+)
+def test_strangers_are_turned_away(client: TestClient, path: str, headers: dict[str, str]) -> None:
+    if "cookie" in headers:
+        client.cookies.clear()
+    assert client.get(path, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/static/../server.py", "/static/server.py", "/pictures/..%2F..%2Fetc%2Fpasswd", "/runs/1/files/report.json",
+     "/runs/0/files/x", "/runs/99/files/../../x", "/nothing"],
+)  # fmt: skip
+def test_nothing_but_what_was_given_out_can_be_had(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_the_page_and_its_parts_are_served_with_a_strict_policy(client: TestClient) -> None:
+    for path in ("/", "/static/page.js", "/static/page.css"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "<script>" not in client.get("/").text
+
+
+def test_a_dropped_picture_gets_a_name_of_ours_and_comes_back(client: TestClient, session: Session) -> None:
+    name = client.post("/pictures", content=png()).json()["name"]
+    assert name == "picture-1"
+    assert client.get(f"/pictures/{name}").content == png()
+    assert session.pictures[name].is_relative_to(session.folder)
+
+
+def test_a_file_that_is_no_picture_is_refused_in_a_sentence_and_not_kept(client: TestClient, session: Session) -> None:
+    answer = client.post("/pictures", content=b"hello")
+    assert answer.status_code == 400
+    assert "this file" in answer.json()["error"]
+    assert str(session.folder) not in answer.json()["error"]
+    assert not list((session.folder / "pictures").iterdir())
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"command": "train", "settings": {}, "pictures": []}',
+                                  b'{"command": "edit", "settings": 3, "pictures": []}'])  # fmt: skip
+def test_requests_that_the_page_never_makes_are_refused(client: TestClient, body: bytes) -> None:
+    assert client.post("/runs", content=body).status_code == 400
+
+
+def test_a_request_that_is_too_large_is_refused(client: TestClient) -> None:
+    assert client.post("/runs", content=b" " * (LARGEST_REQUEST_BYTES + 1)).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("settings", "pictures", "words"),
+    [
+        ({"output": "/etc"}, ["samples:fox"], "output: no option of this page"),
+        ({"clip": "/etc"}, ["samples:fox"], "clip: no option of this page"),
+        ({"trg": "a cat", "steps": "many"}, ["samples:fox"], "--steps is many"),
+        ({"trg": "a cat"}, ["/etc/passwd"], "no picture of this page"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_anything_runs(
+    client: TestClient, settings: dict[str, Any], pictures: list[str], words: str
+) -> None:
+    answer = client.post("/runs", json={"command": "edit", "settings": settings, "pictures": pictures})
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+    assert client.get("/runs").json()["runs"] == []
+
+
+def test_an_edit_by_two_ratios_is_made_and_shown(client: TestClient) -> None:
+    settings = {"src": "a 3d fox", "trg": ["a 3d cat"], "ratio": ["0.5", "1"], "steps": "2", "inversion": "ddim"}
+    answer = client.post("/runs", json={"command": "edit", "settings": settings, "pictures": ["samples:fox"]})
+    assert answer.json()["line"].startswith("smoothtool edit samples:fox --src 'a 3d fox' --trg 'a 3d cat'")
+    run = finished(client)
+    assert (run["status"], run["error"]) == ("done", "")
+    pictures = [name for name in run["files"] if name.startswith("edited")]
+    assert len(pictures) == 2
+    assert client.get(f"/runs/1/files/{pictures[0]}").headers["content-type"] == "image/png"
+
+
+def test_a_run_that_fails_says_why_and_the_next_one_works(client: TestClient, session: Session) -> None:
+    name = client.post("/pictures", content=png()).json()["name"]
+    session.pictures[name].write_bytes(b"gone bad")
+    edit = {"command": "edit", "settings": {"trg": "a cat", "steps": "1", "method": "sdedit"}}
+    client.post("/runs", json={**edit, "pictures": [name]})
+    client.post("/runs", json={**edit, "pictures": ["samples:fox"]})
+    assert finished(client, 1)["status"] == "failed"
+    assert finished(client, 1)["error"]
+    assert finished(client, 2)["status"] == "done"
+
+
+def test_a_stopped_run_keeps_nothing(client: TestClient, session: Session) -> None:
+    settings = {"src": ["a fox"], "steps": "400"}
+    client.post("/runs", json={"command": "interpolate", "settings": settings,
+                               "pictures": ["samples:fox", "samples:cat"]})  # fmt: skip
+    while client.get("/runs").json()["runs"][0]["total"] == 0:
+        time.sleep(0.05)
+    client.post("/runs/1/stop")
+    assert finished(client)["status"] == "stopped"
+    assert not (session.folder / "1-interpolate").exists()
