@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from smoothtool.types import Report
 
 T = TypeVar("T")
-IMAGE, CATEGORY = ("IMAGE", {}), "smoothtool"
+IMAGE: tuple[str, dict[str, Any]] = ("IMAGE", {})
+CATEGORY = "smoothtool"
 
 
 class Node:
@@ -118,10 +119,8 @@ class ComfyTrack:
 
     def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
         try:
-            from comfy.model_management import (  # type: ignore[import-not-found]
-                throw_exception_if_processing_interrupted,
-            )
-            from comfy.utils import ProgressBar  # type: ignore[import-not-found]
+            from comfy.model_management import throw_exception_if_processing_interrupted
+            from comfy.utils import ProgressBar
         except ImportError:
             yield from items
             return
@@ -172,7 +171,7 @@ def _opened(report: Report, pattern: str) -> list[Image.Image]:
 
     from smoothtool.weights.sample_pictures import natural
 
-    opened = []
+    opened: list[Image.Image] = []
     for path in sorted(report.folder.glob(pattern), key=lambda path: natural(path.name)):
         with Image.open(path) as picture:
             picture.load()
