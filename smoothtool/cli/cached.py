@@ -1,35 +1,54 @@
-"""`smoothtool cache`: see and empty the cache of inversions."""
+"""`smoothtool cache`: see and empty the caches."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
 import typer
 
 from smoothtool.cli import console
-from smoothtool.files.storage.cache import InversionCache
+from smoothtool.errors import UsageError, closest
+from smoothtool.files.storage import cache_contents
+from smoothtool.files.storage.cache import InversionCache, cache_folder
+from smoothtool.files.storage.cache_contents import KINDS
 
-app = typer.Typer(help="See and empty the cache of inversions.", no_args_is_help=True)
+NAME_LETTERS = 20
+
+app = typer.Typer(help="See and empty the caches.", no_args_is_help=True)
+Kind = Annotated[
+    str | None, typer.Argument(metavar="|".join(KINDS), help="One kind; all by default", show_default=False)
+]
 
 
 @app.command("list")
-def list_entries() -> None:
-    """List stored inversions, the most recently used first."""
-    cache = InversionCache()
-    entries = cache.entries()
-    rows = [
-        (entry.key[:12], f"{entry.size_bytes / 1e6:.1f} MB", f"{datetime.fromtimestamp(entry.used_at):%Y-%m-%d %H:%M}")
-        for entry in entries
-    ]
-    if rows:
-        console.table(rows)
-    total = sum(entry.size_bytes for entry in entries)
-    count = f"{len(rows)} inversion{'s' * (len(rows) != 1)}"
-    console.notice(f"{count}, {total / 1e6:.1f} of {cache.max_bytes / 1e6:.0f} MB, in {cache.folder}")
+def list_entries(kind: Kind = None) -> None:
+    """List what is stored, of each kind the most recently used first."""
+    for each in _kinds(kind):
+        entries = cache_contents.cached(each)
+        if entries:
+            console.table([
+                (each, entry.name[:NAME_LETTERS], _size(entry.size_bytes),
+                 f"{datetime.fromtimestamp(entry.used_at):%Y-%m-%d %H:%M}")
+                for entry in entries
+            ])  # fmt: skip
+        limit = f" of {InversionCache().max_bytes / 1e6:.0f} MB" if each == "inversions" else ""
+        total = _size(sum(entry.size_bytes for entry in entries))
+        console.notice(f"{each}: {len(entries)} entries, {total}{limit}, in {cache_folder(each)}: {KINDS[each]}")
 
 
 @app.command()
-def clear() -> None:
-    """Delete every stored inversion."""
-    cache = InversionCache()
-    console.notice(f"{cache.clear()} inversions deleted from {cache.folder}")
+def clear(kind: Kind = None) -> None:
+    """Delete what is stored; it is computed or fetched again when it is needed."""
+    for each in _kinds(kind):
+        console.notice(f"{each}: {cache_contents.clear(each)} entries deleted from {cache_folder(each)}")
+
+
+def _kinds(kind: str | None) -> list[str]:
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"{kind}: no such kind, but {', '.join(KINDS)}", closest(kind, KINDS))
+    return [kind] if kind else list(KINDS)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"

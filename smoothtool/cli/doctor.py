@@ -9,7 +9,7 @@ import platform
 from smoothtool.cli import console
 from smoothtool.cli.flags import Json
 from smoothtool.cli.launch import silence_libraries
-from smoothtool.files.storage.cache import InversionCache
+from smoothtool.files.storage.cache import cache_folder
 from smoothtool.files.storage.reports import versions
 from smoothtool.threads import waiting
 from smoothtool.weights.models import KNOWN, find_model, settings_file
@@ -36,7 +36,7 @@ def doctor(as_json: Json = False) -> None:
         ("extras", ", ".join(extras) or "none"),
         ("models", ", ".join(models) or "none"),
         ("settings", f"{settings_file()}{'' if settings_file().is_file() else ' (not written)'}"),
-        ("cache", str(InversionCache().folder)),
+        ("cache", str(cache_folder("inversions").parent)),
     ]
     if as_json:
         console.document({"ok": True, **dict(rows)})

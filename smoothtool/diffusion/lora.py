@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +16,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import save_file
 from torch import nn
 
 from smoothtool.diffusion.lora_keys import METADATA_KEY, PARTS, LowRankChange, Place, kohya_name, read_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 
+Contents = tuple[dict[str, torch.Tensor], dict[str, str]]
+"""Tensors and metadata of a safetensors file."""
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -140,8 +140,8 @@ def set_lora_state(unet: nn.Module, state: Mapping[str, torch.Tensor], adapter: 
         weight.copy_(state[key])
 
 
-def save_lora(unet: nn.Module, adapter: str, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write diffusers' LoRA file, adapter metadata in its header, so that alpha survives.
+def lora_file(unet: nn.Module, adapter: str, metadata: Mapping[str, str] | None = None) -> Contents:
+    """What diffusers' LoRA file holds, adapter metadata in its header, so that alpha survives.
 
     metadata  further header entries, for example the training settings
     """
@@ -150,18 +150,18 @@ def save_lora(unet: nn.Module, adapter: str, path: Path, metadata: Mapping[str, 
     targets = config.target_modules
     settings["unet.target_modules"] = sorted(targets if isinstance(targets, set) else lora_layers(unet, adapter))
     header = {"format": "pt", **(metadata or {}), METADATA_KEY: json.dumps(settings, indent=2, sort_keys=True)}
-    _write({f"unet.{key}": value for key, value in lora_state(unet, adapter).items()}, path, header)
+    return {f"unet.{key}": value for key, value in lora_state(unet, adapter).items()}, header
 
 
-def save_kohya(unet: nn.Module, adapter: str, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the same LoRA with the keys that ComfyUI and A1111 read, one alpha tensor per layer."""
+def kohya_file(unet: nn.Module, adapter: str, metadata: Mapping[str, str] | None = None) -> Contents:
+    """The same LoRA with the keys that ComfyUI and A1111 read, one alpha tensor per layer."""
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in lora_layers(unet, adapter).items():
         stem = kohya_name(("unet", name))
         down, up = (weight.detach().cpu().clone() for weight in _pair(layer, adapter))
         tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
         tensors[f"{stem}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
-    _write(tensors, path, {"format": "pt", **(metadata or {})})
+    return tensors, {"format": "pt", **(metadata or {})}
 
 
 def _inject_change(part: nn.Module, adapter: str, changes: Mapping[str, LowRankChange]) -> None:
@@ -261,13 +261,3 @@ def _fingerprint(changes: Mapping[Place, LowRankChange]) -> str:
         for tensor in (change.down, change.up):
             digest.update(tensor.float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _write(tensors: dict[str, torch.Tensor], path: Path, header: dict[str, str]) -> None:
-    """Old file or new file, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata=header)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,21 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import InputError, SmoothtoolError, UsageError
+from smoothtool.errors import InputError, ModelError, SmoothtoolError, StorageError, storage_error
 from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.pictures.fitting import fit_image
 from smoothtool.files.storage.leftovers import sweep_leftovers
-from smoothtool.files.storage.writing import atomic_path
+from smoothtool.files.storage.tensors import is_intact, write_tensors
 from smoothtool.types import Track
 
 PART = 256
@@ -60,34 +59,47 @@ class Examples:
 
 @dataclass(frozen=True)
 class PartStore:
-    """`count` rows of tensors in files of `PART` rows; the tensors of row i are `NAME.i`."""
+    """`count` rows of tensors in sealed files of `PART` rows; the tensors of row i are `NAME.i`.
+
+    in_memory  by first row, the parts that could not be written
+    """
 
     folder: Path
     count: int
+    in_memory: dict[int, tuple[Tensors, dict[str, Any]]] = field(default_factory=dict)
 
     def fill(self, make: Callable[[range], tuple[Tensors, dict[str, Any]]], track: Track, description: str) -> None:
         """Compute the parts that are missing or damaged: `make(rows)` gives tensors and facts for the header."""
         parts = range(0, self.count, PART)
         for start in track((start for start in parts), description, len(parts)):
-            if not _is_readable(self._path(start)):
-                self._write(start, *make(range(start, min(start + PART, self.count))))
+            if not is_intact(self._path(start)):
+                self._keep(start, *make(range(start, min(start + PART, self.count))), track)
+        _opened.cache_clear()  # of files that were replaced
 
-    def _write(self, start: int, tensors: Tensors, facts: dict[str, Any]) -> None:
+    def _keep(self, start: int, tensors: Tensors, facts: dict[str, Any], track: Track) -> None:
+        """On the disk, or, where the cache cannot be written, in memory for this training alone."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self._path(start)) as temporary:
-                save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
-        except (OSError, SafetensorError) as error:
-            raise UsageError(
-                f"{self.folder}: training data cannot be cached there ({error})", "SMOOTHTOOL_CACHE on another disk"
-            ) from error
+            _make_folder(self.folder)
+            write_tensors(self._path(start), tensors, {"facts": json.dumps(facts)}, seal=True)
+        except StorageError as error:
+            if not self.in_memory:
+                track.note(f"training data is kept in memory, not in the cache: {error.what}")
+            self.in_memory[start] = tensors, facts
 
     def read(self, row: int, name: str) -> torch.Tensor:
-        return _opened(self._path(row - row % PART)).get_tensor(f"{name}.{row}")
+        """Raises: ModelError when somebody has cleared the cache meanwhile."""
+        start = row - row % PART
+        if start in self.in_memory:
+            return self.in_memory[start][0][f"{name}.{row}"]
+        return _opened(self._path(start)).get_tensor(f"{name}.{row}")
 
     def facts(self) -> Iterable[dict[str, Any]]:
         """The headers, in order."""
-        return (json.loads(_opened(self._path(start)).metadata()["facts"]) for start in range(0, self.count, PART))
+        for start in range(0, self.count, PART):
+            if start in self.in_memory:
+                yield self.in_memory[start][1]
+            else:
+                yield json.loads(_opened(self._path(start)).metadata()["facts"])
 
     def _path(self, start: int) -> Path:
         return self.folder / f"part-{start:09d}.safetensors"
@@ -186,15 +198,17 @@ def _digest(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _is_readable(path: Path) -> bool:
+def _make_folder(folder: Path) -> None:
     try:
-        with safe_open(path, framework="pt") as file:
-            return "facts" in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
 
 
 @lru_cache(maxsize=64)
 def _opened(path: Path) -> Any:
     """Memory-mapped: reading one row touches its pages alone."""
-    return safe_open(path, framework="pt")
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: the cached training data is gone", "--resume, which computes it again") from error

@@ -47,7 +47,8 @@ def invert_pictures(
     if found is not None:
         return Inverted(to_device(found[0], model.device), tuple(fitted), info, cached=True)
     inversion = worked_out((key,), model, lambda: compute_inversion(model, fitted, prompts, job, track))
-    cache.put(key, inversion, info)
+    if note := cache.put(key, inversion, info):
+        track.note(note)
     return Inverted(inversion, tuple(fitted), info)
 
 

@@ -98,7 +98,7 @@ def made_pictures(
 
 def _captioned(job: TablesJob) -> list[CaptionedPicture]:
     if job.data == STICKERS:
-        return sticker_scenes(job.pictures, cache_folder() / "icons", held_out=True)
+        return sticker_scenes(job.pictures, cache_folder("training") / "icons", held_out=True)
     return read_captioned_folder(at_home(job.data))[0][: job.pictures]
 
 

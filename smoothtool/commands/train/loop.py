@@ -12,11 +12,10 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from smoothtool.commands.shared.cost import peak_memory_mb
 from smoothtool.commands.train.results import LOG, TrainingRun, identity, write_walks
-from smoothtool.errors import UsageError
+from smoothtool.errors import StorageError
 from smoothtool.files.storage.records import append_record
 from smoothtool.training.checkpoints import write_checkpoint
 from smoothtool.training.trackers import open_tracker, track_step
@@ -95,11 +94,9 @@ def _checkpoint(state: TrainingRun, step: int) -> None:
     tensors, facts = state.trainer.state()
     try:
         write_checkpoint(state.folder, step, tensors, {**facts, "identity": identity(state)})
-    except (OSError, SafetensorError) as error:
-        raise UsageError(
-            f"{state.folder}: the checkpoint after step {step} cannot be written ({error})",
-            "make room, then --resume goes on from the checkpoint before it",
-        ) from error
+    except StorageError as error:
+        hint = "make room, then --resume goes on from the checkpoint before it"
+        raise StorageError(error.what, hint, full=error.full) from error
 
 
 def _any_process(trainer: Trainer, stop: bool) -> bool:

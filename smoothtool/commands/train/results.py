@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smoothtool.diffusion.lora import save_kohya, save_lora
+from smoothtool.diffusion.lora import kohya_file, lora_file
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.saving import save_model
 from smoothtool.files.drawing.plots import Line, line_plot
@@ -17,6 +17,7 @@ from smoothtool.files.pictures.images import to_image
 from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.records import read_records
 from smoothtool.files.storage.reports import write_report
+from smoothtool.files.storage.tensors import write_tensors
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_walks
 from smoothtool.training.examples import Examples
 from smoothtool.training.trainer import Trainer
@@ -77,8 +78,8 @@ def _save_lora(state: TrainingRun) -> dict[str, Any]:
     unet, stem = state.trainer.model.unet, "smooth-lora" if state.job.variation_weight else "lora"
     about = {"smoothtool": state.report.versions["smoothtool"], "base_model": state.trainer.model.name,
              "steps": str(state.trainer.step), "lambda": str(state.job.variation_weight)}  # fmt: skip
-    save_lora(unet, "trained", state.folder / f"{stem}.safetensors", about)
-    save_kohya(unet, "trained", state.folder / f"{stem}-kohya.safetensors", about)
+    write_tensors(state.folder / f"{stem}.safetensors", *lora_file(unet, "trained", about))
+    write_tensors(state.folder / f"{stem}-kohya.safetensors", *kohya_file(unet, "trained", about))
     return {"lora": f"{stem}.safetensors", "kohya": f"{stem}-kohya.safetensors"}
 
 

@@ -67,7 +67,7 @@ def run(job: TrainJob, track: Track) -> Report:
     model = open_session(_session_job(job, accelerator), track)
     _check_device(job, model)
     with accelerator.main_process_first():
-        examples = prepare_examples(model, pictures, _sizes_px(job, model), cache_folder(), track)
+        examples = prepare_examples(model, pictures, _sizes_px(job, model), cache_folder("training"), track)
     _complain([*complaints, *examples.complaints], report, track)
     # 2. trainer, from the newest checkpoint if there is one
     trainer = Trainer(model, examples, _settings(job), accelerator)
@@ -140,7 +140,7 @@ def _check_device(job: TrainJob, model: DiffusionModel) -> None:
 
 def _pictures(job: TrainJob) -> tuple[list[CaptionedPicture], list[str]]:
     if job.data == STICKERS:
-        return sticker_scenes(STICKER_SCENES, cache_folder() / "icons"), []
+        return sticker_scenes(STICKER_SCENES, cache_folder("training") / "icons"), []
     shards = find_shards(job.data)
     if shards:
         return read_shards(shards)

@@ -27,6 +27,11 @@ DEFAULT_MB = 2048
 LOCK_TIMEOUT_S = 10.0
 
 
+def cache_folder(kind: str) -> Path:
+    """Where a kind of cached results lies: below $SMOOTHTOOL_CACHE, or the user's cache folder of this system."""
+    return Path(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool")).expanduser() / kind
+
+
 def cache_key(pixel_values: torch.Tensor, settings: dict[str, Any]) -> str:
     """SHA-256 over shape and bytes of the pictures [B, 3, H, W] and over everything else the result depends on.
 
@@ -41,26 +46,23 @@ def cache_key(pixel_values: torch.Tensor, settings: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One stored inversion; `used_at` in seconds since 1970, `facts` its JSON, empty when that cannot be read."""
+    """One stored inversion; `used_at` in seconds since 1970."""
 
     key: str
     path: Path
     size_bytes: int
     used_at: float
-    facts: dict[str, Any]
 
 
 class InversionCache:
     """A folder of inversion files, kept under a size by dropping what was not used for longest.
 
-    folder     by default $SMOOTHTOOL_CACHE/inversions, or the user's cache folder of this system
     max_bytes  by default $SMOOTHTOOL_CACHE_MB, or 2048 MB; 0 keeps nothing
     Raises: UsageError when $SMOOTHTOOL_CACHE_MB is not a number of megabytes.
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int | None = None) -> None:
-        root = Path(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool"))
-        self.folder = folder or root.expanduser() / "inversions"
+        self.folder = folder or cache_folder("inversions")
         self.max_bytes = _megabytes_from_environment() * 1_000_000 if max_bytes is None else max_bytes
 
     def get(self, key: str) -> tuple[Inversion, dict[str, Any]] | None:
@@ -77,16 +79,19 @@ class InversionCache:
             os.utime(path)
         return found
 
-    def put(self, key: str, inversion: Inversion, info: dict[str, Any]) -> None:
-        """Store it if possible: a full or read-only disk, or a lock held for long, costs the entry, not the command."""
+    def put(self, key: str, inversion: Inversion, info: dict[str, Any]) -> str:
+        """Store it; returns nothing, or why a full or read-only disk, or a lock held for long, cost the entry."""
         if self.max_bytes <= 0:
-            return
-        with suppress(OSError, StorageError):
+            return ""
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock():
                 sweep_leftovers(self.folder)
                 save_inversion(self._path(key), inversion, info)
                 self._evict()
+        except (OSError, StorageError) as error:
+            return f"the inversion is not kept in the cache: {getattr(error, 'what', error)}"
+        return ""
 
     def entries(self) -> list[CacheEntry]:
         """Every entry, the most recently used first."""
@@ -94,23 +99,8 @@ class InversionCache:
         for path in self.folder.glob("[!.]*.safetensors"):
             with suppress(OSError):  # another process may drop it meanwhile
                 stat = path.stat()
-                found.append(CacheEntry(path.stem, path, stat.st_size, stat.st_mtime, _facts(path)))
+                found.append(CacheEntry(path.stem, path, stat.st_size, stat.st_mtime))
         return sorted(found, key=lambda entry: entry.used_at, reverse=True)
-
-    def size_bytes(self) -> int:
-        return sum(entry.size_bytes for entry in self.entries())
-
-    def clear(self) -> int:
-        """Delete every entry, and what killed processes left half-written; returns how many entries there were."""
-        if not self.folder.is_dir():
-            return 0
-        with self._lock():
-            entries = self.entries()
-            for entry in entries:
-                _delete(entry.path)
-            for leftover in self.folder.glob(".*.part.*"):
-                leftover.unlink(missing_ok=True)
-        return len(entries)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
@@ -135,19 +125,7 @@ def _megabytes_from_environment() -> int:
     return int(text)
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads(sidecar(path).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
 def _delete(path: Path) -> None:
     for part in (path, sidecar(path)):
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool")).expanduser() / "training"

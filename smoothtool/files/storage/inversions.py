@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.errors import ModelError
-from smoothtool.files.storage.writing import atomic_path, plain, write_json_atomic
+from smoothtool.files.storage.tensors import checksum, write_tensors
+from smoothtool.files.storage.writing import plain, write_json_atomic
 from smoothtool.types import Inversion, LatentTrajectory
 
 if TYPE_CHECKING:
@@ -26,13 +26,10 @@ def save_inversion(path: Path, inversion: Inversion, info: dict[str, Any]) -> No
 
     info  what the inversion belongs to: fingerprints of model and LoRA, sizes, schedule, dtype, versions, …
     """
-    from safetensors.torch import save
-
-    tensors = {name: part.detach().cpu().contiguous().clone() for name, part in _tensors(inversion).items()}
-    facts = {**_facts(inversion), "info": plain(info), "checksum": _checksum(tensors)}
+    tensors = _tensors(inversion)
+    facts = {**_facts(inversion), "info": plain(info), "checksum": checksum(tensors)}
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, {HEADER_KEY: json.dumps(facts)}))
+    write_tensors(path, tensors, {HEADER_KEY: json.dumps(facts)})
     write_json_atomic(sidecar(path), {**facts, "tensors": shapes})
 
 
@@ -54,7 +51,7 @@ def load_inversion(path: Path) -> tuple[Inversion, dict[str, Any]]:
             f"{path}: this is not a safetensors file, or a damaged one", "make it again with invert"
         ) from error
     facts = _read_facts(path, header)
-    if facts.get("checksum") != _checksum(tensors):
+    if facts.get("checksum") != checksum(tensors):
         raise ModelError(f"{path}: the inversion is damaged (its checksum differs)", "make it again with invert")
     try:
         return _assembled(facts, tensors), facts["info"]
@@ -134,14 +131,3 @@ def _check_shapes(inversion: Inversion) -> None:
     wrong = [name for name, right in fits.items() if not right]
     if wrong:
         raise ValueError(f"{wrong[0]} has another shape than the steps and prompts say")
-
-
-def _checksum(tensors: dict[str, torch.Tensor]) -> str:
-    """safetensors has none of its own, and a flipped bit in a null embedding is a ruined picture without a word."""
-    import torch
-
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

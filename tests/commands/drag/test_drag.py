@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from track_toys import Told
 
 from smoothtool.commands.drag import bench as drag_bench
 from smoothtool.commands.drag import picture as drag_picture
@@ -149,10 +150,22 @@ def test_the_identity_lora_is_fitted_once_per_picture_and_gone_afterwards(sessio
         assert (session.counter.calls > before) == expected
         assert not session.loras
     [path] = (tmp_path / "cache" / "identity").glob("*.safetensors")
-    path.write_bytes(b"damaged")
-    before = session.counter.calls
-    with identity_lora(session, upright, "a cat", asked, silent):
-        assert session.counter.calls > before
+    whole = path.read_bytes()
+    for damaged in (b"damaged", whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]):
+        path.write_bytes(damaged)
+        before = session.counter.calls
+        with identity_lora(session, upright, "a cat", asked, silent):
+            assert session.counter.calls > before
+        assert path.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_costs_a_drag_a_note(session, picture, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "file"))
+    told = Told()
+    with identity_lora(session, Image.open(picture), "a cat", job(picture, lora_steps=2), told):
+        assert len(session.loras) == 1
+    assert "not kept in the cache" in told.notes[0]
 
 
 def test_no_drag_at_all_gives_the_original_row_back(session, picture):

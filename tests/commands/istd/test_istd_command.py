@@ -10,8 +10,9 @@ import torch
 from toys import tiny_model
 
 from smoothtool.commands.istd import run as istd
-from smoothtool.diffusion.lora import add_trainable_lora, save_lora
+from smoothtool.diffusion.lora import add_trainable_lora, lora_file
 from smoothtool.errors import BatchError, InputError, ModelError, UsageError
+from smoothtool.files.storage.tensors import write_tensors
 from smoothtool.jobs import IstdJob
 from smoothtool.types import silent
 
@@ -119,7 +120,7 @@ def lora(tmp_path: Path) -> Path:
     for name, weight in model.unet.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(1))
-    save_lora(model.unet, "smooth", tmp_path / "smooth.safetensors")
+    write_tensors(tmp_path / "smooth.safetensors", *lora_file(model.unet, "smooth"))
     return tmp_path / "smooth.safetensors"
 
 

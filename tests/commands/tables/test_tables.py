@@ -16,10 +16,11 @@ from smoothtool.commands.tables import measurements as table_runs
 from smoothtool.commands.tables import run as tables
 from smoothtool.commands.tables.document import Cell, Ordering, Table, tables_html, tables_markdown
 from smoothtool.commands.tables.figures import Figure, below, mean_figure
-from smoothtool.diffusion.lora import add_trainable_lora, save_lora
+from smoothtool.diffusion.lora import add_trainable_lora, lora_file
 from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.files.storage.digests import Digests
+from smoothtool.files.storage.tensors import write_tensors
 from smoothtool.jobs import TablesJob
 from smoothtool.metrics.bootstrap import bootstrap_mean
 from smoothtool.recipe.reading import load_recipe
@@ -39,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, weight in model.unet.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, generator=torch.Generator().manual_seed(1))
-    save_lora(model.unet, "smooth", place / "smooth.safetensors")
+    write_tensors(place / "smooth.safetensors", *lora_file(model.unet, "smooth"))
     tiny_clip(place / "clip")
     (place / "data").mkdir()
     for index, caption in enumerate(("a cat", "a <b>dog</b>")):

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import math
-import resource
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from storage_toys import limited_files
+from track_toys import Told
 from training_toys import log, same, weights
 
 from smoothtool.commands.train import loop as training_loop
 from smoothtool.commands.train import run as train
-from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError
+from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
 from smoothtool.training import trainer
-from smoothtool.types import Silent, silent
+from smoothtool.types import silent
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
-
-
-class Watching(Silent):
-    """Keeps what is told and shown."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.statuses: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def status(self, text: str) -> None:
-        self.statuses.append(text)
 
 
 @pytest.fixture
@@ -54,7 +41,7 @@ def test_a_full_memory_divides_the_batch_and_keeps_what_is_learned(job, tmp_path
     settings = {"batch_size": 4, "accumulate": 2, "lambda": 0, "max_steps": 2, "learning_rate": 1e-3}
     whole = log(train.run(job(**settings, output=tmp_path / "whole"), silent))
     memory_for(1)
-    watching = Watching()
+    watching = Told()
     divided = log(train.run(job(**settings), watching))
     assert [note for note in watching.notes if "memory" in note] == [
         "step 1: out of memory; from here 1 at once, added up to the same batch"
@@ -93,7 +80,7 @@ def test_one_of_several_processes_names_flags_for_the_same_effective_batch():
 
 def test_every_figure_is_shown_while_training_goes_on(job, monkeypatch):
     monkeypatch.setattr(training_loop, "SHOWN_EVERY_S", 0.0)
-    watching = Watching()
+    watching = Told()
     train.run(job(), watching)
     assert [text.partition(":")[0] for text in watching.statuses] == [f"step {number}" for number in (1, 2, 3, 4)]
     for figure in ("loss ", "regulariser ", "running mean ", " samples/s", " MB at most"):
@@ -102,20 +89,15 @@ def test_every_figure_is_shown_while_training_goes_on(job, monkeypatch):
 
 def test_figures_are_shown_at_intervals(job, monkeypatch):
     monkeypatch.setattr(training_loop, "SHOWN_EVERY_S", 1e9)
-    watching = Watching()
+    watching = Told()
     train.run(job(), watching)
     assert len(watching.statuses) == 1
 
 
 def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(job, tmp_path):
     train.run(job(max_steps=2), silent)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # larger files cannot be written, as on a full disk
-    try:
-        with pytest.raises(UsageError, match="checkpoint after step 4 cannot be written") as caught:
-            train.run(job(resume=True), silent)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with limited_files(20_000), pytest.raises(StorageError, match=r"step-00000004.* cannot be written") as caught:
+        train.run(job(resume=True), silent)
     assert "--resume" in caught.value.hint
     checkpoints = list((tmp_path / "out" / "checkpoints").iterdir())
     assert [path.name for path in checkpoints] == ["step-00000002.safetensors"]
@@ -130,12 +112,49 @@ def test_a_dtype_that_is_too_coarse_for_differences_is_refused_before_anything_i
         train.run(job(dtype="float16"), silent)
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_replaced(job, tmp_path):
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_cache_is_computed_again_and_gives_the_same_lora(job, tmp_path):
+    whole = train.run(job(max_steps=1, output=tmp_path / "whole"), silent)
+    parts = sorted((tmp_path / "cache" / "training").glob("*/part-*.safetensors"))
+    assert len(parts) == 2
+    for part in parts:
+        flip_a_bit(part)
+    again = train.run(job(max_steps=1), silent)
+    assert same(weights(again), weights(whole))
+
+
+def test_a_cache_that_cannot_be_written_costs_a_training_a_note(job, tmp_path, monkeypatch):
+    whole = train.run(job(max_steps=1, output=tmp_path / "whole"), silent)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "file"))
+    told = Told()
+    again = train.run(job(max_steps=1), told)
+    assert [note.partition(":")[0] for note in told.notes if "cache" in note] == [
+        "training data is kept in memory, not in the cache"
+    ] * 2
+    assert same(weights(again), weights(whole))
+
+
+def test_two_equal_trainings_leave_the_same_bytes_with_the_usual_rights(job, tmp_path):
+    files = [train.run(job(max_steps=1, output=tmp_path / name), silent).folder for name in ("one", "two")]
+    for name in ("smooth-lora.safetensors", "smooth-lora-kohya.safetensors"):
+        one, two = (folder / name for folder in files)
+        assert one.read_bytes() == two.read_bytes()
+        assert one.stat().st_mode == (files[0] / "report.json").stat().st_mode
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), flip_a_bit])
+def test_a_damaged_checkpoint_is_passed_over_and_replaced(job, tmp_path, damage):
     whole = train.run(job(max_steps=6, output=tmp_path / "whole"), silent)
     train.run(job(), silent)
     newest = tmp_path / "out" / "checkpoints" / "step-00000004.safetensors"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    watching = Watching()
+    damage(newest)
+    watching = Told()
     resumed = train.run(job(resume=True, max_steps=6), watching)
     assert "going on after step 2" in watching.notes
     assert [row["step"] for row in log(resumed)] == [1, 2, 3, 4, 5, 6]

@@ -106,7 +106,8 @@ def test_versions_name_everything_a_result_depends_on() -> None:
 
 def test_no_module_of_the_room_loads_torch() -> None:
     rooms = ["drawing.sheets", "pictures.images", "pictures.sequences"]
-    rooms += ["storage.cache", "storage.inversions", "storage.output", "storage.reports"]
+    rooms += ["storage.cache", "storage.cache_contents", "storage.tensors"]
+    rooms += ["storage.inversions", "storage.output", "storage.reports"]
     code = f"import sys, importlib\nfor m in {rooms}: importlib.import_module('smoothtool.files.' + m)\n"
     code += "from smoothtool.files.storage import cache, reports\n"
     code += "cache.InversionCache().entries(); reports.versions()\n"
