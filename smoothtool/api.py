@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,8 +42,7 @@ def call(command: str, *inputs: Any, **settings: Any) -> Result:
         assert isinstance(job, ReportJob)
         job = with_defaults(job.lending(Path(folder)))
         report = importlib.import_module(f"smoothtool.commands.{command}.run").run(job, silent)
-        if any(Path(folder).iterdir()):
-            shutil.copytree(folder, report.folder / "inputs")
+        _keep_inputs(sorted(Path(folder).iterdir()), report.folder / "inputs")
     made = sorted(report.folder.glob(MADE[command]), key=lambda path: natural(path.name))
     return Result([_opened(path) for path in made], report)
 
@@ -55,9 +53,21 @@ def _as_path(value: Any, folder: Path) -> Any:
         return [_as_path(part, folder) for part in value]
     if not hasattr(value, "save") or isinstance(value, (str, Path)):
         return str(value) if isinstance(value, Path) else value
+    from smoothtool.files.storage.writing import write_picture
+
     path = folder / f"{len(list(folder.iterdir()))}.png"
-    value.save(path)
+    write_picture(path, value)
     return str(path)
+
+
+def _keep_inputs(pictures: list[Path], place: Path) -> None:
+    from smoothtool.files.storage.output import new_folder
+    from smoothtool.files.storage.writing import write_bytes_atomic
+
+    if pictures:
+        with new_folder(place, force=False) as folder:
+            for picture in pictures:
+                write_bytes_atomic(folder / picture.name, picture.read_bytes())
 
 
 def _opened(path: Path) -> Image.Image:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.pictures.images import load_image
-from smoothtool.files.storage.writing import atomic_path, write_text_atomic
+from smoothtool.files.storage.writing import write_picture, write_text_atomic
 from smoothtool.types import Track
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -92,8 +92,7 @@ class _Thumbnails:
             return
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         self.folder.mkdir(exist_ok=True)
-        with atomic_path(place) as temporary:
-            small.save(temporary, "JPEG", quality=QUALITY, comment=state)
+        write_picture(place, small, quality=QUALITY, comment=state)
 
     def data_uri(self, picture: Path | None) -> str:
         """Empty without a picture."""

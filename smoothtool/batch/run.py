@@ -18,9 +18,10 @@ from smoothtool.batch.journal import PATTERN, Journal
 from smoothtool.batch.summary import write_summary
 from smoothtool.batch.worker import Batch, open_batch, work_here
 from smoothtool.commands.shared.model_pool import model_key
-from smoothtool.errors import StorageError, UsageError
+from smoothtool.errors import StorageError, UsageError, storage_error
 from smoothtool.files.storage.digests import Digests
-from smoothtool.files.storage.output import free_space_check
+from smoothtool.files.storage.output import create_folder, free_space_check
+from smoothtool.files.storage.writing import start_log
 from smoothtool.types import Outcome, Track
 from smoothtool.version import __version__
 
@@ -108,16 +109,15 @@ def _sum_up(plan: Plan, works: Sequence[Work], batch: Batch, started: float) -> 
 def _open_folder(path: Path) -> Path:
     """A new folder, or that of an earlier batch.
 
-    Raises: UsageError when it holds other things, or cannot be written.
+    Raises: UsageError when it holds other things, StorageError when it cannot be written.
     """
     folder = path.expanduser().absolute()
     try:
         if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob(PATTERN)):
             raise UsageError(f"{path}: the folder is not empty, and not of a batch", "another folder with -o")
-        folder.mkdir(parents=True, exist_ok=True)
-        next(folder.glob(PATTERN), folder / "items.jsonl").open("ab").close()
+        start_log(next(folder.glob(PATTERN), create_folder(folder) / "items.jsonl"))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written to ({error.strerror})", "another folder with -o") from error
+        raise storage_error(path, error) from error
     return folder
 
 

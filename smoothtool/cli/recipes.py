@@ -13,6 +13,7 @@ from smoothtool.cli.flags import Debug, DryRun, Json, Quiet, Retry, Shard
 from smoothtool.cli.launch import Wish, launch, show_plan
 from smoothtool.errors import InputError, UsageError, closest
 from smoothtool.files.pictures.formats import is_picture
+from smoothtool.files.storage.writing import write_bytes_atomic
 from smoothtool.jobs.options import OUTPUT
 from smoothtool.recipe.plan import Plan
 from smoothtool.recipe.reading import load_recipe, plan_recipe, recipe_schema
@@ -71,11 +72,11 @@ def copy_recipe(name: Name, target: Target = None) -> None:
         raise UsageError(f"{place}: is there already", "another name")
     if not place.parent.is_dir():
         raise UsageError(f"{place.parent}: there is no such folder", f"mkdir -p {place.parent}")
-    place.write_bytes(source.read_bytes())
+    write_bytes_atomic(place, source.read_bytes())
     console.data(str(place))
     for table in source.parent.glob("*.[cj]s*"):
         if table.name in source.read_text("utf-8") and not place.with_name(table.name).exists():
-            place.with_name(table.name).write_bytes(table.read_bytes())
+            write_bytes_atomic(place.with_name(table.name), table.read_bytes())
             console.data(str(place.with_name(table.name)))
 
 

@@ -27,6 +27,7 @@ from smoothtool.files.lists.points import check_mask, check_points, read_points
 from smoothtool.files.pictures.images import fit_image, load_image, save_image, to_pixel_values
 from smoothtool.files.storage.output import output_folder
 from smoothtool.files.storage.records import append_record, read_records
+from smoothtool.files.storage.writing import write_picture
 from smoothtool.metrics.drag_distance import correspondence_feature, find_points, target_distances
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, psnr_db
 from smoothtool.types import DragPoints, Report, Track
@@ -223,4 +224,4 @@ def _sheet(bench: _Bench, rows: list[dict[str, Any]]) -> None:
         shown.append([picture, load_image(bench.folder / "items" / row["item"] / "dragged_image.png")])
         labels.append([row["item"], f"{sum(row['distance_px']) / len(row['distance_px']):.1f} px left"])
     if shown:
-        contact_sheet(shown, labels, cell_px=192).save(bench.folder / "sheet.png")
+        write_picture(bench.folder / "sheet.png", contact_sheet(shown, labels, cell_px=192))

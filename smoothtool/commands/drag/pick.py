@@ -16,7 +16,7 @@ from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.lists.points import write_points
 from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.output import output_folder
-from smoothtool.files.storage.writing import atomic_path
+from smoothtool.files.storage.writing import write_bytes_atomic
 from smoothtool.types import Report, Track
 from smoothtool.weights.sample_pictures import resolve_picture
 
@@ -84,8 +84,7 @@ def _keep(job: DragJob, request: PageRequest, folder: Path) -> DragJob:
     mask = job.mask
     if request.mask_png is not None:
         mask = folder / f"mask-{number}.png"
-        with atomic_path(mask) as temporary:
-            temporary.write_bytes(request.mask_png)
+        write_bytes_atomic(mask, request.mask_png)
     pairs = zip(request.points.handles_xy_px, request.points.targets_xy_px, strict=True)
     point = [f"{hx:g},{hy:g}:{tx:g},{ty:g}" for (hx, hy), (tx, ty) in pairs]
     changes = {"point": point, "points": None, "mask": mask, "pick": False, "output": folder / f"run-{number}"}

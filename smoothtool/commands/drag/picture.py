@@ -49,6 +49,7 @@ from smoothtool.files.pictures.images import a1111_parameters, load_image, save_
 from smoothtool.files.pictures.sequences import save_webp
 from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import write_report
+from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_point
 from smoothtool.methods.drag.dragdiffusion import DragSettings
 from smoothtool.types import DragPoints, Report, Track
@@ -204,7 +205,7 @@ def _write(folder: Path, wish: Wish, dragged: Dragged, job: DragJob, model: Diff
         size_px=dragged.after.size, model=model.name,
     )  # fmt: skip
     save_image(dragged.after, folder / "dragged.png", settings=job.recipe(), parameters=parameters)
-    before_after(before, dragged.after).save(folder / "before-after.png")
+    write_picture(folder / "before-after.png", before_after(before, dragged.after))
     path = [place.handles_xy_px for place in dragged.path] or _straight(wish.points)
     save_webp(
         trajectory_frames(before, dragged.after, wish.points, path), folder / "trajectory.webp", FPS, ping_pong=False

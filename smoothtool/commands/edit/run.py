@@ -18,6 +18,7 @@ from smoothtool.files.pictures.images import crop_back, save_image, to_image
 from smoothtool.files.pictures.provenance import a1111_parameters
 from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import job_document
+from smoothtool.files.storage.writing import write_picture
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:
@@ -85,11 +86,12 @@ def _write(job: EditJob, source: Source, edits: list[Edit], names: list[str], re
         )  # fmt: skip
         shown = picture if job.size else at_input_size(picture, source.picture)
         save_image(shown, folder / name, settings=settings, parameters=parameters)
-    before_after(before, pictures[0], (job.src or "before", edits[0].target)).save(folder / "before-after.png")
+    pair = before_after(before, pictures[0], (job.src or "before", edits[0].target))
+    write_picture(folder / "before-after.png", pair)
     report.files = {"edited": names, "before_after": "before-after.png"}
     if len(edits) > 1:
         columns = len(edits) // len(job.trg)
         rows = [[before, *pictures[at : at + columns]] for at in range(0, len(edits), columns)]
         heads = ["source", *(f"r = {edit.ratio}" if edit.ratio else "edited" for edit in edits[:columns])]
-        contact_sheet(rows, row_labels=job.trg, column_labels=heads).save(folder / "sheet.png")
+        write_picture(folder / "sheet.png", contact_sheet(rows, row_labels=job.trg, column_labels=heads))
         report.files["sheet"] = "sheet.png"

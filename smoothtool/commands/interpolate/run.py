@@ -18,6 +18,7 @@ from smoothtool.files.pictures.images import a1111_parameters, save_image, to_im
 from smoothtool.files.pictures.sequences import check_mp4, save_gif, save_mp4, save_webm, save_webp
 from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import job_document
+from smoothtool.files.storage.writing import write_picture
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _write(folder: Path, frames: Frames, parameters: str | None, job: Interpolat
         save_gif(shown, folder / "walk.gif", job.fps, ping_pong=not job.loop)
     if job.mp4:
         save_mp4(shown, folder / "walk.mp4", job.fps)
-    contact_sheet(_rows(pictures)).save(folder / "sheet.png")
+    write_picture(folder / "sheet.png", contact_sheet(_rows(pictures)))
     asked = {kind: f"walk.{kind}" for kind in ("gif", "mp4") if getattr(job, kind)}
     return {"frames": names, "sheet": "sheet.png", "webp": "walk.webp", "webm": "walk.webm", **asked}
 

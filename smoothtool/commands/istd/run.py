@@ -24,6 +24,7 @@ from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import to_image
 from smoothtool.files.storage.output import output_folder
 from smoothtool.files.storage.records import append_record, read_records
+from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_lora, parse_shard
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
@@ -83,8 +84,9 @@ def run(job: IstdJob, track: Track) -> Report:
     if len(prompts) < ENOUGH:
         report.notes.append(f"intervals over {len(prompts)} prompts are much too narrow: --n 30 or more")
     report.figures = _figures(job, prompts, measured)
-    line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels", "step",
-              "(mean over prompts; band: 10 to 90 %)").save(bench.folder / "distances.png")  # fmt: skip
+    plot = line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels",
+                     "step", "(mean over prompts; band: 10 to 90 %)")  # fmt: skip
+    write_picture(bench.folder / "distances.png", plot)
     report.files |= {"walks": sorted(bench.folder.glob(RECORDS)), "plot": bench.folder / "distances.png"}
     finish(report, model, bench.folder)
     _complain(measured, bench.folder)
@@ -261,7 +263,7 @@ def _write_sheet(
     labels = [f"{std:.2f} {prompt}" for std, prompt in chosen]
     told = PngInfo()
     told.add_text(SHEET_KEY, key)
-    contact_sheet(rows, row_labels=labels, cell_px=64).save(path, pnginfo=told)
+    write_picture(path, contact_sheet(rows, row_labels=labels, cell_px=64), pnginfo=told)
 
 
 def _shown_key(sheet: Path) -> str | None:

@@ -12,7 +12,7 @@ from smoothtool.commands.shared.cost import Cost
 from smoothtool.files.drawing.markdown import markdown_table
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import to_image
-from smoothtool.files.storage.writing import write_text_atomic
+from smoothtool.files.storage.writing import write_picture, write_text_atomic
 from smoothtool.types import Report
 
 Row = dict[str, Any]
@@ -28,7 +28,8 @@ def write_comparison(rows: Sequence[Row], shown: Mapping[str, torch.Tensor], rep
     pictures, labels = [to_image(picture) for picture in shown.values()], list(shown)
     across = -(-len(pictures) // 2)
     halves = (slice(0, across), slice(across, None))
-    contact_sheet([pictures[half] for half in halves], [labels[half] for half in halves]).save(folder / "compare.png")
+    sheet = contact_sheet([pictures[half] for half in halves], [labels[half] for half in halves])
+    write_picture(folder / "compare.png", sheet)
     write_text_atomic(folder / "compare.md", markdown_table(rows))
     report.figures["compare"] = list(rows)
     report.files = {"sheet": "compare.png", "table": "compare.md"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -50,7 +51,9 @@ def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark falls to what is used now
+        mark = os.open("/proc/self/clear_refs", os.O_WRONLY)
+        os.write(mark, b"5")  # Linux: the high-water mark falls to what is used now
+        os.close(mark)
 
 
 def peak_memory_mb(device: torch.device) -> float | None:

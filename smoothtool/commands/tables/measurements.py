@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from smoothtool.commands.train import run as train
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, MemoryExhaustedError, SmoothtoolError
 from smoothtool.files.storage.digests import Digests, digest
+from smoothtool.files.storage.writing import write_bytes_atomic
 from smoothtool.jobs import make_job, parse_lora
 from smoothtool.metrics.fid import inception_missing
 from smoothtool.metrics.reconstruction import lpips_missing
@@ -217,7 +217,7 @@ def _inverted(bench: Bench, variant: Variant, name: str, inversion: str) -> dict
         for kind in {"reconstruction", "guidance_1"} & report["files"].keys():
             folder = bench.folder / RUNS / "pictures" / f"inverted-{name}-{kind}-{digest(facts)}"
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(made / report["files"][kind], folder / path.name)
+            write_bytes_atomic(folder / path.name, (made / report["files"][kind]).read_bytes())
             folders[kind] = folder
     return dict(sorted(folders.items(), reverse=True))
 
@@ -227,7 +227,7 @@ def reconstruction_figures(bench: Bench, folder: Path, name: str) -> Figures:
     originals = bench.folder / RUNS / "pictures" / f"originals-{digest([bench.real.folder.name, bench.job.inverted])}"
     originals.mkdir(parents=True, exist_ok=True)
     for path in bench.real.paths(bench.job.inverted):
-        shutil.copyfile(path, originals / path.name)
+        write_bytes_atomic(originals / path.name, path.read_bytes())
 
     def measure() -> Figures:
         settings = {"metric": "recon", "folders": [str(originals), str(folder)], "clip": bench.job.clip}

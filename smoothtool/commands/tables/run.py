@@ -46,7 +46,7 @@ from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.output import output_folder
 from smoothtool.files.storage.reports import write_report
-from smoothtool.files.storage.writing import write_text_atomic
+from smoothtool.files.storage.writing import write_picture, write_text_atomic
 from smoothtool.jobs import parse_lora
 from smoothtool.types import Report, Track
 from smoothtool.weights.models import resolve_model
@@ -258,7 +258,7 @@ def _write_sheet(bench: Bench, frames: dict[str, list[Path]]) -> None:
         [load_image(path) for path in sorted(folder.iterdir(), key=lambda path: natural(path.name))]
         for folder in shown.values()
     ]
-    contact_sheet(rows, row_labels=list(shown)).save(bench.folder / "walks.png")
+    write_picture(bench.folder / "walks.png", contact_sheet(rows, row_labels=list(shown)))
     bench.report.files["walks"] = "walks.png"
 
 

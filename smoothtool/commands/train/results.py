@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.records import read_records
 from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.tensors import write_tensors
+from smoothtool.files.storage.writing import write_json_atomic, write_picture
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_walks
 from smoothtool.training.examples import Examples
 from smoothtool.training.trainer import Trainer
@@ -66,9 +66,8 @@ def write_results(state: TrainingRun) -> None:
         report.files = _save_full(trainer.model, folder) if state.job.full else _save_lora(state)
     rows = read_records(folder, LOG)
     if rows:
-        line_plot(_lines(rows), "training", "step", "(means over about a hundredth of the steps)").save(
-            folder / "training.png"
-        )
+        plot = line_plot(_lines(rows), "training", "step", "(means over about a hundredth of the steps)")
+        write_picture(folder / "training.png", plot)
         report.files |= {"log": LOG, "plot": "training.png"}
         report.figures |= _figures(rows, state.examples)
     write_report(report, folder)
@@ -85,9 +84,8 @@ def _save_lora(state: TrainingRun) -> dict[str, Any]:
 
 def _save_full(model: DiffusionModel, folder: Path) -> dict[str, Any]:
     """The whole model as a diffusers folder: `--model OUTPUT/model`."""
-    shutil.rmtree(folder / "model", ignore_errors=True)  # of an earlier, shorter run; the checkpoint holds its weights
-    with new_folder(folder / "model", force=False) as temporary:
-        save_model(model, temporary)
+    with new_folder(folder / "model", force=True, known_by="model_index.json") as temporary:
+        save_model(model, temporary, write_json_atomic)
     return {"model": "model"}
 
 
@@ -140,4 +138,4 @@ def write_walks(state: TrainingRun, step: int) -> None:
         [[to_image(frame) for frame in walk.pixel_values] for walk in walks], row_labels=state.prompts
     )
     (state.folder / "samples").mkdir(exist_ok=True)
-    sheet.save(state.folder / "samples" / f"step-{step:08d}.png")
+    write_picture(state.folder / "samples" / f"step-{step:08d}.png", sheet)

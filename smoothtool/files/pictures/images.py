@@ -18,7 +18,7 @@ from smoothtool.files.pictures.fitting import Fitted, crop_back, fit_image, to_p
 from smoothtool.files.pictures.formats import FORMATS, unreadable_kind
 from smoothtool.files.pictures.provenance import DigitalSource, a1111_parameters, metadata_options, settings_inside
 from smoothtool.files.pictures.upright import upright, without_exif
-from smoothtool.files.storage.writing import atomic_path
+from smoothtool.files.storage.writing import write_picture
 
 if TYPE_CHECKING:
     import torch
@@ -102,8 +102,7 @@ def save_image(
     digital_source  IPTC digital source type for XMP; None leaves it out
     """
     options = metadata_options(path, settings, parameters, digital_source)
-    with atomic_path(path) as temporary:
-        image.convert("RGB").save(temporary, **options)
+    write_picture(path, image.convert("RGB"), **options)
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from smoothtool.errors import SmoothtoolError, UsageError
-from smoothtool.files.storage.writing import atomic_path
+from smoothtool.files.storage.writing import atomic_path, write_bytes_atomic, write_picture
 
 SMALLEST_PX = 256  # players enlarge small frames without smoothing, and some refuse small videos
 LONGEST_ENLARGED_PX = 4096
@@ -69,20 +70,21 @@ def save_mp4(frames: list[Image.Image], path: Path, fps: float) -> None:
     import av
 
     pictures = [_video_picture(frame) for frame in frames]
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    buffer = BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "18"})
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
+    write_bytes_atomic(path, buffer.getvalue())
 
 
 def _save_animation(frames: list[Image.Image], path: Path, ping_pong: bool, **options: Any) -> None:
     first, *rest = [_enlarged(frame.convert("RGB")) for frame in frames]
     way_back = rest[-2::-1] if ping_pong else []
-    with atomic_path(path) as temporary:
-        first.save(temporary, save_all=True, append_images=[*rest, *way_back], loop=0, **options)
+    write_picture(path, first, save_all=True, append_images=[*rest, *way_back], loop=0, **options)
 
 
 def _video_picture(frame: Image.Image) -> np.ndarray:
@@ -125,9 +127,9 @@ def _quiet_stderr() -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     try:
         yield
     finally:

@@ -13,11 +13,12 @@ from smoothtool.errors import StorageError, UsageError, storage_error
 from smoothtool.files.storage.exchange import put_back, replace_folder
 from smoothtool.files.storage.leftovers import is_leftover, sweep_leftovers, temporary_folder
 
+REPORT = "report.json"
 MovedOn = Callable[[Path], Path]
 """The finished folder, whose place another process has taken -> where it goes instead."""
 
 
-def output_folder(root: Path, *, force: bool) -> Path:
+def output_folder(root: Path, *, force: bool, known_by: str = REPORT) -> Path:
     """The absolute folder that results will go to, checked before any computation; creates nothing.
 
     Raises: UsageError when it holds files and `force` is off, or when it holds files that are not a result of
@@ -35,7 +36,7 @@ def output_folder(root: Path, *, force: bool) -> Path:
         raise UsageError(f"{root}: there is a file of that name", "another folder with -o")
     if folder.is_dir():
         _check_writable(folder, root)
-        _check_replaceable(folder, root, force)
+        _check_replaceable(folder, root, force, known_by)
     if not _is_filled_inside(folder):
         _check_writable(folder.parent, root)
     return folder
@@ -52,14 +53,14 @@ def free_space_check(folder: Path, needed_bytes: float) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, force: bool, moved_on: MovedOn | None = None) -> Iterator[Path]:
+def new_folder(path: Path, force: bool, moved_on: MovedOn | None = None, known_by: str = REPORT) -> Iterator[Path]:
     """Fill the folder handed out; it becomes `path` at the end, and is gone after any exception, Ctrl-C included.
 
-    With `force` an earlier result stays in place until the new one is complete.
+    With `force` an earlier result, which has a file `known_by`, stays in place until the new one is complete.
     moved_on  for a name that nobody chose: finished work goes elsewhere when another process took the name meanwhile
     Raises: UsageError and StorageError as `output_folder` does, or when another process filled `path` meanwhile.
     """
-    folder = output_folder(path, force=force)
+    folder = output_folder(path, force=force, known_by=known_by)
     with ExitStack() as stack:
         try:
             beside = folder / "part" if _is_filled_inside(folder) else folder
@@ -70,7 +71,7 @@ def new_folder(path: Path, force: bool, moved_on: MovedOn | None = None) -> Iter
         yield temporary
         while True:
             try:
-                _take_place(temporary, folder, path, force)
+                _take_place(temporary, folder, path, force, known_by)
                 return
             except UsageError:
                 if moved_on is None:
@@ -96,14 +97,14 @@ def create_folder(path: Path, moved_on: Callable[[], Path] | None = None) -> Pat
             raise storage_error(path, error) from error
 
 
-def _take_place(new: Path, folder: Path, typed: Path, force: bool) -> None:
+def _take_place(new: Path, folder: Path, typed: Path, force: bool, known_by: str) -> None:
     try:
         if _is_filled_inside(folder):
-            _check_replaceable(folder, typed, force)
-            for part in sorted(new.iterdir(), key=lambda part: part.name == "report.json"):
+            _check_replaceable(folder, typed, force, known_by)
+            for part in sorted(new.iterdir(), key=lambda part: part.name == known_by):
                 os.rename(part, folder / part.name)
         elif folder.exists() and _content(folder):
-            _check_replaceable(folder, typed, force)
+            _check_replaceable(folder, typed, force, known_by)
             replace_folder(new, folder)
         else:
             os.rename(new, folder)
@@ -127,7 +128,7 @@ def _content(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not is_leftover(path)]
 
 
-def _check_replaceable(folder: Path, typed: Path, force: bool) -> None:
+def _check_replaceable(folder: Path, typed: Path, force: bool, known_by: str) -> None:
     if not _content(folder):
         return
     if not force:
@@ -137,9 +138,9 @@ def _check_replaceable(folder: Path, typed: Path, force: bool) -> None:
             f"{typed}: --force cannot replace the folder you are in, nor one where a disk begins",
             "another folder with -o",
         )
-    if not (folder / "report.json").is_file():
+    if not (folder / known_by).is_file():
         raise UsageError(
-            f"{typed}: --force replaces results only, and this folder has no report.json", "another folder with -o"
+            f"{typed}: --force replaces results only, and this folder has no {known_by}", "another folder with -o"
         )
 
 

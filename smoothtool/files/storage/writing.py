@@ -69,8 +69,16 @@ def write_picture(path: Path, image: Image.Image, **options: Any) -> None:
 
     buffer = BytesIO()
     Image.init()
-    image.save(buffer, **{"format": Image.EXTENSION[path.suffix.lower()], **options})
+    image.save(buffer, options.pop("format", None) or Image.EXTENSION[path.suffix.lower()], **options)
     write_bytes_atomic(path, buffer.getvalue())
+
+
+def start_log(path: Path) -> None:
+    """Make sure that lines can be added. Raises: StorageError."""
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def append_line(path: Path, line: str) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from smoothtool.files.storage.writing import write_json_atomic, write_text_atomic
 from smoothtool.stickers.world.icons import CONCEPTS
 from smoothtool.stickers.world.scenes import COLOURS
 
 
 def write_card(figures: dict[str, Any], folder: Path) -> None:
     """figures.json, and README.md with the same figures in words."""
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (folder / "README.md").write_text(_card(figures))
+    write_json_atomic(folder / "figures.json", figures)
+    write_text_atomic(folder / "README.md", _card(figures))
 
 
 def _card(figures: dict[str, Any]) -> str:

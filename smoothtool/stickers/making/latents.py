@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from smoothtool.files.storage.writing import atomic_path
 from smoothtool.stickers.making.tokenizer import MAX_TOKENS, load_tokenizer, tokenize
 from smoothtool.stickers.making.vae import POOL, SCALING_FACTOR, normalised_vae
 from smoothtool.stickers.world.pool import draw_pool, pool_caption, pool_scene, to_pixel_values
@@ -39,9 +40,8 @@ def encode_shard(work: Path, shard: int, device: str = "cpu") -> Path:
             pictures = np.stack([np.asarray(render(pool_scene(i), work / "icons")) for i in range(at, at + 50)])
             latents = vae.encode(to_pixel_values(pictures).to(device)).latent_dist.mean * SCALING_FACTOR
             parts.append(latents.contiguous().half().cpu().numpy())
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, np.concatenate(parts))
-        temporary.rename(path)
+        with atomic_path(path) as temporary:
+            np.save(temporary, np.concatenate(parts))
     return path
 
 
@@ -53,9 +53,8 @@ def tokenize_shard(work: Path, shard: int) -> Path:
         tokenizer, scenes = load_tokenizer(work), range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES)
         texts = [pool_caption(scene, variant) for scene in scenes for variant in range(VARIANTS)]
         ids = tokenize(tokenizer, texts).numpy().astype(np.uint16)
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, ids.reshape(SHARD_SCENES, VARIANTS, MAX_TOKENS))
-        temporary.rename(path)
+        with atomic_path(path) as temporary:
+            np.save(temporary, ids.reshape(SHARD_SCENES, VARIANTS, MAX_TOKENS))
     return path
 
 
@@ -106,9 +105,8 @@ def decoded_pool(work: Path) -> np.ndarray:
         for latents in first[:DECODED].split(64):
             pictures = vae.decode(latents / SCALING_FACTOR).sample.clamp(-1, 1)
             parts.append(((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, np.concatenate(parts))
-        temporary.rename(path)
+        with atomic_path(path) as temporary:
+            np.save(temporary, np.concatenate(parts))
     return np.load(path, mmap_mode="r")
 
 

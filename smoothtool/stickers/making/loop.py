@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from smoothtool.files.storage.records import append_record
+from smoothtool.files.storage.writing import atomic_path
 
 
 def cosine_rate(step: int, steps: int, peak: float, *, warmup: int = 200, floor: float = 0.02) -> float:
@@ -23,7 +24,7 @@ def cosine_rate(step: int, steps: int, peak: float, *, warmup: int = 200, floor:
 class Run:
     """One training: model, AdamW, exponential average, checkpoint `NAME.pt` in `work`, log `NAME.jsonl`.
 
-    The checkpoint is written to a temporary file and renamed, so a kill leaves the old one or the new one.
+    A kill leaves the old checkpoint or the new one.
     """
 
     def __init__(self, name: str, model: nn.Module, work: Path, *, rate: float, steps: int,
@@ -44,8 +45,8 @@ class Run:
         path = self.work / f"{self.name}.pt"
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                  "averaged": self.averaged, "step": self.step}  # fmt: skip
-        torch.save(state, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
 
     def averaged_weights(self) -> dict[str, torch.Tensor]:
         return {k: v.to(self.model.state_dict()[k].dtype) for k, v in self.averaged.items()}
@@ -83,7 +84,6 @@ class Run:
 
     def _log(self, values: dict[str, float]) -> None:
         row = {"step": self.step, "seconds": round(time.monotonic() - self.started, 1), **values}
-        with (self.work / f"{self.name}.jsonl").open("a") as log:
-            log.write(json.dumps(row) + "\n")
+        append_record(self.work / f"{self.name}.jsonl", row)
         print(self.name, " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()),
               flush=True)  # fmt: skip

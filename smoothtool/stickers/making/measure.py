@@ -21,6 +21,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import to_image
+from smoothtool.files.storage.writing import write_picture
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import adam_solver, gauss_newton_solver, null_text_steps
 from smoothtool.metrics.bootstrap import paired_difference
@@ -58,7 +59,7 @@ def measure(work: Path, folder: Path = FOLDER) -> None:
         "fingerprint": model.fingerprint,
     }
     write_card(figures, folder)
-    _sample_sheet(samples, singles).save(folder / "samples.png")
+    write_picture(folder / "samples.png", _sample_sheet(samples, singles))
     print(json.dumps(figures, indent=2))
 
 
@@ -95,7 +96,7 @@ def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
         "lora": model.loras[0]["fingerprint"],
     }  # fmt: skip
     write_card(figures, folder)
-    _sample_sheet(with_lora, singles).save(folder / "samples-smooth.png")
+    write_picture(folder / "samples-smooth.png", _sample_sheet(with_lora, singles))
     print(json.dumps(figures["smooth"], indent=2))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
+from smoothtool.files.storage.writing import atomic_path, write_json_atomic
 from smoothtool.stickers.making.clip import build_clip
 from smoothtool.stickers.making.latents import trained_vae
 from smoothtool.stickers.making.tokenizer import load_tokenizer
@@ -43,7 +43,7 @@ def pack(work: Path, folder: Path = FOLDER) -> None:
         clip.half().save_pretrained(folder / "clip")
         shutil.copytree(work / "tokenizer", folder / "clip", dirs_exist_ok=True)
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
+    write_json_atomic(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     index = {
         "_class_name": "StableDiffusionPipeline",
         "feature_extractor": [None, None],
@@ -56,7 +56,7 @@ def pack(work: Path, folder: Path = FOLDER) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_json_atomic(folder / "model_index.json", index)
 
 
 def unpack(work: Path, folder: Path = FOLDER) -> None:
@@ -66,5 +66,6 @@ def unpack(work: Path, folder: Path = FOLDER) -> None:
     """
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     work.mkdir(parents=True, exist_ok=True)
-    torch.save(vae.state_dict(), work / "vae-normalised.pt")
+    with atomic_path(work / "vae-normalised.pt") as temporary:
+        torch.save(vae.state_dict(), temporary)
     shutil.copytree(folder / "tokenizer", work / "tokenizer", dirs_exist_ok=True)

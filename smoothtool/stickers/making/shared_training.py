@@ -8,7 +8,6 @@ can be made at any moment, and the training goes on from the copy that has not d
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import nn
 
+from smoothtool.files.storage.records import append_record
+from smoothtool.files.storage.writing import atomic_path
 from smoothtool.stickers.making.muon import MuonAdamW
 
 BANDS = 5  # of times, for the log
@@ -85,11 +86,11 @@ def share(model: nn.Module, saved: dict[str, Any] | None, plan: Plan) -> Shared:
 
 
 def save(shared: Shared, path: Path, step: int) -> None:
-    """Written beside and renamed: a kill leaves the old checkpoint or the new one."""
+    """A kill leaves the old checkpoint or the new one."""
     state = {"model": shared.model.state_dict(), "averaged": shared.averaged, "step": step,
              "first": shared.optimizer.first, "second": shared.optimizer.second}  # fmt: skip
-    torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
 
 
 Batch = dict[str, torch.Tensor]
@@ -179,7 +180,6 @@ class _Log:
             means = [round(float(values[bands == band].mean()), 4) for band in range(BANDS)]
             row = {"step": step, "seconds": round(self.seconds, 1), "loss": round(float(values.mean()), 5),
                    "bands": means}  # fmt: skip
-            with self.path.open("a") as log:
-                log.write(json.dumps(row) + "\n")
+            append_record(self.path, row)
             print(json.dumps(row), flush=True)
             self.losses, self.timesteps = [], []

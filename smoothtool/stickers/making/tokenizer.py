@@ -10,6 +10,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
+from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.stickers.world.scenes import caption, sample_scene
 
 MAX_TOKENS, CORPUS = 32, 20_000
@@ -50,6 +51,6 @@ def _learn(folder: Path) -> None:
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "bos_token": "<|startoftext|>",
                 "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+    write_text_atomic(folder / "vocab.json", json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
+    write_text_atomic(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+    write_text_atomic(folder / "tokenizer_config.json", json.dumps(settings, indent=2))

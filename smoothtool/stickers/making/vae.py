@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from smoothtool.files.storage.writing import atomic_path
 from smoothtool.stickers.making.loop import Run
 from smoothtool.stickers.world.pool import draw_pool, held_out_pixel_values, to_pixel_values
 
@@ -80,7 +81,8 @@ def normalised_vae(work: Path) -> AutoencoderKL:
     into.weight[:4] *= scale[:, None, None, None]
     into.bias[:4] = (into.bias[:4] - mean) * scale
     into.bias[4:] += 2 * scale.log()  # the variance follows
-    torch.save(vae.state_dict(), path)
+    with atomic_path(path) as temporary:
+        torch.save(vae.state_dict(), temporary)
     return vae
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from smoothtool.files.storage.writing import write_picture
+
 CONCEPTS: dict[str, str] = {
     "cat": "1f431", "dog": "1f436", "fox": "1f98a", "lion": "1f981", "tiger": "1f42f",
     "bear": "1f43b", "panda": "1f43c", "koala": "1f428", "pig": "1f437", "cow": "1f42e",
@@ -58,7 +60,7 @@ def fetch_icons(folder: Path) -> None:
         with tarfile.open(archive) as tar:
             for member in tar:
                 if member.name in wanted and (stream := tar.extractfile(member)) is not None:
-                    Image.open(stream).convert("RGBA").save(target / f"{wanted[member.name]}.png")
+                    write_picture(target / f"{wanted[member.name]}.png", Image.open(stream).convert("RGBA"))
         archive.unlink()
 
 

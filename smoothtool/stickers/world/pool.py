@@ -8,6 +8,7 @@ from random import Random
 import numpy as np
 import torch
 
+from smoothtool.files.storage.writing import atomic_path
 from smoothtool.stickers.world.scenes import SIZE_PX, Scene, caption, render, sample_scene
 
 HELD_OUT_SEED = 1_000_000_000
@@ -30,9 +31,8 @@ def draw_pool(work: Path, count: int) -> np.ndarray:
         pictures = np.empty((count, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
         for index in range(count):
             pictures[index] = np.asarray(render(pool_scene(index), work / "icons"))
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, pictures)
-        temporary.rename(path)
+        with atomic_path(path) as temporary:
+            np.save(temporary, pictures)
     return np.load(path, mmap_mode="r")
 
 

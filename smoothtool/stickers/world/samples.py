@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from smoothtool.files.storage.writing import write_picture, write_text_atomic
 from smoothtool.stickers.world.scenes import Item, Scene, caption, render
 
 FOLDER = Path(__file__).parents[2] / "weights" / "samples"
@@ -29,6 +30,6 @@ def draw_samples(icons: Path, folder: Path = FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for name, scene in SAMPLES.items():
-        render(scene, icons).save(folder / f"{name}.png", optimize=True)
+        write_picture(folder / f"{name}.png", render(scene, icons), optimize=True)
         lines.append(json.dumps({"file_name": f"{name}.png", "text": caption(scene)}))
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    write_text_atomic(folder / "metadata.jsonl", "\n".join(lines) + "\n")

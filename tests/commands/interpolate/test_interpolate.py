@@ -18,6 +18,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.pictures.images import read_settings
+from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.jobs import make_job
 from smoothtool.types import silent
 
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as a diffusers folder, and one of other weights beside it."""
     place = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("tiny", "other")):
-        save_model(tiny_model(place / "tokenizer", seed=seed), place / name)
+        save_model(tiny_model(place / "tokenizer", seed=seed), place / name, write_json_atomic)
     return place / "tiny"
 
 

@@ -15,6 +15,7 @@ from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import InputError
 from smoothtool.files.pictures.images import read_settings
 from smoothtool.files.storage.inversions import load_inversion
+from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.jobs import make_job
 from smoothtool.types import silent
 
@@ -25,7 +26,7 @@ N = 3
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as a diffusers folder."""
     place = tmp_path_factory.mktemp("models")
-    save_model(tiny_model(place / "tokenizer"), place / "tiny")
+    save_model(tiny_model(place / "tokenizer"), place / "tiny", write_json_atomic)
     return place / "tiny"
 
 

@@ -21,6 +21,7 @@ from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.tensors import write_tensors
+from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.jobs import TablesJob
 from smoothtool.metrics.bootstrap import bootstrap_mean
 from smoothtool.recipe.reading import load_recipe
@@ -35,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, a LoRA that changes it, a CLIP, two captioned pictures and a list of prompts."""
     place = tmp_path_factory.mktemp("tables")
     model = tiny_model(place / "tokenizer")
-    save_model(model, place / "tiny")
+    save_model(model, place / "tiny", write_json_atomic)
     add_trainable_lora(model.unet, 2, adapter="smooth")
     for name, weight in model.unet.named_parameters():
         if "lora_" in name:
