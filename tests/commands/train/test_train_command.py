@@ -144,14 +144,14 @@ def test_both_outputs_give_the_noise_of_the_trained_model(job, tmp_path, monkeyp
         torch.testing.assert_close(predict(loaded), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_first_order_training_follows_the_double_backward(job, tmp_path):
-    settings = {"max_steps": 50, "learning_rate": 1e-3}
+    """The curves differ by 2e-5. With half the weight on the regulariser they differ by 3e-3 and 9e-3."""
+    settings = {"max_steps": 8, "learning_rate": 3e-2, "lambda": 300.0, "checkpoint_every": 8, "sample_every": 0}
     runs = {gradient: train.run(job(gradient=gradient, output=tmp_path / gradient, **settings), silent)
             for gradient in ("central", "double-backward")}  # fmt: skip
     for name in ("base_loss", "regulariser", "running_mean"):
         curves = {gradient: [row[name] for row in log(report)] for gradient, report in runs.items()}
-        assert curves["central"] == pytest.approx(curves["double-backward"], rel=0.02)
+        assert curves["central"] == pytest.approx(curves["double-backward"], rel=5e-4)
 
 
 @pytest.mark.slow
