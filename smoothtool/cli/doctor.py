@@ -15,7 +15,7 @@ from smoothtool.threads import waiting
 from smoothtool.weights.models import KNOWN, find_model, settings_file
 
 EXTRAS = {
-    "metrics": ("torchmetrics", "torch_fidelity", "torchvision"), "video": ("av",), "webdataset": ("webdataset",),
+    "metrics": ("torchmetrics", "torch_fidelity", "torchvision"), "video": ("av",),
     "ray": ("ray",), "tensorboard": ("tensorboard",), "wandb": ("wandb",),
     "ui": ("starlette", "uvicorn"),
 }  # fmt: skip

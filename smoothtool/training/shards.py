@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from braceexpand import UnbalancedBracesError, braceexpand
 from PIL import Image
 
 from smoothtool.errors import InputError
@@ -31,7 +32,7 @@ Member = tuple[tarfile.TarInfo, bytes]
 def find_shards(data: str) -> list[Path]:
     """The shards that training data names: a folder of .tar files, `a.tar` or `a-{000..011}.tar`; or none.
 
-    Raises: InputError when the names are a pattern, and webdataset, whose notation it is, is not installed.
+    Raises: InputError when the braces of a pattern do not close.
     """
     folder = at_home(data)
     if os.path.isdir(folder):
@@ -39,22 +40,23 @@ def find_shards(data: str) -> list[Path]:
         return [] if others else sorted(folder.glob("*.tar"))
     if not data.endswith(".tar"):
         return []
-    expand, _ = _webdataset()
-    return [at_home(name) for name in expand(data)]
+    try:
+        return [at_home(name) for name in braceexpand(data)]
+    except UnbalancedBracesError as error:
+        raise InputError(f"{data}: the braces do not close", "a-{000..011}.tar") from error
 
 
 def read_shards(shards: list[Path]) -> tuple[list[CaptionedPicture], list[str]]:
     """The pictures with their captions in the shards' order, and a line for each one that cannot be used.
 
-    Raises: InputError when webdataset is not installed, a shard is missing, or nothing is usable.
+    Raises: InputError when a shard is missing, or nothing is usable.
     """
-    _, split_name = _webdataset()
     complaints: list[str] = []
     found: list[CaptionedPicture] = []
     for shard in shards:
         if not os.path.isfile(shard):
             raise InputError(f"{shard}: there is no such shard", HINT)
-        for files in _samples(_members(shard, complaints), split_name):
+        for files in _samples(_members(shard, complaints)):
             picture, complaint = _picture(shard, files)
             found += [picture] if picture else []
             complaints += [complaint] if complaint else []
@@ -62,16 +64,6 @@ def read_shards(shards: list[Path]) -> tuple[list[CaptionedPicture], list[str]]:
         reason = f" ({complaints[0]})" if complaints else ""
         raise InputError(f"{shards[0]}: there are no captioned pictures in the shards{reason}", HINT)
     return found, complaints
-
-
-def _webdataset() -> tuple[Callable[[str], list[str]], Callable[[str], tuple[str | None, str | None]]]:
-    """What the format leaves to its library: the notation for many shards, and which files belong together."""
-    try:
-        from webdataset.shardlists import expand_urls
-        from webdataset.tariterators import base_plus_ext
-    except ImportError as error:
-        raise InputError("training from .tar shards needs an extra", "pip install 'smoothtool[webdataset]'") from error
-    return expand_urls, base_plus_ext
 
 
 def _members(shard: Path, complaints: list[str]) -> Iterator[Member]:
@@ -90,15 +82,15 @@ def _may_be_caption(member: tarfile.TarInfo) -> bool:
     return member.name.lower().endswith((*SIDECAR_SUFFIXES, ".json")) and member.size <= LARGEST_SIDECAR_BYTES
 
 
-def _samples(
-    members: Iterator[Member], split_name: Callable[[str], tuple[str | None, str | None]]
-) -> Iterator[dict[str, Member]]:
+def _samples(members: Iterator[Member]) -> Iterator[dict[str, Member]]:
     """Neighbours of one name up to its first dot, by what follows it: `.jpg`, `.txt`."""
     name, files = None, dict[str, Member]()
     for member in members:
-        base, suffix = split_name(member[0].name)
-        if base is None or suffix is None:
+        folder, _, file_name = member[0].name.rpartition("/")
+        stem, _, suffix = file_name.partition(".")
+        if not stem or not suffix:
             continue
+        base = (folder, stem)
         if base != name and files:
             yield files
             files = {}
