@@ -98,6 +98,14 @@ for _start in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_
     ]  # fmt: skip
 
 
+def dump_yaml(data: Any, *, every_letter: bool = True) -> str:
+    """Block-style YAML in the order given, which YAML 1.1 and 1.2 read alike.
+
+    every_letter  False for where UTF-8 cannot be written: other letters than ASCII's are then escaped
+    """
+    return str(yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=every_letter, width=110))
+
+
 def read_yaml(text: str, source: str) -> Document:
     """One YAML document as plain data with positions.
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from smoothtool.cli import cached, console, doctor, models, recipes, ui
+from smoothtool.cli import cached, console, doctor, models, pictures, recipes, ui
 from smoothtool.cli.console import NARROW
 from smoothtool.cli.faults import as_usage_error, report_fault
 from smoothtool.cli.flags import job_command
@@ -49,6 +49,7 @@ def _options(
 for _job in JOBS.values():
     app.command(_job.command)(job_command(_job, launch))
 app.command("run")(recipes.run)
+app.command("info")(pictures.info)
 app.command("ui")(ui.ui)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipes.app, name="recipe")

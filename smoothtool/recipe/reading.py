@@ -23,14 +23,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from smoothtool.errors import SmoothtoolError, UsageError, closest
 from smoothtool.files.lists.inputs import Found, Picture, find_pictures
 from smoothtool.jobs import JOBS, Job, keys_of, try_job, unknown_option
 from smoothtool.recipe.captions import Captions, Located
 from smoothtool.recipe.plan import Draft, Plan, default_template, draft_of, picture_key, plan_alone, plan_batch
-from smoothtool.yaml12 import Document, Dumper, Trail, load_yaml, read_yaml
+from smoothtool.yaml12 import Document, Trail, dump_yaml, load_yaml, read_yaml
 
 MAX_JOBS = 10_000
 TOP = ("defaults", "jobs", "output")
@@ -54,7 +52,7 @@ def dump_plan(plan: Plan, *, every_letter: bool = True) -> str:
     rows = [{**row, **item.job.handover(), **({"output": item.name} if plan.folder else {})}
             for item in plan.items for row in item.job.recipe()["jobs"]]  # fmt: skip
     document = {**({"output": str(plan.folder)} if plan.folder else {}), "jobs": rows}
-    return str(yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=every_letter, width=120))
+    return dump_yaml(document, every_letter=every_letter)
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from smoothtool import errors
 from smoothtool.cli.app import main
+from smoothtool.files.pictures.images import save_image
+from smoothtool.yaml12 import read_yaml
 
 
 @pytest.fixture
@@ -62,3 +66,21 @@ def test_every_kind_of_error_has_a_code_of_its_own() -> None:
     kinds = [errors.SmoothtoolError, *errors.SmoothtoolError.__subclasses__()]
     assert len({kind.code for kind in kinds}) == len(kinds)
     assert len({kind.exit_code for kind in kinds}) == len(kinds)
+
+
+def test_the_settings_inside_a_picture_are_shown(
+    call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"jobs": [{"command": "edit", "image": "samples:fox", "trg": ["a cät"]}]}
+    save_image(Image.new("RGB", (8, 8)), tmp_path / "made.png", settings=settings, parameters=None)
+    assert call("info", str(tmp_path / "made.png"), "--json")[1]["settings"] == settings
+    with pytest.raises(SystemExit):
+        main(["info", str(tmp_path / "made.png")])
+    assert read_yaml(capsys.readouterr().out, "stdout").value == settings
+
+
+def test_a_picture_without_settings_says_so(call: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    code, document, _ = call("info", str(tmp_path / "plain.png"), "--json")
+    assert (code, document["error"]["code"]) == (5, "input")
+    assert "carries no settings" in document["error"]["message"]

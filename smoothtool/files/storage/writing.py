@@ -12,11 +12,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from smoothtool.errors import storage_error
 from smoothtool.files.storage.leftovers import temporary_file
-from smoothtool.yaml12 import Dumper
+from smoothtool.yaml12 import dump_yaml
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,8 +54,8 @@ def write_json_atomic(path: Path, data: Any) -> None:
 
 
 def write_yaml(path: Path, data: Any) -> None:
-    """Block-style YAML in the order given, read alike by YAML 1.1 and 1.2 parsers."""
-    write_text_atomic(path, yaml.dump(plain(data), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110))
+    """Plain data as YAML."""
+    write_text_atomic(path, dump_yaml(plain(data)))
 
 
 def write_picture(path: Path, image: Image.Image, **options: Any) -> None:
