@@ -89,6 +89,31 @@ def parse_point(text: str) -> tuple[float, float, float, float]:
     return handle_x, handle_y, target_x, target_y
 
 
+_BRACKETED = re.compile(
+    r"<[^<>]{1,200}>|(?<!\\)\(\([^()]{1,200}\)\)|(?<!\\)\([^()]{1,200}\)|\[[^\[\]]{1,200}\]|\b(?:BREAK|AND)\b"
+)
+_WEIGHTED = re.compile(r".*:\s*\d*\.?\d+\s*.", re.DOTALL)
+_LOADING = ("<lora:", "<lyco:", "<hypernet:", "<embedding:")
+
+
+def a1111_notation(prompt: str) -> list[str]:
+    """The parts of a prompt that A1111's programs would not take as words, such as (red:1.4), ((red)), [red|blue],
+    [red:blue:0.5], <lora:x:0.8>, BREAK and AND.
+
+    A prompt all in capital letters has no BREAK or AND that could be meant so.
+    """
+    capitals = prompt == prompt.upper()
+
+    def is_notation(part: str) -> bool:
+        if part in ("BREAK", "AND"):
+            return not capitals
+        if part.startswith("<"):
+            return part.lower().startswith(_LOADING)
+        return part.startswith("((") or (part.startswith("[") and "|" in part) or bool(_WEIGHTED.fullmatch(part))
+
+    return [part for part in _BRACKETED.findall(prompt) if is_notation(part)]
+
+
 def parse_shard(text: str | None) -> tuple[int, int]:
     """`2/4` is the second of four shares; None is the whole, (1, 1).
 

@@ -21,6 +21,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import InputError, ModelError, SmoothtoolError, StorageError, storage_error
 from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.pictures.fitting import fit_image
+from smoothtool.files.pictures.notes import PictureNotes
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.tensors import is_intact, write_tensors
 from smoothtool.types import Track
@@ -39,6 +40,7 @@ class Examples:
     buckets   indices of pictures whose latents have one size, to be batched together
     captions  per picture the rows of its captions in the embeddings; row 0 is the empty prompt
     digest    of everything that the numbers depend on
+    notes     what reading the pictures left out or guessed
     """
 
     latents: PartStore
@@ -47,6 +49,7 @@ class Examples:
     captions: tuple[tuple[int, ...], ...]
     digest: str
     complaints: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def posterior(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of a picture's latents, each [C, h, w] float32."""
@@ -136,7 +139,10 @@ def prepare_examples(
     row_of = {text: row for row, text in enumerate(texts)}
     captions = tuple(tuple(row_of[caption] for caption in picture.captions) for picture in pictures)
     groups = tuple(tuple(rows) for _, rows in sorted(buckets.items()))
-    return Examples(latents, embeddings, groups, captions, _digest([latents_key, texts_key]), broken)
+    digest, notes = _digest([latents_key, texts_key]), PictureNotes()
+    for part in facts:
+        notes.join(part.get("notes", {}))
+    return Examples(latents, embeddings, groups, captions, digest, broken, tuple(notes.lines()))
 
 
 def bucket_sizes(side_px: int, multiple: int) -> tuple[tuple[int, int], ...]:
@@ -159,11 +165,12 @@ def _encode_pictures(
 ) -> tuple[Tensors, dict[str, Any]]:
     tensors: Tensors = {}
     broken: list[str] = []
+    notes = PictureNotes()
     sizes: dict[int, str] = {}
     waiting: dict[tuple[int, int], list[tuple[int, torch.Tensor]]] = {}
     for row in rows:
         try:
-            picture = pictures[row].load()
+            picture = notes.add(pictures[row].name, pictures[row].load())
         except SmoothtoolError as error:
             broken.append(error.what)
             continue
@@ -176,7 +183,7 @@ def _encode_pictures(
             tensors |= _encode_group(model, waiting.pop(size))
     for group in waiting.values():
         tensors |= _encode_group(model, group)
-    return tensors, {"broken": broken, "sizes": sizes}
+    return tensors, {"broken": broken, "sizes": sizes, "notes": notes.names}
 
 
 def _encode_group(model: DiffusionModel, group: Sequence[tuple[int, torch.Tensor]]) -> Tensors:

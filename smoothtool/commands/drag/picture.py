@@ -28,7 +28,7 @@ from smoothtool.commands.drag.warping import Unwarped, open_to_warp, warp
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.session import (
     describe_model,
-    note_cut_prompts,
+    note_prompts,
     note_size,
     open_session,
     start_report,
@@ -89,7 +89,7 @@ def drag_picture(job: DragJob, track: Track, model: DiffusionModel | None = None
             model = model or open_session(job, track)
             calls = model.counter.calls
             wish = wish or read_wish(job, None, generated_size_px(model, job))
-            note_cut_prompts(model, [wish.prompt], track, report)
+            note_prompts(model, [wish.prompt], track, report)
         # 2. drag
         dragged = drag_wish(model, wish, job, track, report)
         # 3. write

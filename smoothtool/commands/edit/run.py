@@ -10,7 +10,7 @@ from smoothtool.commands.edit.methods import Source
 from smoothtool.commands.edit.stages import Edit, clip_if_there, edit_figures, one_edit, open_source, ratios_of
 from smoothtool.commands.invert.cached import inversion_figures, note_convergence
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, note_size, open_session
+from smoothtool.commands.shared.session import begin, finish, note_cropped, note_prompts, note_size, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import before_after, contact_sheet
 from smoothtool.files.pictures.fitting import at_input_size
@@ -33,7 +33,7 @@ def run(job: EditJob, track: Track) -> Report:
         with timed(report, "load"):
             model = open_session(job, track)
             prompts = [job.src, *job.trg, *job.src_sentence, *job.trg_sentence]
-            note_cut_prompts(model, prompts, track, report)
+            note_prompts(model, prompts, track, report)
         # 2. edit, measure and write
         (compare_edits if job.compare else _edit)(model, job, track, report, folder)
         finish(report, model, folder)
@@ -45,6 +45,7 @@ def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, fol
     with timed(report, "invert"):
         source = open_source(model, job, track)
     note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track, report)
+    note_cropped([job.image], [source.picture], track, report)
     if source.inverted is not None:
         note_convergence(source.inverted.inversion, track, report)
     ratios = ratios_of(job)

@@ -11,7 +11,7 @@ from PIL import Image
 from smoothtool.commands.interpolate.stages import Ends, Frames, frames_between, open_ends
 from smoothtool.commands.invert.cached import inversion_figures, note_convergence
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import begin, finish, note_cut_prompts, note_size, open_session
+from smoothtool.commands.shared.session import begin, finish, note_cropped, note_prompts, note_size, open_session
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import a1111_parameters, save_image, to_image
@@ -36,7 +36,7 @@ def run(job: InterpolateJob, track: Track) -> Report:
         # 1. model
         with timed(report, "load"):
             model = open_session(job, track)
-            note_cut_prompts(model, [*job.src, job.prompt or ""], track, report)
+            note_prompts(model, [*job.src, job.prompt or ""], track, report)
         if job.method == "anid" and job.steps < ANID_STEPS:
             report.notes.append(f"anid is published with {ANID_STEPS} steps and more, here it has {job.steps}")
             track.note(report.notes[-1])
@@ -45,6 +45,7 @@ def run(job: InterpolateJob, track: Track) -> Report:
             ends = open_ends(model, job, track)
             if ends.fitted is not None:
                 note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, track, report)
+                note_cropped(job.images, ends.pictures, track, report)
             if ends.inverted is not None:
                 note_convergence(ends.inverted.inversion, track, report)
         # 3. frames between

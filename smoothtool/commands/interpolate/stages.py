@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,8 @@ class Ends:
 
     images    [K, C, h, w] latents of the end frames
     noise     [K, C, h, w] where sampling starts; none for vae and anid, which invert nothing
-    fitted    how the pictures were fitted; None for a walk between noises
+    fitted    how the first picture was fitted; None for a walk between noises
+    pictures  how each picture was fitted
     inverted  the shared inversion, where there is one
     """
 
@@ -51,6 +52,7 @@ class Ends:
     prompts: tuple[str, ...]
     fitted: Fitted | None = None
     inverted: Inverted | None = None
+    pictures: tuple[Fitted, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def open_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> Ends:
         return ends
     order = [*range(len(ends.images)), 0]
     noise = ends.noise[order] if len(ends.noise) else ends.noise
-    return Ends(ends.images[order], noise, tuple(ends.prompts[at] for at in order), ends.fitted, ends.inverted)
+    prompts = tuple(ends.prompts[at] for at in order)
+    return replace(ends, images=ends.images[order], noise=noise, prompts=prompts)
 
 
 def frames_between(model: DiffusionModel, ends: Ends, job: InterpolateJob, track: Track) -> Frames:
@@ -122,7 +125,8 @@ def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> E
     )
     inversion = inverted.inversion
     noise = inversion.trajectory.noise
-    return Ends(inversion.reconstruction, noise, inversion.prompts, inverted.fitted[0], inverted)
+    pictures = inverted.fitted
+    return Ends(inversion.reconstruction, noise, inversion.prompts, pictures[0], inverted, pictures)
 
 
 def _open(path: Path, model: DiffusionModel, job: InterpolateJob) -> Inverted:
@@ -144,11 +148,11 @@ def _open(path: Path, model: DiffusionModel, job: InterpolateJob) -> Inverted:
 def _encoded(model: DiffusionModel, opened: Sequence[Inverted], prompts: Sequence[str], job: InterpolateJob) -> Ends:
     """The pictures' own latents as ends, without inversion."""
     if opened:
-        images, fitted = join_trajectories(opened).image, opened[0].fitted[0]
+        images, pictures = join_trajectories(opened).image, [one.fitted[0] for one in opened]
     else:
         pictures = load_pictures(job.images, model, job.size)
-        images, fitted = model.encode_images(torch.cat([one.pixel_values for one in pictures])), pictures[0]
-    return Ends(images, images[:0], tuple(prompts), fitted)
+        images = model.encode_images(torch.cat([one.pixel_values for one in pictures]))
+    return Ends(images, images[:0], tuple(prompts), pictures[0], pictures=tuple(pictures))
 
 
 def _join(

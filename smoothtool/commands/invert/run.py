@@ -13,7 +13,15 @@ from smoothtool.commands.invert.cached import (
 )
 from smoothtool.commands.invert.compare import compare_inversions
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import begin, finish, load_pictures, note_cut_prompts, note_size, open_session
+from smoothtool.commands.shared.session import (
+    begin,
+    finish,
+    load_pictures,
+    note_cropped,
+    note_prompts,
+    note_size,
+    open_session,
+)
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import Fitted, crop_back, save_image, to_image
@@ -34,9 +42,10 @@ def run(job: InvertJob, track: Track) -> Report:
         # 1. model and picture
         with timed(report, "load"):
             model = open_session(job, track)
-            note_cut_prompts(model, [job.src], track, report)
+            note_prompts(model, [job.src], track, report)
             (picture,) = load_pictures([job.image], model, job.size)
             note_size(job.image, picture.original_size_px, picture.size_px, job.size, track, report)
+            note_cropped([job.image], [picture], track, report)
         # 2. invert, measure and write
         (compare_inversions if job.compare else _invert)(model, job, picture, track, report, folder)
         finish(report, model, folder)

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import finish, note_cut_prompts, open_session, start_report
+from smoothtool.commands.shared.session import finish, note_prompts, open_session, start_report
 from smoothtool.diffusion.lora import check_lora, load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, UsageError
@@ -66,7 +66,7 @@ def run(job: IstdJob, track: Track) -> Report:
         prompts = _prompts(job, report, track)
         bench = _Bench(job, prompts, _open_folder(job, report), report, track)
         model = open_session(_base_job(job), track)
-        note_cut_prompts(model, prompts, track, report)
+        note_prompts(model, prompts, track, report)
         for path, _ in _compared(job):
             check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
         _create(bench.folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.files.storage.names import safe_name
 from smoothtool.files.storage.reports import versions, write_report
 from smoothtool.jobs import parse_lora
-from smoothtool.jobs.notation import working_size
+from smoothtool.jobs.notation import a1111_notation, working_size
 from smoothtool.types import Report, Track
 from smoothtool.weights.models import Place, resolve_model
 from smoothtool.weights.sample_pictures import resolve_picture
@@ -133,13 +133,41 @@ def describe_model(model: DiffusionModel) -> dict[str, object]:
     }
 
 
-def note_cut_prompts(model: DiffusionModel, prompts: list[str], track: Track, report: Report) -> None:
-    """Say which words the text encoder cannot see."""
+def note_prompts(model: DiffusionModel, prompts: list[str], track: Track, report: Report) -> None:
+    """Say which words the text encoder cannot see, and what it sees as words although it is meant otherwise."""
+    notes = []
     for prompt in dict.fromkeys(prompts):
         if cut := model.cut_from(prompt):
-            note = f"the prompt is over {model.tokenizer.model_max_length - 2} tokens, cut from: {cut!r}"
-            report.notes.append(note)
+            notes.append(f"the prompt is over {model.tokenizer.model_max_length - 2} tokens, cut from: {cut!r}")
+    notes += note_notation(prompts)
+    for note in notes:
+        report.notes.append(note)
+        track.note(note)
+
+
+def note_notation(prompts: Iterable[str]) -> list[str]:
+    """One line about A1111's notation in prompts or captions, where there is any."""
+    found = list(dict.fromkeys(part for prompt in prompts for part in a1111_notation(prompt)))
+    if not found:
+        return []
+    shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+    return [
+        f"{shown}: this notation of A1111 is taken as words here "
+        "(instead: --lora PATH:SCALE; for the weight of a word, edit --method p2p --reweight WORD=FACTOR)"
+    ]
+
+
+def note_cropped(names: Sequence[str], fitted: Sequence[Fitted], track: Track, report: Report) -> None:
+    """Say how much of a picture was cut away because the work needs another shape."""
+    for name, picture in zip(names, fitted, strict=True):
+        (width, height), (lost_width, lost_height) = picture.original_size_px, picture.cropped_px
+        share, side = max((lost_width / width, "left and right"), (lost_height / height, "top and bottom"))
+        if max(lost_width, lost_height) >= 1:
+            shape = "x".join(map(str, picture.size_px))
+            note = f"{name}: {width}x{height} px is cropped to the shape of {shape}: {share:.0%} is lost at {side}"
             track.note(note)
+            if note not in report.notes:
+                report.notes.append(note)
 
 
 def load_pictures(names: Sequence[str], model: DiffusionModel, size: str | None) -> list[Fitted]:

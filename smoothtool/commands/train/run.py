@@ -20,6 +20,7 @@ from smoothtool.commands.shared.session import (
     DEFAULT_ROOT,
     default_name,
     describe_model,
+    note_notation,
     open_session,
     start_report,
     with_seed,
@@ -69,6 +70,9 @@ def run(job: TrainJob, track: Track) -> Report:
     with accelerator.main_process_first():
         examples = prepare_examples(model, pictures, _sizes_px(job, model), cache_folder("training"), track)
     _complain([*complaints, *examples.complaints], report, track)
+    for note in (*examples.notes, *note_notation(caption for picture in pictures for caption in picture.captions)):
+        report.notes.append(note)
+        track.note(note)
     # 2. trainer, from the newest checkpoint if there is one
     trainer = Trainer(model, examples, _settings(job), accelerator)
     prompts = tuple(dict.fromkeys(picture.captions[0] for picture in pictures[:SHOWN_PROMPTS]))

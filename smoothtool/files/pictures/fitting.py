@@ -24,11 +24,13 @@ class Fitted:
     pixel_values      [1, 3, H, W] in [-1, 1], padded at right and bottom to the multiple
     size_px           (width, height) of the picture inside the padding
     original_size_px  (width, height) of the file
+    cropped_px        (width, height) of the file that was cut away to give it another shape
     """
 
     pixel_values: torch.Tensor
     size_px: tuple[int, int]
     original_size_px: tuple[int, int]
+    cropped_px: tuple[float, float] = (0.0, 0.0)
 
 
 def to_pixel_values(image: Image.Image) -> torch.Tensor:
@@ -55,12 +57,14 @@ def fit_image(
     exact = aspect_of or (size if isinstance(size, tuple) else None)
     size_px = exact or _scaled_size(image.size, size if isinstance(size, int) else None, native_px)
     _check_size(size_px, image.size)
-    box = _centre_box(image.size, exact) if exact else None
+    box = _centre_box(image.size, exact or image.size)
     scaled = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS, box=box)
     width, height = size_px
     margins = ((0, -height % multiple), (0, -width % multiple), (0, 0))
     # A mirrored margin goes on like the picture; numpy repeats the edge where one pixel leaves nothing to mirror.
-    return Fitted(_tensor(np.pad(np.asarray(scaled), margins, mode="reflect")), size_px, image.size)
+    padded = np.pad(np.asarray(scaled), margins, mode="reflect")
+    cropped = (image.width - (box[2] - box[0]), image.height - (box[3] - box[1]))
+    return Fitted(_tensor(padded), size_px, image.size, cropped)
 
 
 def crop_back(pixel_values: torch.Tensor, fitted: Fitted) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -18,6 +19,11 @@ class PictureNotes:
         for what in picture.info.get("notes", ()):
             self.names.setdefault(what, []).append(name)
         return picture
+
+    def join(self, names: Mapping[str, list[str]]) -> None:
+        """Take in the `names` of another collection."""
+        for what, more in names.items():
+            self.names.setdefault(what, []).extend(more)
 
     def lines(self) -> list[str]:
         """A line for each kind of note, with the first picture that it is about and how many more there are."""

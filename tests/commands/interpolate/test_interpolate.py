@@ -246,3 +246,13 @@ def test_anid_with_too_few_steps_for_its_levels_says_how_many_it_needs(walk, pla
     with pytest.raises(UsageError, match="3 steps are too few for 3 levels of frames"):
         walk("cat", "dog", method="anid", frames=7)
     assert not (place / "out").exists()
+
+
+def test_what_happens_to_pictures_and_prompts_unasked_is_said(walk, place: Path) -> None:
+    Image.new("RGBA", (48, 24), (255, 0, 0, 0)).save(place / "wide.png")
+    report = walk("cat", "wide", method="vae", src=["a (red:1.4) cat"])
+    said = "\n".join(report.notes)
+    assert "wide.png: 48x24 px is cropped to the shape of 40x24: 17% is lost at left and right" in said
+    assert "wide.png: transparent parts are shown on white" in said
+    assert said.count("(red:1.4): this notation of A1111 is taken as words") == 1
+    assert "cat.png" not in said

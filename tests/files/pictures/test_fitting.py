@@ -75,3 +75,17 @@ def test_the_original_size_is_remembered() -> None:
 def test_an_impossible_size_is_refused(size: int | tuple[int, int]) -> None:
     with pytest.raises(UsageError, match="--size"):
         fit_image(noise(64, 64), multiple=16, size=size, native_px=64)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "cropped"),
+    [
+        ((64, 96), {"size": None}, (0, 0)),
+        ((128, 64), {"size": None, "aspect_of": (64, 96)}, (128 - 64 * 64 / 96, 0)),
+        ((64, 128), {"size": (64, 64)}, (0, 64)),
+        ((640, 960), {"size": 64, "aspect_of": (64, 96)}, (0, 0)),
+    ],
+)
+def test_what_is_cropped_away_is_counted(size: tuple[int, int], options: dict, cropped: tuple[float, float]) -> None:
+    fitted = fit_image(noise(*size), multiple=8, native_px=64, **options)
+    assert fitted.cropped_px == pytest.approx(cropped)
