@@ -68,9 +68,7 @@ def test_every_kind_of_error_has_a_code_of_its_own() -> None:
     assert len({kind.exit_code for kind in kinds}) == len(kinds)
 
 
-def test_the_settings_inside_a_picture_are_shown(
-    call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_settings_inside_a_picture_are_shown(call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"jobs": [{"command": "edit", "image": "samples:fox", "trg": ["a cät"]}]}
     save_image(Image.new("RGB", (8, 8)), tmp_path / "made.png", settings=settings, parameters=None)
     assert call("info", str(tmp_path / "made.png"), "--json")[1]["settings"] == settings

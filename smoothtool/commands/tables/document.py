@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from jinja2 import Environment
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from smoothtool.files.drawing.markdown import markdown_table
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,14 @@ def tables_markdown(title: str, about: str, tables: Sequence[Table], orderings: 
 
 def tables_html(title: str, about: str, tables: Sequence[Table], orderings: Sequence[Ordering]) -> str:
     """The same as one page; whatever stands in prompts and paths is escaped."""
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("tables.html.j2")
     return template.render(title=title, about=about, tables=tables, orderings=orderings)
 
 
@@ -103,64 +113,3 @@ def _markdown_row(table: Table, label: str, cells: Sequence[Cell]) -> dict[str, 
         if has_paper:
             row[f"{paper_column}, paper"] = None if cell.paper is None else f"{cell.paper:g}"
     return row
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #28282c; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top; }
-th:first-child, td:first-child, .words td { text-align: left; }
-small { display: block; color: #6a6a70; }
-.paper { color: #6a6a70; font-style: italic; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<p>{{ about }}</p>
-{% for table in tables %}
-<h2>{{ table.title }}</h2>
-<p>{{ table.note }}</p>
-<table>
-<tr><th></th>
-{% for column in table.columns %}
-<th>{{ column }}</th>
-{% if table.has_paper[loop.index0] %}
-<th class="paper">{{ table.paper_columns[loop.index0] }}, paper</th>
-{% endif %}
-{% endfor %}
-</tr>
-{% for label, cells in table.rows %}
-<tr><td>{{ label }}</td>
-{% for cell in cells %}
-<td>{% if cell.text %}<a href="{{ cell.report }}">{{ cell.text }}</a><small>{{ cell.interval }}</small>{% endif %}</td>
-{% if table.has_paper[loop.index0] %}
-<td class="paper">{% if cell.paper is not none %}{{ cell.paper }}{% endif %}</td>
-{% endif %}
-{% endfor %}
-</tr>
-{% endfor %}
-</table>
-{% if table.missing %}
-<ul>
-{% for line in table.missing %}
-<li>{{ line }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-{% endfor %}
-<h2>Which of the paper's orderings hold here</h2>
-<table class="words">
-<tr><td>claim</td><td>here</td><td>read from</td></tr>
-{% for ordering in orderings %}
-<tr><td>{{ ordering.claim }}</td><td>{{ ordering.verdict }}</td><td>{{ ordering.evidence }}</td></tr>
-{% endfor %}
-</table>
-</body>
-</html>
-"""

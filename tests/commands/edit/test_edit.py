@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from toys import tiny_clip
 
+from smoothtool.commands.edit import compare
 from smoothtool.commands.edit import run as edit
 from smoothtool.commands.edit.methods import EDITS
 from smoothtool.commands.invert import run as invert
 from smoothtool.commands.invert.methods import INVERSIONS
-from smoothtool.commands.shared import comparison as compare
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.pictures.images import read_settings
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
