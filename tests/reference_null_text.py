@@ -34,7 +34,7 @@ def reference_null_text(
 
     for index, (timestep, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(count)):
         embeds = embeds.detach().clone().requires_grad_(True)
-        optimizer = torch.optim.Adam([embeds], lr=1e-2 * (1 - index / (2 * count)))
+        optimizer = torch.optim.Adam([embeds], lr=1e-2 * (1 - index / 100))
         losses: list[float] = []
         for _ in range(inner_steps):
             loss = torch.zeros((), dtype=latents[0].dtype)

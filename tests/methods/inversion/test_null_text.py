@@ -16,6 +16,7 @@ from smoothtool.methods.inversion.null_text import (
     InnerProblem,
     NullTextStep,
     Solver,
+    adam_rate,
     adam_solver,
     gauss_newton_solver,
     null_text_steps,
@@ -55,6 +56,25 @@ def test_adam_equals_the_reference_order_of_work(exact: DiffusionModel, pictures
     for step, (embeds, losses) in zip(ours, theirs, strict=True):
         torch.testing.assert_close(step.null_embeds, embeds, rtol=1e-9, atol=1e-9)
         assert step.losses[:-1] == pytest.approx(losses, rel=1e-9)
+
+
+def test_adams_rate_falls_by_a_hundredth_a_step_and_never_reaches_zero() -> None:
+    for count in (1, 20, 50):
+        assert [adam_rate(i, count) for i in range(count)] == pytest.approx([0.01 - 0.0001 * i for i in range(count)])
+    assert adam_rate(199, 200) == pytest.approx(0.01 * (1 - 199 / 400))
+
+
+@pytest.mark.parametrize(("index", "count"), [(0, 20), (19, 20), (30, 50), (60, 120)])
+def test_the_first_update_of_adam_is_as_long_as_its_rate(index: int, count: int) -> None:
+    """Adam's first step is the rate times the sign of the gradient."""
+
+    def noise_of(null: torch.Tensor) -> torch.Tensor:
+        return null.mean(dim=(1, 2)).view(1, 1, 1, 1).expand(1, 4, 4, 4)
+
+    problem = InnerProblem(noise_of, torch.full((1, 4, 4, 4), -1.0), 1.0, 0.0)
+    null, _, _ = adam_solver(1)(problem, torch.zeros(1, 2, 3), index, count)
+    expected = 0.01 * (1 - index / 100 if count <= 50 else 1 - index / (2 * count))
+    torch.testing.assert_close(null, torch.full((1, 2, 3), expected), rtol=1e-5, atol=0)
 
 
 def test_adam_keeps_its_gradient_where_the_unet_runs_in_float16() -> None:
