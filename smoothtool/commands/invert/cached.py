@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from smoothtool.jobs import InversionJob
 
 
+REVISION = EDICT_TAKES_TURNS = 2
+"""Of what inversions compute, within one version: the cache holds no answer of an earlier one."""
+
+
 @dataclass(frozen=True)
 class Inverted:
     """An inversion with its pictures' sizes, and whether it had to be computed."""
@@ -103,6 +107,7 @@ def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: Inver
         "inversion": job.inversion,
         "dtype": str(model.dtype).removeprefix("torch."),
         "version": __version__,
+        "revision": REVISION,
         **own.get(job.inversion, {}),
     }
 
@@ -113,6 +118,9 @@ def open_inversion(path: Path, model: DiffusionModel) -> Inverted:
     Raises: ModelError when it was made with other weights or LoRAs.
     """
     inversion, info = load_inversion(path)
+    if inversion.method == "edict" and info.get("revision", 1) < EDICT_TAKES_TURNS:
+        what = f"{path}: an earlier smoothtool moved EDICT's two latents in another order, which would not lead back"
+        raise ModelError(what, "invert the picture again")
     loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
     if info["model"] != model.fingerprint or info["loras"] != loras:
         raise ModelError(

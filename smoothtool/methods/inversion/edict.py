@@ -6,9 +6,14 @@ eqs. 12 to 15. With the DDIM step t -> s written as  z_s = a z_t + b eps,  sampl
     x' = a x + b eps(y, t)      x_s = p x' + (1 - p) y'
     y' = a y + b eps(x', t)     y_s = p y' + (1 - p) x_s
 
-and each line can be undone without solving anything. Undoing divides by p twice a step, so the two latents drift apart
-on the way to noise, and together again on the way back: rounding does not build up. The paper's float64 makes the
-round trip exact to 1e-15; in float32 it errs by 2e-6.
+in steps of even index; in those of odd index y' comes first, from x, and x' from y', as in the program. (Without that
+the latent that always moves first falls behind, and the pair drifts apart.) Each line can be undone without solving
+anything. Undoing divides by p twice a step, so the two latents part on the way to noise, and come together again on
+the way back: rounding does not build up. The paper's float64 makes the round trip exact to 1e-15; in float32 it errs
+by 2e-6.
+
+On purpose not as in the program: it counts the steps of an edit from the edit's own first step, here a step has its
+index in the whole schedule, so that an edit may begin anywhere on a stored inversion.
 """
 
 from __future__ import annotations
@@ -60,8 +65,10 @@ def edict_inversion_steps(
         a, b = latents_coefficient(alpha_from, alpha_to), noise_coefficient(alpha_from, alpha_to)
         y_mid = (y - (1 - MIXING) * x) / MIXING
         x_mid = (x - (1 - MIXING) * y_mid) / MIXING
-        y = (y_mid - b * model.predict_noise(x_mid, t, text)) / a
-        x = (x_mid - b * model.predict_noise(y, t, text)) / a
+        first, second = _in_turn(x_mid, y_mid, step_index)
+        second = (second - b * model.predict_noise(first, t, text)) / a
+        first = (first - b * model.predict_noise(second, t, text)) / a
+        x, y = _in_turn(first, second, step_index)
         yield EdictInversionStep(step_index, t, x, y)
 
 
@@ -83,9 +90,16 @@ def edict_steps(
     ]:
         text, null = text_at(step_index), null_at(step_index)
         a, b = latents_coefficient(alpha_from, alpha_to), noise_coefficient(alpha_from, alpha_to)
-        x_mid = a * x + b * guided_noise(model, y, t, text, null, guidance_scale)
-        noise = guided_noise(model, x_mid, t, text, null, guidance_scale)
-        y_mid = a * y + b * noise
+        first, second = _in_turn(x, y, step_index)
+        first = a * first + b * guided_noise(model, second, t, text, null, guidance_scale)
+        noise = guided_noise(model, first, t, text, null, guidance_scale)
+        second = a * second + b * noise
+        x_mid, y_mid = _in_turn(first, second, step_index)
         x = MIXING * x_mid + (1 - MIXING) * y_mid
         y = MIXING * y_mid + (1 - MIXING) * x
         yield EdictStep(step_index, t, x, noise, y)
+
+
+def _in_turn(x: torch.Tensor, y: torch.Tensor, step_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(the one that sampling moves first in this step, the other); the same call puts a moved pair back in order."""
+    return (y, x) if step_index % 2 else (x, y)
