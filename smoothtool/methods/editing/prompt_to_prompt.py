@@ -7,9 +7,9 @@ Source and target are sampled side by side from the same z_T; on the text half o
     refine    A_tgt = A_src[mapper] alpha + A_tgt (1 - alpha)  words added
     reweight  A_tgt = A_tgt c                                  columns of chosen words scaled, after the above
 
-while i < 0.4 N, and self-attention maps of at most 32^2 tokens are the source's while i < 0.6 N. Local blend keeps
-the source where the chosen words are not looked at. The source row never leaves its known path, so only its text half
-is computed: three rows a step instead of four.
+in the first floor(0.4 (N + 1)) steps, and self-attention maps of at most 32^2 tokens are the source's in the first
+floor(0.6 N): the program's counts. Local blend keeps the source where the chosen words are not looked at. The source
+row never leaves its known path, so only its text half is computed: three rows a step instead of four.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def prompt_to_prompt_steps(
     )
     layers, blend, latents = attention_layers(model.unet), _LocalBlend(model, controls.blend), path[0]
     for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(steps)):
-        attend = _Attend(controls, index / steps, blend)
+        attend = _Attend(controls, index, steps, blend)
         batch = torch.cat([latents, path[index], latents])
         with controlled_attention(layers, attend, batch=3):
             noise = model.predict_noise(batch, t, Conditioning.cat([null_at(index), source, target]))
@@ -109,11 +109,11 @@ def prompt_to_prompt_steps(
 
 
 class _Attend:
-    """The attention of one step, `progress` = i / N: query [3, heads, Q, d], key and value [3, heads, K, d]."""
+    """The attention of step `index` of N: query [3, heads, Q, d], key and value [3, heads, K, d]."""
 
-    def __init__(self, controls: Controls, progress: float, blend: _LocalBlend) -> None:
-        self.edit = controls.cross_edit if progress < controls.cross_ratio else None
-        self.inject = progress < controls.self_ratio
+    def __init__(self, controls: Controls, index: int, steps: int, blend: _LocalBlend) -> None:
+        self.edit = controls.cross_edit if index < int(controls.cross_ratio * (steps + 1)) else None
+        self.inject = index < int(controls.self_ratio * steps)
         self.blend = blend
 
     def __call__(

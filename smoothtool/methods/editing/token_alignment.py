@@ -1,4 +1,9 @@
-"""Which tokens of a source prompt the tokens of a target prompt stand for (Hertz et al. 2022, section 3.2)."""
+"""Which tokens of a source prompt the tokens of a target prompt stand for (Hertz et al. 2022, section 3.2).
+
+On purpose not as in the program: what follows the last word of the target stands for what follows the last word of the
+source, however long both are. The program counts both from the end of the target, so that beside a longer source its
+padding would look where the source's last words do.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +50,8 @@ def refinement_map(source: PromptTokens, target: PromptTokens) -> tuple[torch.Te
 def align(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int]]:
     """Positions of equal tokens in the best global alignment (Needleman & Wunsch 1970): gap 0, match 1, mismatch -1.
 
-    With free gaps a mismatch never pays, so the score counts matches.
+    With free gaps a mismatch never pays, so the score counts matches. Among alignments of equal score it is the one
+    of Prompt-to-Prompt's program: a token is paired with the earliest that it can be.
     """
     score = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]
     for i, left in enumerate(source):
@@ -54,11 +60,11 @@ def align(source: Sequence[int], target: Sequence[int]) -> list[tuple[int, int]]
             score[i + 1][j + 1] = max(score[i][j + 1], score[i + 1][j], paired)
     pairs, i, j = [], len(source), len(target)
     while i and j:
-        if source[i - 1] == target[j - 1] and score[i][j] == score[i - 1][j - 1] + 1:
-            i, j = i - 1, j - 1
-            pairs.append((i, j))
+        if score[i][j] == score[i][j - 1]:
+            j -= 1
         elif score[i][j] == score[i - 1][j]:
             i -= 1
         else:
-            j -= 1
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
     return pairs[::-1]

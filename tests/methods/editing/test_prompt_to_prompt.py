@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from smoothtool.diffusion.sampling import constant, denoise
@@ -69,6 +70,20 @@ def test_a_word_of_one_token_takes_the_attention_of_two():
 def test_alignment_finds_the_longest_common_subsequence():
     assert align([1, 2, 3, 4], [1, 9, 3, 4]) == [(0, 0), (2, 2), (3, 3)]
     assert align([1, 2], [7, 1, 8, 2]) == [(0, 1), (1, 3)]
+
+
+def test_a_token_is_paired_with_the_first_of_several_equal_ones():
+    assert align([5], [5, 5, 5]) == [(0, 0)]
+    assert align([5, 5, 5], [5]) == [(0, 0)]
+    assert align([9, 1, 1, 2], [9, 1, 3, 1, 1, 2]) == [(0, 0), (1, 1), (2, 3), (3, 5)]
+
+
+@pytest.mark.parametrize("steps", [6, 50, 51])
+def test_controls_last_for_the_programs_whole_numbers_of_steps(steps):
+    controls = Controls(lambda a_src, a_tgt: a_src, cross_ratio=0.4, self_ratio=0.6)
+    each = [prompt_to_prompt._Attend(controls, index, steps, blend=None) for index in range(steps)]
+    assert sum(attend.edit is not None for attend in each) == 4 * (steps + 1) // 10
+    assert sum(attend.inject for attend in each) == 6 * steps // 10
 
 
 def test_an_added_word_is_new_and_the_rest_is_mapped():
