@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+Proximal = Literal["program", "soft", "hard"]
 
 
 class Track(Protocol):
@@ -130,6 +131,7 @@ class Inversion:
     sampled         [N+1, B, C, h, w] the guided path, sampling order: index i enters step i; None when not kept
     losses          per step the final inner loss (null-text) or residual, empty when the method has none
     prompts         the source prompt of each picture
+    proximal        for `proxnpi`: which rule of proximal guidance an edit goes on with
     """
 
     method: str
@@ -143,6 +145,7 @@ class Inversion:
     converged: bool = True
     unet_calls: int = 0
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    proximal: Proximal = "program"
 
     @property
     def num_inference_steps(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from smoothtool.jobs.notation import parse_lora, parse_size
@@ -25,6 +25,8 @@ class Job(BaseModel):
         extra="forbid", frozen=True, populate_by_name=True, coerce_numbers_to_str=True, validate_default=True
     )
     command: ClassVar[str]
+    own_defaults: ClassVar[dict[str, dict[str, Any]]] = {}
+    """By `method`, the defaults that its authors' program has where they are not the field's."""
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
@@ -36,6 +38,16 @@ class Job(BaseModel):
         """The same job with valid `values` that nobody gave, and where each of them comes from."""
         job = self.model_copy(update=dict(values))
         job._origins = dict(origins)
+        return job
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _a_method_brings_its_own_defaults(cls, given: Any, build: Any) -> Any:
+        """Like other defaults they count as not given, so that the user's settings are asked first."""
+        method = given.get("method") if isinstance(given, dict) else None
+        own = {key: value for key, value in cls.own_defaults.get(str(method), {}).items() if key not in given}
+        job = build({**own, **given} if own else given)
+        job.__pydantic_fields_set__.difference_update(own)
         return job
 
     @field_validator("*", mode="before")

@@ -8,7 +8,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.invert import InversionName, PictureJob
 from smoothtool.jobs.notation import has_words, parse_fraction, parse_weight
-from smoothtool.jobs.options import INVERSION, Flag
+from smoothtool.jobs.options import INVERSION, SAMPLING, Flag
+from smoothtool.types import Proximal
 
 EditName = Literal["switch", "sdedit", "p2p", "pnp", "pix2pix-zero", "cycle", "disentangle", "masactrl"]
 _SINGLE = ("nti", "ddim", "npi", "proxnpi", "direct", "fixed-point")
@@ -34,6 +35,14 @@ class EditJob(PictureJob):
     """Change a picture by words: what it shows, and what it should show."""
 
     command: ClassVar[str] = "edit"
+    own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"pix2pix-zero": {"guidance": 5.0}}
+    guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(
+        7.5,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Guidance scale: how strongly prompts steer; 1 is none; pix2pix-zero's own default is 5",
+    )
     image: Annotated[str, Flag(positional=True)] = Field(description="A picture, an inversion file or samples:NAME")
     src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
     trg: Annotated[list[str], Flag()] = Field(
@@ -48,6 +57,11 @@ class EditJob(PictureJob):
     )
     inversion: Annotated[Literal["auto", InversionName], Flag(panel=INVERSION)] = Field(  # type: ignore[assignment]
         "auto", description="Inversion, as for invert; auto is the method's own choice"
+    )
+    proximal: Annotated[Proximal, Flag(panel=INVERSION)] = Field(
+        "program",
+        description="For proxnpi: how differences between the prompts are thinned out; program keeps 60 % of them and "
+        "shrinks them, soft (the paper's l1) 30 %, hard (l0) 30 % unshrunk",
     )
     strength: Annotated[float, Flag()] = Field(
         0.8, ge=0, le=1, allow_inf_nan=False, description="For sdedit and cycle: how far towards noise the edit begins"
@@ -69,6 +83,11 @@ class EditJob(PictureJob):
     )
     trg_sentence: Annotated[list[str], Flag()] = Field(
         [], description="For pix2pix-zero: sentences about what it should show, instead of the built-in ones"
+    )
+    map_rows: Annotated[Literal["both", "one"], Flag()] = Field(
+        "both",
+        description="For pix2pix-zero: both, its program's, moves a latent for each half of the guidance, with src as "
+        "the null prompt; one moves a single latent, with the empty prompt as null",
     )
     clip: Annotated[str, Flag()] = Field(
         "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
@@ -119,6 +138,14 @@ class EditJob(PictureJob):
             raise ValueError("is one number where all methods are compared")
         return list(dict.fromkeys(ratio))
 
+    @field_validator("proximal")
+    @classmethod
+    def _thinning_is_for_proxnpi(cls, proximal: str, info: ValidationInfo) -> str:
+        from_file = str(info.data.get("image", "")).endswith(".safetensors")
+        if proximal != "program" and info.data.get("inversion") != "proxnpi" and not from_file:
+            raise ValueError("is for the inversion proxnpi")
+        return proximal
+
     @field_validator("strength", "cross_steps", "self_steps")
     @classmethod
     def _shares_are_for_their_methods(cls, share: float, info: ValidationInfo) -> float:
@@ -126,6 +153,13 @@ class EditJob(PictureJob):
         if share != cls.model_fields[name].default:
             _only_for(("sdedit", "cycle") if name == "strength" else ("p2p",), info)
         return share
+
+    @field_validator("map_rows")
+    @classmethod
+    def _rows_are_for_pix2pix_zero(cls, map_rows: str, info: ValidationInfo) -> str:
+        if map_rows != "both":
+            _only_for(("pix2pix-zero",), info)
+        return map_rows
 
     @field_validator("blend", "reweight")
     @classmethod

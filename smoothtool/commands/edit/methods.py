@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ class Source:
     @property
     def inversion(self) -> Inversion:
         assert self.inverted is not None, f"{self.job.method} was given no inversion"
-        return self.inverted.inversion
+        return replace(self.inverted.inversion, proximal=self.job.proximal)
 
     @property
     def latents(self) -> torch.Tensor:
@@ -139,8 +139,10 @@ def _pix2pix_zero(source: Source, target: str, ratio: float) -> torch.Tensor:
     job, model = source.job, source.model
     groups = (job.src_sentence or sentences(job.src), job.trg_sentence or sentences(target))
     direction = edit_direction(*(model.encode_prompts(group) for group in groups))
-    start, texts = source.inversion.trajectory.noise, (source.text(job.src), source.text(""))
-    steps = pix2pix_zero_steps(model, start, texts[0], direction, texts[1], job.steps, job.guidance)
+    both = job.map_rows == "both"
+    start, text = source.inversion.trajectory.noise, source.text(job.src)
+    null = text if both else source.text("")
+    steps = pix2pix_zero_steps(model, start, text, direction, null, job.steps, job.guidance, separate_rows=both)
     return source.last(steps, job.steps, otherwise=source.latents)
 
 

@@ -8,6 +8,9 @@ Parmar et al., Zero-shot Image-to-Image Translation, SIGGRAPH 2023 (arXiv:2302.0
 
 The program first samples the whole reference and keeps its maps of every step (gigabytes at SD's size). The reference
 does not depend on the edit, so both run side by side here and one step's maps are held: the same numbers.
+
+On purpose not as in the program: its inversion leaves out the first and the last timestep and starts from a sample of
+the VAE's posterior; here it walks the whole schedule from the posterior's mean, as every inversion of this project.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import torch.nn.functional as F
 from smoothtool.diffusion.attention import AttentionLayer, attention_layers, attention_probs, controlled_attention
 from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import DenoisingStep, guide, guided_noise
+from smoothtool.diffusion.sampling import DenoisingStep, guide
 from smoothtool.methods.inversion.ddim import InversionStep
 from smoothtool.types import Conditioning
 
@@ -74,12 +77,17 @@ def regularised(noise: torch.Tensor, generator: torch.Generator) -> torch.Tensor
 
 
 def autocorrelation(noise: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Squared correlation with a randomly shifted copy, over a pyramid of halvings down to 8 pixels, per channel."""
+    """Squared correlation with a shifted copy, over a pyramid of halvings down to 8 pixels, summed over channels.
+
+    Every channel has a shift of its own, 1 to side / 2 - 1: a shift of 0 would penalise the variance.
+    """
     total = noise.new_zeros(())
     while True:
-        shift = int(torch.randint(max(1, min(noise.shape[-2:]) // 2), (), generator=generator))
-        for dim in (-2, -1):
-            total = total + (noise * noise.roll(shift, dims=dim)).mean(dim=(-2, -1)).square().sum()
+        shifts = torch.randint(1, max(2, min(noise.shape[-2:]) // 2), noise.shape[1:2], generator=generator)
+        for channel, shift in enumerate(shifts.tolist()):
+            plane = noise[:, channel]
+            for dim in (-2, -1):
+                total = total + (plane * plane.roll(shift, dims=dim)).mean(dim=(-2, -1)).square().sum()
         if min(noise.shape[-2:]) <= SMALLEST_PYRAMID:
             return total
         noise = F.avg_pool2d(noise, 2)
@@ -102,11 +110,17 @@ def pix2pix_zero_steps(
     num_inference_steps: int,
     guidance_scale: float,
     learning_rate: float = 0.1,
+    *,
+    separate_rows: bool = True,
 ) -> Iterator[DenoisingStep]:
     """Three UNet calls a step: the reference, the gradient on the maps, the guided prediction.
 
-    start      [1, C, h, w] the noise of `regularised_inversion_steps`
-    direction  [1, L, D] added to the source embedding, see `edit_direction`
+    start          [1, C, h, w] the noise of `regularised_inversion_steps`
+    direction      [1, L, D] added to the source embedding, see `edit_direction`
+    null           the program's is `source`: guidance then pushes from the source to the target, and the reference is
+                   the unguided reconstruction
+    separate_rows  the program's way: the null row and the text row of the batch are moved each by its own gradient, and
+                   the null row is what the DDIM step starts from. Else one latent is moved by the sum of both gradients
     """
     shifted = source.with_embeds(source.prompt_embeds + direction)
     reference = latents = start
@@ -115,9 +129,11 @@ def pix2pix_zero_steps(
         with kept.read(model):
             noise_null, noise_text = _both(model, reference, t, null, source).chunk(2)
         reference = ddim_step(reference, guide(noise_null, noise_text, guidance_scale), alpha_from, alpha_to)
-        latents = latents - learning_rate * _map_gradient(model, latents, t, null, shifted, kept)
-        noise_pred = guided_noise(model, latents, t, shifted, null, guidance_scale)
-        latents = ddim_step(latents, noise_pred, alpha_from, alpha_to)
+        rows = _two_rows(latents) if separate_rows else latents
+        rows = rows - learning_rate * _map_gradient(model, rows, t, null, shifted, kept)
+        noise_null, noise_text = _both(model, rows, t, null, shifted).chunk(2)
+        noise_pred = guide(noise_null, noise_text, guidance_scale)
+        latents = ddim_step(rows[:1], noise_pred, alpha_from, alpha_to)
         yield DenoisingStep(index, t, latents, noise_pred)
 
 
@@ -147,8 +163,13 @@ class _Maps:
 def _both(
     model: DiffusionModel, latents: torch.Tensor, timestep: int, null: Conditioning, text: Conditioning
 ) -> torch.Tensor:
-    """[2, C, h, w] the predictions for latents [1, C, h, w] under the null text and the text."""
-    return model.predict_noise(torch.cat([latents, latents]), timestep, Conditioning.cat([null, text]))
+    """[2, C, h, w] the predictions under the null text and the text, for one latent [1, C, h, w] or one for each."""
+    return model.predict_noise(_two_rows(latents), timestep, Conditioning.cat([null, text]))
+
+
+def _two_rows(latents: torch.Tensor) -> torch.Tensor:
+    """[1 or 2, C, h, w] -> [2, C, h, w]."""
+    return latents.expand(2, *latents.shape[1:])
 
 
 def _map_gradient(
@@ -159,10 +180,10 @@ def _map_gradient(
     shifted: Conditioning,
     reference: _Maps,
 ) -> torch.Tensor:
-    """d/dz_t of the distance between the shifted text's maps and the reference's, [1, C, h, w] like the latents."""
+    """d/dz_t of the distance between the shifted text's maps and the reference's, in the shape of the latents."""
 
     def distance(candidate: torch.Tensor) -> torch.Tensor:
-        """A scalar of the latents [1, C, h, w]."""
+        """A scalar of the latents [1 or 2, C, h, w]."""
         maps = _Maps()
         with maps.read(model):
             _both(model, candidate, timestep, null, shifted)

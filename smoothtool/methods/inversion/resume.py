@@ -19,7 +19,7 @@ COUPLED = ("edict", "belm")
 
 def guidance_rule(inversion: Inversion) -> Guidance:
     """How both halves' predictions become one: ProxNPI has a rule of its own."""
-    return proximal_guidance() if inversion.method == "proxnpi" else guide
+    return proximal_guidance(inversion.proximal) if inversion.method == "proxnpi" else guide
 
 
 def source_path(model: DiffusionModel, inversion: Inversion, source: Conditioning, null: Conditioning) -> torch.Tensor:

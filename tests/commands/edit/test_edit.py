@@ -12,6 +12,7 @@ from toys import tiny_clip
 from smoothtool.commands.edit import compare
 from smoothtool.commands.edit import run as edit
 from smoothtool.commands.edit.methods import EDITS
+from smoothtool.commands.invert import cached as inverting
 from smoothtool.commands.invert import run as invert
 from smoothtool.commands.invert.methods import INVERSIONS
 from smoothtool.errors import ModelError, UsageError
@@ -130,6 +131,22 @@ def test_an_inversion_file_edits_like_its_picture(session, picture):
     from_file = run_edit(inverted.folder / "inversion.safetensors", output=picture.parent / "from-file")
     from_picture = run_edit(picture)
     assert np.array_equal(pixels(from_file.folder / "edited.png"), pixels(from_picture.folder / "edited.png"))
+
+
+def test_an_edict_file_of_the_time_before_its_latents_took_turns_is_refused(session, picture, monkeypatch):
+    monkeypatch.setattr(inverting, "REVISION", 1)
+    file = run_invert(picture, inversion="edict").folder / "inversion.safetensors"
+    with pytest.raises(ModelError, match="another order") as caught:
+        run_edit(file, inversion="edict")
+    assert "invert the picture again" in caught.value.hint
+
+
+@pytest.mark.parametrize("option", [{"method": "pix2pix-zero", "map_rows": "one"},
+                                    {"inversion": "proxnpi", "proximal": "hard"}])  # fmt: skip
+def test_a_methods_other_way_makes_another_picture(session, picture, option):
+    default = {key: value for key, value in option.items() if key in ("method", "inversion")}
+    one, other = (pixels(run_edit(picture, **settings).folder / "edited.png") for settings in (default, option))
+    assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from smoothtool.diffusion.attention import attention_layers
 from smoothtool.diffusion.sampling import constant, denoise
@@ -123,6 +124,89 @@ def test_pix2pix_zero_guidance_changes_the_result(scene):
         *_, last = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W, rate)
         results.append(last.latents)
     assert float((results[1] - results[0]).abs().max()) > 1e-4
+
+
+class KeepingProbs:
+    """diffusers' attention in its plain form, which leaves its maps on the module."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            attn.head_to_batch_dim(project(of))
+            for project, of in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        )
+        attn.probs = attn.get_attention_scores(query, key)
+        return attn.to_out[0](attn.batch_to_head_dim(torch.bmm(attn.probs, value)))
+
+
+def two_row_reference(scene, shifted, guidance_scale, learning_rate=0.1):
+    """pix2pix-zero's program from its description: a whole reference pass, then two rows moved by SGD every step.
+
+    diffusers' own attention scores and DDIM scheduler; the source prompt is the null prompt.
+    """
+    unet, schedule = scene.model.unet, DDIMScheduler.from_config(scene.model.schedule.config)
+    schedule.set_timesteps(N)
+    unet.set_attn_processor(KeepingProbs())
+    maps_of = [module for name, module in unet.named_modules() if name.endswith("attn2")]
+
+    def predict(rows, t, embeds):
+        return unet(rows, t, encoder_hidden_states=embeds).sample
+
+    def stepped(noise, t, latents):
+        noise_null, noise_text = noise.chunk(2)
+        return schedule.step(noise_null + guidance_scale * (noise_text - noise_null), t, latents).prev_sample
+
+    source, latents, kept = scene.source.prompt_embeds, scene.path[0], {}
+    with torch.no_grad():
+        for t in schedule.timesteps:
+            noise = predict(torch.cat([latents] * 2), t, torch.cat([source, source]))
+            kept[int(t)] = [module.probs for module in maps_of]
+            latents = stepped(noise, t, latents)
+    latents, embeds = scene.path[0], torch.cat([source, shifted])
+    for t in schedule.timesteps:
+        rows = torch.cat([latents] * 2).requires_grad_(True)
+        predict(rows, t, embeds)
+        pairs = zip(maps_of, kept[int(t)], strict=True)
+        sum((module.probs - wanted).square().sum(dim=(1, 2)).mean() for module, wanted in pairs).backward()
+        with torch.no_grad():
+            torch.optim.SGD([rows], lr=learning_rate).step()
+            latents = stepped(predict(rows, t, embeds), t, rows[:1]).detach()
+    return latents
+
+
+def test_pix2pix_zero_moves_both_rows_as_its_program_does(scene):
+    direction = scene.target.prompt_embeds - scene.source.prompt_embeds
+    *_, ours = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.source, N, 5.0, 20.0)
+    *_, single = pix2pix_zero_steps(
+        scene.model, scene.path[0], scene.source, direction, scene.source, N, 5.0, 20.0, separate_rows=False
+    )
+    theirs = two_row_reference(scene, scene.source.prompt_embeds + direction, 5.0, 20.0)
+    torch.testing.assert_close(ours.latents, theirs, atol=1e-3, rtol=1e-3)
+    assert float((single.latents - theirs).abs().max()) > 1e-2
+
+
+def test_noise_is_compared_with_copies_shifted_by_one_to_half_a_side_less_one_by_channel():
+    """The witness takes all correlations of a channel from its spectrum: the squared Fourier transform's inverse."""
+    noise = torch.randn(1, 4, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    draws, expected, plane = torch.Generator().manual_seed(7), 0.0, noise[0]
+    while True:
+        side = plane.shape[-1]
+        shifts = torch.randint(1, side // 2, (4,), generator=draws)
+        assert 1 <= int(shifts.min()) <= int(shifts.max()) <= side // 2 - 1
+        correlation = torch.fft.ifft2(torch.fft.fft2(plane).abs() ** 2).real / side**2
+        for channel, shift in enumerate(shifts.tolist()):
+            expected += float(correlation[channel, shift, 0] ** 2 + correlation[channel, 0, shift] ** 2)
+        if side == 8:
+            break
+        plane = torch.nn.functional.avg_pool2d(plane, 2)
+    assert float(autocorrelation(noise, torch.Generator().manual_seed(7))) == pytest.approx(expected, rel=1e-10)
+
+
+def test_regularised_noise_keeps_its_deviation():
+    """A shift of 0 would pull 8 x 8 noise to a deviation of 0.73."""
+    draws = torch.Generator().manual_seed(1)
+    deviations = [float(regularised(torch.randn(1, 4, 8, 8, generator=draws), draws).std()) for _ in range(20)]
+    assert sum(deviations) / 20 == pytest.approx(0.97, abs=0.03)
 
 
 def test_regularisation_lowers_the_autocorrelation_of_correlated_noise():
