@@ -36,7 +36,13 @@ class InterpolateJob(InversionJob):
         description="Make the frames twice: the second time at the ratios that make all steps in pixels equally long",
     )
     adain: Annotated[bool, Flag()] = Field(
-        False, description="Give every frame the ends' colours and contrast: their latents' means and deviations, mixed"
+        False,
+        description="Start every frame from noise with the ends' means and deviations, mixed (DiffMorpher)",
+    )
+    attention_span: Annotated[Literal["first-half", "always"], Flag()] = Field(
+        "first-half",
+        description="For attention: first-half, its program's, looks at the ends in the first half of the steps and in "
+        "the text half of the guidance; always, in all of it",
     )
     fps: Annotated[float, Flag()] = Field(
         8, gt=0, le=120, allow_inf_nan=False, description="Frames per second of the videos"
@@ -84,6 +90,15 @@ class InterpolateJob(InversionJob):
                 f"is anid, which fills in 2^k - 1 frames from the middle: {fewer} or {2 * fewer + 1}, not {frames}"
             )
         return method
+
+    @field_validator("adain", "attention_span")
+    @classmethod
+    def _some_options_are_for_walks_from_noise(cls, value: bool | str, info: ValidationInfo) -> bool | str:
+        method, name = info.data.get("method", "attention"), str(info.field_name)
+        methods = ("slerp", "attention") if name == "adain" else ("attention",)
+        if value != cls.model_fields[name].default and method not in methods:
+            raise ValueError(f"is for the method {' or '.join(methods)}, not for {method}")
+        return value
 
     @field_validator("loop", "reschedule")
     @classmethod

@@ -121,6 +121,8 @@ EDIT = {"image": "x.png", "src": "a red fox", "trg": ["a blue fox"]}
         ({"method": "p2p", "src": "a", "trg": ["a category"], "blend": ["cat"]}, "no word of a category / a"),
         ({"src_sentence": ["a fox sits"]}, "for the method pix2pix-zero"),
         ({"method": "pix2pix-zero", "trg": ["a cat", "a dog"], "trg_sentence": ["a cat"]}, "stands for one target"),
+        ({"map_rows": "one"}, "for the method pix2pix-zero"),
+        ({"proximal": "hard"}, "for the inversion proxnpi"),
         ({"compare": True, "trg": ["a cat", "a dog"]}, "one target"),
         ({"compare": True, "ratio": ["0.6", "0.8"]}, "one number"),
         ({"compare": True, "inversion": "ddim"}, "each on its own inversion"),
@@ -132,6 +134,24 @@ EDIT = {"image": "x.png", "src": "a red fox", "trg": ["a blue fox"]}
 def test_an_edit_that_would_drop_a_wish_is_refused(settings, reason):
     with pytest.raises(UsageError, match=reason):
         make_job("edit", {**EDIT, **settings})
+
+
+def test_a_method_has_the_defaults_of_its_program_unless_told_otherwise():
+    assert make_job("edit", EDIT).guidance == 7.5
+    assert make_job("edit", {**EDIT, "method": "pix2pix-zero"}).guidance == 5
+    assert make_job("edit", {**EDIT, "method": "pix2pix-zero", "guidance": 7.5}).guidance == 7.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"method": "vae", "adain": True}, "--adain is for the method slerp or attention, not for vae"),
+        ({"attention_span": "always"}, "--attention-span is for the method attention, not for slerp"),
+    ],
+)
+def test_an_option_of_walks_from_noise_is_refused_elsewhere(settings, reason):
+    with pytest.raises(UsageError, match=reason):
+        make_job("interpolate", {"images": ["a.png", "b.png"], **settings})
 
 
 def test_words_of_two_prompts_and_repeated_ratios_are_understood():

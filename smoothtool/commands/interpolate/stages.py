@@ -25,7 +25,7 @@ from smoothtool.files.pictures.images import Fitted, crop_back
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.interpolation.anid import anid_steps, noise_steps
 from smoothtool.methods.interpolation.attention import attention_walk_steps
-from smoothtool.methods.interpolation.rescheduling import adain, rescheduled_ratios
+from smoothtool.methods.interpolation.rescheduling import rescheduled_ratios
 from smoothtool.methods.interpolation.slerp import uniform_ratios
 from smoothtool.methods.interpolation.vae import vae_frames
 from smoothtool.methods.interpolation.walk import walk_steps
@@ -174,8 +174,6 @@ def _sequence(
     pieces = [ends.images[:1]]
     for at, part in enumerate(ratios):
         *_, latents = track(PATHS[job.method](model, ends, at, part, job), "sampling", _path_length(job))
-        if job.adain:
-            latents = adain(latents, ends.images[at], ends.images[at + 1], part)
         pieces += [latents, ends.images[[at + 1]]]
     pixel_values = model.decode_latents(torch.cat(pieces))
     return pixel_values if ends.fitted is None else crop_back(pixel_values, ends.fitted)
@@ -196,7 +194,10 @@ def _walk_path(
 ) -> Iterator[torch.Tensor]:
     text, null = model.encode_prompts(ends.prompts[at : at + 2]), model.encode_prompts([""])
     null_embeds = ends.inverted.inversion.null_embeds if ends.inverted else None
-    for step in walk(model, ends.noise[at : at + 2], text, null, null_embeds, ratios, job.steps, job.guidance):
+    noise, options = ends.noise[at : at + 2], {"with_adain": job.adain}
+    if job.method == "attention":
+        options["everywhere"] = job.attention_span == "always"
+    for step in walk(model, noise, text, null, null_embeds, ratios, job.steps, job.guidance, **options):
         yield step.latents
 
 
@@ -211,7 +212,7 @@ def _anid_path(
 ) -> Iterator[torch.Tensor]:
     text, null = model.encode_prompts(ends.prompts), model.encode_prompts([""])
     generator = torch.Generator().manual_seed(job.seed or 0)
-    noise = torch.randn((1, *ends.images.shape[1:]), generator=generator).to(model.device)
+    noise = torch.randn((_levels(job), *ends.images.shape[1:]), generator=generator).to(model.device)
     for step in anid_steps(model, ends.images, text, null, noise, _levels(job), job.steps, job.guidance):
         yield step.latents
 

@@ -159,7 +159,7 @@ def test_inversion_files_of_other_steps_and_beside_pictures_are_refused(walk, in
         walk(inversions[0], "dog")
 
 
-def test_adain_gives_frames_the_colours_of_the_ends_and_leaves_the_ends(walk):
+def test_adain_changes_the_frames_between_and_leaves_the_ends(walk):
     plain, evened = (
         frames(walk("cat", "dog", inversion="ddim", out=str(adain), adain=adain)) for adain in (False, True)
     )
