@@ -16,6 +16,7 @@ class DragJob(ModelJob):
     """Drag parts of a picture to other places: of a picture file, or of one made from a prompt."""
 
     command: ClassVar[str] = "drag"
+    own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"gooddrag": {"strength": 0.75}}
     image: Annotated[str | None, Flag(positional=True)] = Field(
         None, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
     )
@@ -48,11 +49,15 @@ class DragJob(ModelJob):
         None,
         ge=0,
         le=10_000,
-        description="Steps of teaching the model the picture first; 80 by default, 0, which is none, for fastdrag and "
-        "warp",
+        description="Steps of teaching the model the picture first; by default 80, 70 for gooddrag, 0 (none) for "
+        "fastdrag and warp",
     )
     strength: Annotated[float, Flag()] = Field(
-        0.7, gt=0, le=1, allow_inf_nan=False, description="How far towards noise the picture is opened for dragging"
+        0.7,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How far towards noise the picture is opened for dragging; gooddrag's own default is 0.75",
     )
     iterations: Annotated[int | None, Flag()] = Field(
         None, ge=1, le=10_000, description="Most drag iterations; 80 for dragdiffusion and 70 for gooddrag by default"
@@ -106,7 +111,7 @@ class DragJob(ModelJob):
 
 
 def identity_steps(method: str, lora_steps: int | None) -> int:
-    """As asked for, or DragDiffusion's 80; FastDrag and warp are quick because they learn nothing."""
+    """As asked for, or as the method's program has it; FastDrag and warp are quick because they learn nothing."""
     if lora_steps is not None:
         return lora_steps
-    return 0 if method in ("fastdrag", "warp") else 80
+    return {"fastdrag": 0, "warp": 0, "gooddrag": 70}.get(method, 80)

@@ -57,6 +57,7 @@ class DragSettings:
     track_every     updates between two trackings
     hold_original   the patch must stay what it was at first, not what it has become
     arrived         grid pixels from the target that count as there
+    side_of_area    the mean over a patch counts (2 patch_radius + this)^2 times
     """
 
     iterations: int = 80
@@ -68,6 +69,7 @@ class DragSettings:
     track_every: int = 1
     hold_original: bool = False
     arrived: float = ARRIVED
+    side_of_area: int = 1
 
     def on_grid(self, size: tuple[int, int]) -> DragSettings:
         """The same lengths as shares of the picture where the grid is smaller than SD's 256: two pixels of a grid of
@@ -167,8 +169,9 @@ def _loss(
     radius = settings.patch_radius
     wanted = grid.patches(original.feature, task.handles_rc, radius) if settings.hold_original else None
     loss = motion_loss(
-        grid, sight.feature, handles_rc, task.targets_rc, radius, settings.stride, wanted, settings.arrived
-    )
+        grid, sight.feature, handles_rc, task.targets_rc, radius, settings.stride, wanted, settings.arrived,
+        side=2 * radius + settings.side_of_area,
+    )  # fmt: skip
     if task.region is not None and sight.previous is not None and original.previous is not None:
         drift = ((sight.previous - original.previous) * (1 - task.region)).abs().sum()
         loss = loss + settings.mask_weight * drift

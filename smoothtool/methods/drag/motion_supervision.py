@@ -28,6 +28,7 @@ def motion_loss(
     stride: float = 1.0,
     wanted: torch.Tensor | None = None,
     arrived: float = ARRIVED,
+    side: int | None = None,
 ) -> torch.Tensor:
     """The loss, a scalar, differentiable in the feature; arrived handles take no part.
 
@@ -36,6 +37,7 @@ def motion_loss(
     stride   most grid pixels that a patch is pulled at once
     wanted   [P, C, k, k] the patches to arrive; None: those at the handles now
     arrived  grid pixels from the target that count as there
+    side     its square weighs the mean over a patch; None: the patch's own, 2 radius + 1
     """
     way = targets_rc - handles_rc
     distance = way.norm(dim=1, keepdim=True)
@@ -45,7 +47,7 @@ def motion_loss(
     inside = grid.inside(handles_rc, radius)
     error = (grid.patches(feature, handles_rc + ahead, radius) - wanted).abs().mean(dim=1, keepdim=True) * inside
     per_point = error.sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3))
-    return (2 * radius + 1) ** 2 * (per_point * (distance[:, 0] >= arrived)).sum()
+    return (side or 2 * radius + 1) ** 2 * (per_point * (distance[:, 0] >= arrived)).sum()
 
 
 def have_arrived(handles_rc: torch.Tensor, targets_rc: torch.Tensor, arrived: float = ARRIVED) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
 from toys import tiny_model
 
 from smoothtool.diffusion.lora import lora_layers, remove_lora
-from smoothtool.methods.drag.dragdiffusion import DragSettings, DragTask
+from smoothtool.jobs import identity_steps, make_job
+from smoothtool.methods.drag.dragdiffusion import DragSettings, DragTask, Sight, _loss
 from smoothtool.methods.drag.fastdrag import warp_latents
-from smoothtool.methods.drag.gooddrag import GoodDragResult, GoodDragStep, gooddrag_steps
+from smoothtool.methods.drag.feature_grid import FeatureGrid
+from smoothtool.methods.drag.gooddrag import GOODDRAG, GoodDragResult, GoodDragStep, gooddrag_steps
 from smoothtool.methods.drag.identity_lora import IDENTITY, fit_identity_lora, prediction_loss
 
 POINTS = torch.tensor([[10.0, 10.0]]), torch.tensor([[10.0, 24.0]])
@@ -36,6 +40,31 @@ def test_gooddrag_leaves_the_original_on_its_own_sampling_path(model):
 
     plain = [s.latents for s in denoise(model, latents, constant(text), constant(text), 8, 1.0, start=3)]
     torch.testing.assert_close(run_gooddrag(model, latents, POINTS[1])[-1].original, plain[1])
+
+
+def test_gooddrag_counts_the_mean_over_a_patch_of_nine_by_nine_sixty_four_times():
+    feature = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    grid = FeatureGrid.over(feature, (32, 32))
+    losses = []
+    for settings in (GOODDRAG, replace(GOODDRAG, side_of_area=1)):
+        task, sight = DragTask(POINTS[0], POINTS[1], (32, 32)), Sight(feature, None)
+        losses.append(float(_loss(grid, sight, sight, POINTS[0], task, settings)))
+    assert losses[0] == pytest.approx(losses[1] * 8**2 / 9**2)
+
+
+def test_gooddrag_has_the_defaults_of_its_program():
+    job = make_job("drag", {"image": "cat.png", "point": ["1,2:3,4"], "method": "gooddrag"})
+    assert job.strength == 0.75
+    assert round(job.strength * job.steps) == 38
+    assert identity_steps(job.method, job.lora_steps) == 70
+    assert (GOODDRAG.mask_weight, GOODDRAG.learning_rate, GOODDRAG.patch_radius, GOODDRAG.window_radius) == (
+        0.2,
+        0.02,
+        4,
+        12,
+    )
+    other = make_job("drag", {"image": "cat.png", "point": ["1,2:3,4"]})
+    assert (other.strength, identity_steps(other.method, other.lora_steps)) == (0.7, 80)
 
 
 def test_gooddrag_stops_at_once_when_the_points_are_there(model):
