@@ -23,16 +23,17 @@ limit_spinning()
 
 
 def __getattr__(name: str) -> Callable[..., Result]:
-    from smoothtool.api import MADE, Result, call
+    from smoothtool.api import Result, call
+    from smoothtool.jobs import JOBS
 
     if name == "Result":
         return Result
-    if name in MADE:
+    if name in JOBS:
         return partial(call, name)
     raise AttributeError(f"module 'smoothtool' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    from smoothtool.api import MADE
+    from smoothtool.jobs import JOBS
 
-    return sorted([*globals(), "Result", *MADE])
+    return sorted([*globals(), "Result", *JOBS])

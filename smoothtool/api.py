@@ -11,11 +11,6 @@ if TYPE_CHECKING:
 
     from smoothtool.types import Report
 
-MADE = {"interpolate": "frames/*.png", "invert": "reconstruction.png", "edit": "edited*.png", "drag": "dragged.png",
-        "istd": "sheet-*.png", "eval": "*.png", "train": "*.png", "tables": "*.png",
-        "bench": "items/**/edited.png"}  # fmt: skip
-"""The pictures each command makes, in its folder."""
-
 
 class Result(NamedTuple):
     """The pictures that were made, in order, and the report, whose `folder` holds them and everything else."""
@@ -43,7 +38,7 @@ def call(command: str, *inputs: Any, **settings: Any) -> Result:
         job = with_defaults(job.lending(Path(folder)))
         report = importlib.import_module(f"smoothtool.commands.{command}.run").run(job, silent)
         _keep_inputs(sorted(Path(folder).iterdir()), report.folder / "inputs")
-    made = sorted(report.folder.glob(MADE[command]), key=lambda path: natural(path.name))
+    made = sorted(report.folder.glob(job.made), key=lambda path: natural(path.name))
     return Result([_opened(path) for path in made], report)
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from smoothtool.recipe.plan import Item
 
 INPUTS = (PLACES | {"data"}) - {"output"}
-CONTINUED = ("istd", "train")
-"""Commands that keep what they have done in their folder, and go on from it."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,11 @@ class Work:
         job, place = self.item.job, folder / self.name
         if not place.resolve().is_relative_to(folder.resolve()):
             raise UsageError(f"{place}: a link leads out of the output folder", "delete the link")
-        changes: dict[str, Any] = {"output": place, "force": known and job.command not in CONTINUED}
+        resumable = "resume" in type(job).model_fields
+        changes: dict[str, Any] = {"output": place, "force": known and not (job.goes_on or resumable)}
         if job.settings().get("seed", 0) is None:
             changes["seed"] = int(self.inputs[:8], 16)
-        return job.model_copy(update=changes | ({"resume": True} if job.command == "train" else {}))
+        return job.model_copy(update=changes | ({"resume": True} if resumable else {}))
 
 
 def work_of(item: Item, digests: Digests) -> Work:

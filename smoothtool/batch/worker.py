@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from smoothtool.batch.items import CONTINUED, Work, finished
+from smoothtool.batch.items import Work, finished
 from smoothtool.batch.journal import Journal
 from smoothtool.commands.shared.model_pool import Shared
 from smoothtool.errors import (
@@ -182,9 +182,8 @@ def failure(error: Exception) -> dict[str, Any]:
 
 
 def _run(job: Job, track: Track, shared: Shared) -> None:
-    changes_model = job.command in CONTINUED
     try:
         importlib.import_module(f"smoothtool.commands.{job.command}.run").run(job, track)
     finally:
-        if changes_model:
+        if job.changes_model:
             shared.forget()

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 LIBRARIES = ("diffusers", "transformers", "peft", "huggingface_hub", "torch", "PIL")
 SHOWN_FAILURES = 20
 ENGINES = ("local", "ray")
-RESUMED = ("istd", "tables", "bench")
-"""Commands that go on in the folder of a run that was stopped; a training has its own words for it."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def silence_libraries() -> None:
 
 def _kept(job: Job) -> str:
     """What a job that was stopped leaves, and how it goes on."""
-    if job.command not in RESUMED and not getattr(job, "bench", None):
+    if not job.goes_on:
         return "nothing was kept"
     named = "" if getattr(job, "output", None) else " with -o and the folder it left under smoothtool-out"
     return f"the same command goes on{named}"

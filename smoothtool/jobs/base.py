@@ -27,6 +27,10 @@ class Job(BaseModel):
     command: ClassVar[str]
     own_defaults: ClassVar[dict[str, dict[str, Any]]] = {}
     """By `method`, the defaults that its authors' program has where they are not the field's."""
+    made: ClassVar[str] = "*.png"
+    """The pictures that it leaves in its folder, as a glob."""
+    changes_model: ClassVar[bool] = False
+    """Whether the model is another one afterwards, so that the next job has to load its own."""
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @property
@@ -77,6 +81,11 @@ class Job(BaseModel):
             if len(text) > LONGEST_PROMPT:
                 raise ValueError(f"has {len(text):,} letters, of which a model reads some 300: shorten it")
         return prompts
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a run that was stopped goes on in its folder when the same command is given again."""
+        return False
 
     def settings(self) -> dict[str, Any]:
         """Every option that has a part in the result, by its name in recipes, as plain data."""

@@ -15,6 +15,7 @@ class BenchJob(ModelJob):
     """Run a published benchmark: every item made by any method, measured by the benchmark's rules, beside its rows."""
 
     command: ClassVar[str] = "bench"
+    made: ClassVar[str] = "items/**/edited.png"
     benchmark: Annotated[Literal["pie", "morph"], Flag(positional=True)] = Field(
         description="pie: PIE-Bench's edits; morph: MorphBench's pairs"
     )
@@ -56,3 +57,7 @@ class BenchJob(ModelJob):
     def _shard_is_a_share(cls, shard: str | None) -> str | None:
         parse_shard(shard)
         return shard
+
+    @property
+    def goes_on(self) -> bool:
+        return True

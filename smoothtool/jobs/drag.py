@@ -17,6 +17,7 @@ class DragJob(ModelJob):
 
     command: ClassVar[str] = "drag"
     own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"gooddrag": {"strength": 0.75}}
+    made: ClassVar[str] = "dragged.png"
     image: Annotated[str | None, Flag(positional=True)] = Field(
         None, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
     )
@@ -108,6 +109,10 @@ class DragJob(ModelJob):
         if share != cls.model_fields["shared_blocks"].default and info.data.get("method") == "warp":
             raise ValueError("is not for the method warp, which samples no picture beside another")
         return share
+
+    @property
+    def goes_on(self) -> bool:
+        return self.bench is not None
 
 
 def identity_steps(method: str, lora_steps: int | None) -> int:

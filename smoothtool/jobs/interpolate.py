@@ -14,6 +14,7 @@ class InterpolateJob(InversionJob):
     """Turn pictures into each other: a smooth sequence through two or more, or through noise for a prompt."""
 
     command: ClassVar[str] = "interpolate"
+    made: ClassVar[str] = "frames/*.png"
     inversion: Annotated[Literal["nti", "ddim"], Flag(panel=INVERSION)] = Field(
         "nti", description="Inversion: null-text (nti) gives pictures back faithfully, ddim is quick and rough"
     )

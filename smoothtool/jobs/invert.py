@@ -42,6 +42,7 @@ class InvertJob(PictureJob):
     """Find the noise that a picture comes from, and show how well the picture comes back."""
 
     command: ClassVar[str] = "invert"
+    made: ClassVar[str] = "reconstruction.png"
     image: Annotated[str, Flag(positional=True)] = Field(description="A picture or samples:NAME")
     src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
     compare: Annotated[bool, Flag()] = Field(False, description="Run every inversion: one sheet, one table")

@@ -15,6 +15,8 @@ class IstdJob(ModelJob):
     """Measure how smooth a model is: ISTD over many prompts, and what a LoRA changes about it."""
 
     command: ClassVar[str] = "istd"
+    changes_model: ClassVar[bool] = True
+    made: ClassVar[str] = "sheet-*.png"
     prompts: Annotated[str | None, Flag("-p")] = Field(
         None, description="Prompts, one a line, or COCO's captions .json; stickers has its own list"
     )
@@ -51,6 +53,10 @@ class IstdJob(ModelJob):
     def _shard_is_a_share(cls, shard: str | None) -> str | None:
         parse_shard(shard)
         return shard
+
+    @property
+    def goes_on(self) -> bool:
+        return True
 
 
 class EvalJob(ReportJob):
@@ -138,3 +144,7 @@ class TablesJob(ModelJob):
     def _smooth_scale_is_a_number(cls, smooth: str) -> str:
         parse_lora(smooth)
         return smooth
+
+    @property
+    def goes_on(self) -> bool:
+        return True

@@ -14,6 +14,7 @@ class TrainJob(ModelJob):
     """Train a LoRA that makes a model's latent space smooth (or any LoRA, with --lambda 0)."""
 
     command: ClassVar[str] = "train"
+    changes_model: ClassVar[bool] = True
     data: Annotated[str, Flag(positional=True)] = Field(
         min_length=1,
         description="Folder with metadata.jsonl, metadata.csv or a .txt beside each picture; webdataset's NAME.tar, "

@@ -19,17 +19,19 @@ from smoothtool.jobs.measure import EvalJob, IstdJob, TablesJob
 from smoothtool.jobs.options import demand_of, flag_of, key_of, label_of
 from smoothtool.jobs.train import TrainJob
 
-JOBS: dict[str, type[Job]] = {
-    "interpolate": InterpolateJob,
-    "invert": InvertJob,
-    "edit": EditJob,
-    "drag": DragJob,
-    "istd": IstdJob,
-    "eval": EvalJob,
-    "train": TrainJob,
-    "tables": TablesJob,
-    "bench": BenchJob,
-}
+_JOBS: tuple[type[Job], ...] = (
+    InterpolateJob,
+    InvertJob,
+    EditJob,
+    DragJob,
+    IstdJob,
+    EvalJob,
+    TrainJob,
+    TablesJob,
+    BenchJob,
+)
+JOBS = {job.command: job for job in _JOBS}
+"""Every subcommand. A new one needs its line here, and `commands/NAME/run.py`."""
 
 
 @dataclass(frozen=True)

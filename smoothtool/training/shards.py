@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from PIL import Image
 
 from smoothtool.errors import InputError
@@ -42,7 +42,7 @@ def find_shards(data: str) -> list[Path]:
         return []
     try:
         return [at_home(name) for name in braceexpand(data)]
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise InputError(f"{data}: the braces do not close", "a-{000..011}.tar") from error
 
 
