@@ -89,7 +89,7 @@ def _identity(key: str, value: Any, digests: Digests) -> Any:
     if key == "model":
         return digests.of_model(value)
     text, scale = parse_lora(value)
-    if key == "lora" and value != "none" and not Path(text).is_file():
+    if key == "lora" and value != "none" and not Path(text).exists():
         raise ModelError(f"{text}: there is no such LoRA", "check the path")
     return [digests.of(Path(text)), scale] if value not in NAMES_OR_PLACES[key] and Path(text).exists() else value
 

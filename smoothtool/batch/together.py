@@ -32,6 +32,7 @@ from smoothtool.errors import SmoothtoolError, out_of_memory
 from smoothtool.files.pictures.images import Fitted
 from smoothtool.files.pictures.picture_sizes import upright_size_px
 from smoothtool.files.storage.cache import InversionCache, cache_key
+from smoothtool.files.storage.inversions import is_inversion
 from smoothtool.jobs import EditJob, InvertJob, Job
 from smoothtool.types import Inversion, Track
 from smoothtool.weights.sample_pictures import resolve_picture
@@ -55,7 +56,7 @@ class _Member:
 
 def most_together(job: Job, on_gpu: bool) -> int:
     """How many items such as this one may go together."""
-    if not isinstance(job, PictureJob) or job.image.endswith(".safetensors") or job.compare:
+    if not isinstance(job, PictureJob) or is_inversion(job.image) or job.compare:
         return 1
     if _inversion_of(job) not in EACH and getattr(job, "method", "") not in EDITS_OF_SEVERAL:
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 
 SIDE_PX = range(16, 8193)
@@ -24,11 +25,15 @@ def parse_size(text: str) -> tuple[int, int | None]:
 
 
 def parse_lora(text: str) -> tuple[str, float]:
-    """`PATH[:SCALE]`, where a path may itself hold colons; the scale is 1 when not given.
+    """`PATH[:SCALE]`, where a path may itself hold colons and begin with `~`; the scale is 1 when not given.
 
-    Raises: ValueError when the scale is not finite or the path is empty.
+    Raises: ValueError when the scale is not finite, the path is empty, or another notation was meant.
     """
+    if match := re.fullmatch(r"<lora:([^:>]*):?([^:>]*)>", text):
+        raise ValueError(f"is {text}, not PATH:SCALE such as {match[1]}.safetensors:{match[2] or '0.8'}")
     path, colon, tail = text.rpartition(":")
+    if colon and re.fullmatch(r"[-+]?\d*,\d+", tail):
+        raise ValueError(f"is {text}, whose scale needs a point: {path}:{tail.replace(',', '.')}")
     try:
         scale = float(tail) if colon else 1.0
     except ValueError:
@@ -36,7 +41,7 @@ def parse_lora(text: str) -> tuple[str, float]:
     path = path if colon else text
     if not path or not math.isfinite(scale):
         raise ValueError(f"is {text}, not PATH or PATH:SCALE with a finite scale")
-    return path, scale
+    return os.path.expanduser(path), scale
 
 
 def parse_fraction(text: str) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from smoothtool.errors import ModelError, closest
 from smoothtool.readers.fields import read_fields
+from smoothtool.readers.regular import at_home, is_regular
 from smoothtool.yaml12 import load_yaml
 
 HERE = Path(__file__).parent
@@ -80,7 +81,7 @@ def resolve_model(name: str) -> Place:
     place = find_model(name)
     if place is not None:
         return place
-    what, hint = _why_missing(name, Path(name).expanduser())
+    what, hint = _why_missing(name, at_home(name))
     raise ModelError(f"{name}: {what}", hint)
 
 
@@ -90,9 +91,9 @@ def _why_missing(name: str, path: Path) -> tuple[str, str]:
         return "the embedded model is missing from this installation", "install smoothtool again"
     if name in KNOWN:
         return "is not on this machine", f"smoothtool models pull {name}"
-    if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
         return "a pickle can run code when it is opened, and is refused", "a .safetensors file"
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists it takes names of any length
         return "neither a diffusers folder (model_index.json) nor a .safetensors file", "smoothtool models list"
     if is_hub_id(name):
         return "no such folder, and no such model in the local cache", f"smoothtool models pull {name}"
@@ -104,10 +105,10 @@ def find_model(name: str) -> Place | None:
     if name == "stickers":
         lora = STICKERS_LORA if STICKERS_LORA.is_file() else None
         return Place(name, STICKERS, default_lora=lora) if is_diffusers_folder(STICKERS) else None
-    path = Path(name).expanduser()
+    path = at_home(name)
     if name not in KNOWN and is_diffusers_folder(path):
         return Place(name, folder=path)
-    if name not in KNOWN and path.suffix == ".safetensors" and path.is_file():
+    if name not in KNOWN and path.suffix.lower() == ".safetensors" and is_regular(path):
         return Place(name, single_file=path, tokenizer=find_tokenizer())
     hub_id = KNOWN[name].hub_id if name in KNOWN else name
     folder = _cached_folder(hub_id) if is_hub_id(hub_id) else None
@@ -128,11 +129,13 @@ def find_tokenizer() -> Path | None:
 
 
 def is_diffusers_folder(path: Path) -> bool:
-    return (path / "model_index.json").is_file()
+    return is_regular(path / "model_index.json")
 
 
 def is_hub_id(text: str) -> bool:
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
+    """`owner/name` as the Hugging Face hub takes it."""
+    part = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+    return re.fullmatch(f"{part}/{part}", text) is not None and not re.search(r"--|\.\.", text)
 
 
 def settings_file() -> Path:
@@ -199,5 +202,8 @@ def _cached_folder(hub_id: str) -> Path | None:
     """The newest snapshot in the Hugging Face cache; never asks the network."""
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(hub_id, "model_index.json")
+    try:
+        index = try_to_load_from_cache(hub_id, "model_index.json")
+    except ValueError:  # no name that the hub could have
+        return None
     return Path(index).parent if isinstance(index, str) else None

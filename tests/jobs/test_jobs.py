@@ -100,10 +100,25 @@ def test_each_command_is_registered_under_its_own_name() -> None:
 
 @pytest.mark.parametrize(
     ("text", "parts"),
-    [("a.pt", ("a.pt", 1.0)), ("a:0.5", ("a", 0.5)), ("C:\\x", ("C:\\x", 1.0)), ("a:b:-1", ("a:b", -1.0))],
+    [("a.pt", ("a.pt", 1.0)), ("a:0.5", ("a", 0.5)), ("C:\\x", ("C:\\x", 1.0)), ("a:b:-1", ("a:b", -1.0)),
+     ("~/a:0.5", ("/home/me/a", 0.5)), ("~nosuchuser/a", ("~nosuchuser/a", 1.0))],
 )  # fmt: skip
-def test_a_lora_is_a_path_with_an_optional_scale(text: str, parts: tuple[str, float]) -> None:
+def test_a_lora_is_a_path_with_an_optional_scale(
+    text: str, parts: tuple[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
     assert parse_lora(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("x.safetensors:0,8", "x.safetensors:0.8"), ("x:,5", "x:.5"), ("<lora:style:0.7>", "style.safetensors:0.7"),
+     ("<lora:style>", "style.safetensors:0.8")],
+)  # fmt: skip
+def test_another_notation_of_a_lora_is_refused_with_ours(text: str, meant: str) -> None:
+    with pytest.raises(ValueError, match="is ") as refused:
+        parse_lora(text)
+    assert meant in str(refused.value)
 
 
 def test_a_size_is_one_side_or_width_and_height() -> None:

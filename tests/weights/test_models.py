@@ -101,7 +101,15 @@ def test_hub_ids_folders_and_single_files_are_found(machine: Path) -> None:
         ("sd16", "no model of that name", "sd"),
         ("some/model", "no such model in the local cache", "smoothtool models pull some/model"),
         ("x.ckpt", "a pickle", ".safetensors"),
+        ("X.PT", "a pickle", ".safetensors"),
         (".", "neither a diffusers folder", "smoothtool models list"),
+        ("a/b..c", "no model of that name", "smoothtool models list"),
+        ("a--b/c", "no model of that name", "smoothtool models list"),
+        ("é/ü", "no model of that name", "smoothtool models list"),
+        ("n" * 300, "no model of that name", "smoothtool models list"),
+        ("a/" + "n" * 200, "no such model in the local cache", "smoothtool models pull"),
+        ("~nosuchuser/x", "no model of that name", "smoothtool models list"),
+        ("a\0b", "no model of that name", "smoothtool models list"),
     ],
 )
 def test_a_model_that_is_not_here_is_a_sentence_with_a_way_on(name: str, what: str, hint: str) -> None:

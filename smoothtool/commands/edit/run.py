@@ -16,6 +16,7 @@ from smoothtool.files.drawing.sheets import before_after, contact_sheet
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import crop_back, save_image, to_image
 from smoothtool.files.pictures.provenance import a1111_parameters
+from smoothtool.files.storage.inversions import is_inversion
 from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import job_document
 from smoothtool.files.storage.writing import write_picture
@@ -61,7 +62,7 @@ def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, fol
     ]  # fmt: skip
     if source.inverted is not None and job.method != "pix2pix-zero":
         report.figures["inversion"] = inversion_figures(model, source.inverted)
-    if job.image.endswith(".safetensors"):
+    if is_inversion(job.image):
         report.notes.append("figures compare with the picture as the VAE gives it back: the file holds no other")
     _write(job, source, edits, names, report, folder)
 

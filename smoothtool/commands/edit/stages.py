@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +15,11 @@ from smoothtool.commands.shared.session import load_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.pictures.images import crop_back
+from smoothtool.files.storage.inversions import is_inversion
 from smoothtool.jobs import EDIT_INVERSIONS
 from smoothtool.metrics.clip_score import Clip
 from smoothtool.metrics.reconstruction import reconstruction_quality
+from smoothtool.readers.regular import at_home
 from smoothtool.types import Inversion, Report, Track
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def open_source(model: DiffusionModel, job: EditJob, track: Track) -> Source:
     Raises: UsageError when an inversion file does not fit the job.
     """
     prompts = [source_prompt(job)]
-    if job.image.endswith(".safetensors"):
-        opened = open_inversion(Path(job.image), model)
+    if is_inversion(job.image):
+        opened = open_inversion(at_home(job.image), model)
         _check_file(job, opened.inversion, prompts[0])
         return Source(model, job, track, opened.fitted[0], opened)
     (picture,) = load_pictures([job.image], model, job.size)

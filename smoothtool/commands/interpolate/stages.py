@@ -22,6 +22,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise
 from smoothtool.errors import UsageError
 from smoothtool.files.pictures.images import Fitted, crop_back
+from smoothtool.files.storage.inversions import is_inversion
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.interpolation.anid import anid_steps, noise_steps
 from smoothtool.methods.interpolation.attention import attention_walk_steps
@@ -30,6 +31,7 @@ from smoothtool.methods.interpolation.slerp import uniform_ratios
 from smoothtool.methods.interpolation.vae import vae_frames
 from smoothtool.methods.interpolation.walk import walk_steps
 from smoothtool.metrics.sequences import Deviation, deviation
+from smoothtool.readers.regular import at_home
 from smoothtool.types import Track
 
 if TYPE_CHECKING:
@@ -107,12 +109,12 @@ def _noise_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> End
 
 def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> Ends:
     """From pictures, or from inversion files."""
-    files = [name.endswith(".safetensors") for name in job.images]
+    files = [is_inversion(name) for name in job.images]
     if any(files) and not all(files):
         raise UsageError(
             "inversion files and pictures cannot be mixed in one walk", "smoothtool invert the pictures first"
         )
-    opened = [_open(Path(name), model, job) for name in job.images] if all(files) else []
+    opened = [_open(at_home(name), model, job) for name in job.images] if all(files) else []
     prompts = job.src * len(job.images) if len(job.src) == 1 else job.src or [""] * len(job.images)
     if opened and not job.src:
         prompts = [prompt for one in opened for prompt in one.inversion.prompts]

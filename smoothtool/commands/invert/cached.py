@@ -18,6 +18,7 @@ from smoothtool.files.pictures.images import Fitted, crop_back
 from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.metrics.reconstruction import reconstruction_quality
+from smoothtool.readers.fields import Fields, as_fields
 from smoothtool.types import Inversion, LatentTrajectory, Report, Track
 from smoothtool.version import __version__
 
@@ -118,22 +119,42 @@ def open_inversion(path: Path, model: DiffusionModel) -> Inverted:
     Raises: ModelError when it was made with other weights or LoRAs.
     """
     inversion, info = load_inversion(path)
-    if inversion.method == "edict" and info.get("revision", 1) < EDICT_TAKES_TURNS:
+    facts = as_fields(info, f"{path}: the inversion's header", ModelError, "make it again with invert")
+    if inversion.method == "edict" and facts.whole("revision", 1) < EDICT_TAKES_TURNS:
         what = f"{path}: an earlier smoothtool moved EDICT's two latents in another order, which would not lead back"
         raise ModelError(what, "invert the picture again")
     loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
-    if info["model"] != model.fingerprint or info["loras"] != loras:
+    if facts.text("model") != model.fingerprint or facts.items("loras") != loras:
+        made_with = f"model {info['model']}, LoRAs {info['loras'] or 'none'}"
         raise ModelError(
-            f"{path}: this inversion belongs to other weights (model {info['model']}, LoRAs {info['loras'] or 'none'})",
+            f"{path}: this inversion belongs to other weights ({made_with})",
             "the --model and --lora it was made with, or invert the picture again",
         )
-    width, height = info["size_px"]
+    (width, height), originals = facts.wholes("size_px"), facts.items("original_sizes_px")
+    _check_belongs(model, inversion, (width, height), facts)
     pixel_values = model.decode_latents(inversion.trajectory.image.to(model.device))
     fitted = tuple(
-        Fitted(pixel_values[[index]], (width, height), tuple(original))
-        for index, original in enumerate(info["original_sizes_px"])
+        Fitted(pixel_values[[index]], (width, height), tuple(original)) for index, original in enumerate(originals)
     )
     return Inverted(to_device(inversion, model.device), fitted, info, cached=True)
+
+
+def _check_belongs(model: DiffusionModel, inversion: Inversion, size_px: tuple[int, int], facts: Fields) -> None:
+    """Raises: ModelError when the header names these weights, and the rest could not have come from them."""
+    times, null = inversion.trajectory.timesteps, inversion.null_embeds
+    sides = tuple(side * model.vae_scale_factor for side in reversed(inversion.trajectory.image.shape[2:]))
+    fits = {
+        "method": inversion.method in INVERSIONS,
+        "timesteps": times == model.schedule.timesteps(len(times)),
+        "latents": inversion.trajectory.image.shape[1] == model.unet.config.in_channels,
+        "size_px": all(
+            side <= padded < side + model.size_multiple for side, padded in zip(size_px, sides, strict=True)
+        ),
+        "null_embeds": null is None or null.shape[2:] == model.encode_prompts([""]).prompt_embeds.shape[1:],
+    }
+    for name, right in fits.items():
+        if not right:
+            raise facts.fault(f"{facts.place}: {name} does not belong to this model", facts.hint)
 
 
 def note_convergence(inversion: Inversion, track: Track, report: Report) -> None:

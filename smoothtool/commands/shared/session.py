@@ -15,11 +15,12 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.single_file import load_single_file
 from smoothtool.files.pictures.images import Fitted, fit_image, load_image
 from smoothtool.files.pictures.notes import PictureNotes
-from smoothtool.files.storage.inversions import load_inversion
+from smoothtool.files.storage.inversions import is_inversion, load_inversion
 from smoothtool.files.storage.names import safe_name
 from smoothtool.files.storage.reports import versions, write_report
 from smoothtool.jobs import parse_lora
 from smoothtool.jobs.notation import a1111_notation, working_size
+from smoothtool.readers.regular import at_home
 from smoothtool.types import Report, Track
 from smoothtool.weights.models import Place, resolve_model
 from smoothtool.weights.sample_pictures import resolve_picture
@@ -81,8 +82,8 @@ def check_sources(names: Sequence[str]) -> list[str]:
     """
     notes = PictureNotes()
     for name in names:
-        if name.endswith(".safetensors"):
-            load_inversion(Path(name))
+        if is_inversion(name):
+            load_inversion(at_home(name))
         else:
             path = resolve_picture(name)
             notes.add(path.name, load_image(path))

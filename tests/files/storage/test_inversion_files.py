@@ -19,6 +19,7 @@ from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.storage import leftovers
 from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.files.storage.inversions import load_inversion, save_inversion, sidecar
+from smoothtool.readers.tensors import open_tensors
 from smoothtool.types import Inversion, LatentTrajectory
 
 INFO = {"model": "abc", "size_px": [32, 32], "lora": []}
@@ -123,6 +124,49 @@ def test_a_bad_inversion_file_is_a_sentence_that_names_it(tmp_path: Path, kind: 
 def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     save_inversion(tmp_path / "a.safetensors", replace(inversion(), null_embeds=torch.zeros(2, 1, 5, 6)), INFO)
     with pytest.raises(ModelError, match="null_embeds"):
+        load_inversion(tmp_path / "a.safetensors")
+
+
+def with_header(path: Path, **changes: Any) -> Path:
+    """A whole file, its checksum right, with other facts in its header."""
+    save_inversion(path, inversion(), {**INFO, "original_sizes_px": [[40, 30], [32, 32]]})
+    with open_tensors(path) as file:
+        tensors = {name: file.get(name) for name in file.header.tensors}
+        facts = json.loads(file.header.metadata["smoothtool"])
+    text = changes.pop("text", None)
+    save_file(tensors, path, {"smoothtool": text or json.dumps({**facts, **changes})})
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"format": "1"}, {"format": None}, {"format": [1]}, {"method": 3}, {"method": None}, {"timesteps": "abc"},
+     {"timesteps": [601, "301", 1]}, {"timesteps": [1, 301, 601]}, {"timesteps": [601, 301]}, {"timesteps": []},
+     {"timesteps": [10**9, 301, 1]}, {"timesteps": [601, 301, -1]}, {"prompts": "ab"}, {"prompts": [1, 2]},
+     {"prompts": ["a"]}, {"prompts": ["\ud800", ""]}, {"guidance_scale": "7.5"}, {"guidance_scale": float("inf")},
+     {"guidance_scale": None}, {"losses": 3}, {"losses": ["x"]}, {"converged": 1}, {"unet_calls": -1},
+     {"unet_calls": 1.5}, {"info": None}, {"info": []}, {"info": {"size_px": [0, 32]}}, {"info": {"size_px": "32"}},
+     {"info": {"size_px": [10**9, 10**9]}}, {"info": {"size_px": [32, 32], "original_sizes_px": [[1, 1]]}},
+     {"info": {"size_px": [32, 32], "original_sizes_px": [[10**6, 10**6], [1, 1]]}},
+     {"info": {"size_px": [32, 32], "original_sizes_px": [1, 2]}}, {"text": "[" * 50_000}, {"text": "[]"},
+     {"text": "null"}, {"text": '{"format": 1' + "0" * 9000 + "}"}, {"checksum": 3}, {"method": "edict"}],
+    ids=lambda changes: str(changes)[:60],
+)  # fmt: skip
+def test_an_odd_header_is_refused_in_a_sentence_even_if_the_tensors_are_whole(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelError) as refused:
+        load_inversion(with_header(tmp_path / "a.safetensors", **changes))
+    assert str(tmp_path) in refused.value.what
+    assert "\n" not in refused.value.what
+    assert refused.value.hint
+
+
+def test_tensors_of_whole_numbers_are_refused(tmp_path: Path) -> None:
+    made = inversion()
+    counts = replace(made, trajectory=replace(made.trajectory, latents=made.trajectory.latents.int()))
+    save_inversion(tmp_path / "a.safetensors", replace(counts, reconstruction=made.reconstruction.int()), INFO)
+    with pytest.raises(ModelError, match="whole numbers"):
         load_inversion(tmp_path / "a.safetensors")
 
 
