@@ -22,7 +22,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (samples / "fox.png").write_bytes(b"png")
     monkeypatch.setattr(places, "STICKERS", stickers)
     monkeypatch.setattr(places, "STICKERS_LORA", stickers / "smooth.safetensors")
-    monkeypatch.setattr(places, "SAMPLES", samples)
+    monkeypatch.setattr("smoothtool.weights.sample_pictures.SAMPLES", samples)
     monkeypatch.setattr(places, "settings_file", lambda: tmp_path / "settings.yaml")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("SMOOTHTOOL_MODEL", raising=False)
