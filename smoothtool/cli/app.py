@@ -22,8 +22,8 @@ from smoothtool.jobs import JOBS
 from smoothtool.version import __version__
 
 EXIT_CODES = (
-    "Exit codes: 0 ok, 1 internal error, 2 usage, 3 a batch with failed items, 4 model or weights, 5 bad input, 6 out of "
-    "memory, 7 no room or no right to write, 130 and 143 signals."
+    "Exit codes: 0 ok, 1 internal error, 2 usage, 3 a batch with failed items, 4 model or weights, 5 bad input, 6 out "
+    "of memory, 7 no room or no right to write, 130 and 143 signals."
 )
 app = typer.Typer(
     name="smoothtool",
