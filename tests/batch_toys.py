@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -101,16 +100,11 @@ def saved_tiny_model(root: Path) -> Path:
     """The tiny random Stable Diffusion as a diffusers folder."""
     from toys import tiny_model
 
-    model, folder = tiny_model(root / "tokenizer"), root / "model"
-    parts = {"unet": model.unet, "vae": model.vae, "text_encoder": model.text_encoder, "tokenizer": model.tokenizer}
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(model.schedule.config))
-    (folder / "model_index.json").write_text(
-        json.dumps({"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]})
-    )
-    return folder
+    from smoothtool.diffusion.saving import save_model
+    from smoothtool.files.storage.writing import write_json_atomic
+
+    save_model(tiny_model(root / "tokenizer"), root / "model", write_json_atomic)
+    return root / "model"
 
 
 def go(root: Path, how: How | None = None, track: Track = silent, **settings: object) -> list[Outcome]:

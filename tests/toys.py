@@ -7,11 +7,19 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.diffusion.loading import assemble
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.text import OneEncoder, TwoEncoders
 
 SD_SCHEDULE = {
     "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
@@ -67,17 +75,50 @@ def tiny_unet(seed: int = 0) -> UNet2DConditionModel:
 def tiny_model(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> DiffusionModel:
     """A random Stable Diffusion of 32 px pictures and 4 x 16 x 16 latents, built offline in a blink."""
     tokenizer = tiny_tokenizer(folder)
-    unet = tiny_unet(seed)
-    vae = AutoencoderKL(
+    unet, vae = tiny_unet(seed), tiny_vae()
+    text = OneEncoder(CLIPTextModel(_text_config(tokenizer, 16)), tokenizer)
+    schedule = Schedule.from_config({**SD_SCHEDULE, "prediction_type": prediction_type})
+    return assemble("tiny", unet, vae, text, schedule, torch.device("cpu"), torch.float32)
+
+
+def tiny_vae() -> AutoencoderKL:
+    return AutoencoderKL(
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
         up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, latent_channels=4, sample_size=32,
     )  # fmt: skip
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=16, eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int, **others: object) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=16, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id, **others,
     )  # fmt: skip
-    schedule = Schedule.from_config({**SD_SCHEDULE, "prediction_type": prediction_type})
-    return assemble("tiny", unet, vae, text_encoder, tokenizer, schedule, torch.device("cpu"), torch.float32)
+
+
+def tiny_xl_unet(seed: int = 0) -> UNet2DConditionModel:
+    """SDXL in small: no attention on the finest level, several inner blocks on the deepest, text 16 + 24 wide."""
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        block_out_channels=(8, 16, 16), layers_per_block=2, cross_attention_dim=40, attention_head_dim=(2, 2, 4),
+        norm_num_groups=4, sample_size=16, in_channels=4, out_channels=4, use_linear_projection=True,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2), addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 12,
+    )  # fmt: skip
+
+
+def tiny_xl_model(folder: Path, seed: int = 0, zeros_for_null: bool = True) -> DiffusionModel:
+    """A random Stable Diffusion XL of 32 px pictures: two text encoders, whose tokenizers pad differently."""
+    tokenizer = tiny_tokenizer(folder)
+    tiny_tokenizer(folder / "second")
+    second = CLIPTokenizer.from_pretrained(folder / "second", pad_token="!")
+    unet, vae = tiny_xl_unet(seed), tiny_vae()
+    text = TwoEncoders(
+        CLIPTextModel(_text_config(tokenizer, 16)),
+        CLIPTextModelWithProjection(_text_config(second, 24, projection_dim=12, hidden_act="gelu")),
+        tokenizer, second, zeros_for_null,
+    )  # fmt: skip
+    schedule = Schedule.from_config(SD_SCHEDULE)
+    return assemble("tiny-xl", unet, vae, text, schedule, torch.device("cpu"), torch.float32)

@@ -26,9 +26,9 @@ def predict_noise_at(
     """
     model.counter.calls += 1
     model.counter.rows += len(latents)
-    dtype = model.unet.dtype
+    conditions = model.unet_conditions(latents, conditioning)
     out = (model.unet if unet is None else unet)(
-        latents.to(dtype), timesteps, encoder_hidden_states=conditioning.prompt_embeds.to(dtype), return_dict=False
+        latents.to(model.unet.dtype), timesteps, **conditions, return_dict=False
     )[0].float()
     if model.schedule.prediction_type == "v_prediction":
         return noise_from_velocity(latents, out, model.schedule.alpha_prods(timesteps))

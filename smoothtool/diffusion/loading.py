@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.parts import check_channels, check_words, read_part, read_schedule, read_tokenizer
+from smoothtool.diffusion.text import OneEncoder, PromptEncoder, TwoEncoders
 from smoothtool.errors import ModelError
-from smoothtool.readers.fields import read_fields, shown
+from smoothtool.readers.fields import Fields, read_fields
+from smoothtool.weights.kinds import HINT, SDXL, Described, check_kind
 
 
 def load_model(
@@ -31,34 +34,50 @@ def load_model(
     transformers.utils.logging.disable_progress_bar()
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
-    _check_folder(folder, name)
+    family = check_folder(folder, name)
     unet = read_part(UNet2DConditionModel, folder, "unet", name, precision, variant)
-    vae = read_part(AutoencoderKL, folder, "vae", name, precision, variant)
-    text_encoder = read_part(CLIPTextModel, folder, "text_encoder", name, precision, variant)
-    tokenizer = read_tokenizer(folder, "tokenizer", name)
+    vae_dtype = vae_precision(_config(folder / "vae" / "config.json").values, precision)
+    vae = read_part(AutoencoderKL, folder, "vae", name, vae_dtype, variant)
+    text = _read_text(folder, family, name, precision, variant)
     schedule = read_schedule(folder / "scheduler" / "scheduler_config.json")
-    return assemble(name, unet, vae, text_encoder, tokenizer, schedule, place, precision)
+    return assemble(name, unet, vae, text, schedule, place, precision)
+
+
+def _read_text(folder: Path, family: str, name: str, dtype: torch.dtype, variant: str | None) -> PromptEncoder:
+    encoder = read_part(CLIPTextModel, folder, "text_encoder", name, dtype, variant)
+    tokenizer = read_tokenizer(folder, "tokenizer", name)
+    if family != SDXL:
+        return OneEncoder(encoder, tokenizer)
+    second = read_part(CLIPTextModelWithProjection, folder, "text_encoder_2", name, dtype, variant)
+    zeros = _config(folder / "model_index.json").truth("force_zeros_for_empty_prompt", True)
+    return TwoEncoders(encoder, second, tokenizer, read_tokenizer(folder, "tokenizer_2", name), zeros)
+
+
+def vae_precision(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """float32 for a VAE whose own config says `force_upcast`: SDXL's first one overflows in float16.
+
+    diffusers takes the key for set where a config has none, as those of SD 1.x and 2.x do, whose VAEs need no more.
+    """
+    return torch.float32 if config.get("force_upcast") else dtype
 
 
 def assemble(
     name: str,
     unet: UNet2DConditionModel,
     vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    tokenizer: CLIPTokenizer,
+    text: PromptEncoder,
     schedule: Schedule,
     device: torch.device,
     dtype: torch.dtype,
 ) -> DiffusionModel:
     """Freeze the parts, move them to the device and take their fingerprint."""
     check_channels(name, unet, vae)
-    check_words(name, text_encoder.config, tokenizer)
+    for encoder, tokenizer in zip(text.encoders.values(), text.tokenizers.values(), strict=True):
+        check_words(name, encoder.config, tokenizer)
     if schedule.prediction_type not in ("epsilon", "v_prediction"):
-        raise ModelError(
-            f"{name}: prediction type {schedule.prediction_type} is not supported", "an SD 1.x or 2.x model"
-        )
+        raise ModelError(f"{name}: prediction type {schedule.prediction_type} is not supported", HINT)
     digest = hashlib.sha256()
-    parts: tuple[torch.nn.Module, ...] = (unet, vae, text_encoder)
+    parts: tuple[torch.nn.Module, ...] = (unet, vae, *text.encoders.values())
     for part in parts:
         _digest_weights(part, digest)
         part.requires_grad_(False)
@@ -67,8 +86,8 @@ def assemble(
     if device.type == "cuda":
         unet.to(memory_format=torch.channels_last)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    digest.update(json.dumps(schedule.config, sort_keys=True, default=str).encode())
-    return DiffusionModel(name, unet, vae, text_encoder, tokenizer, schedule, device, dtype, digest.hexdigest()[:16])
+    digest.update(json.dumps({**schedule.config, **text.settings}, sort_keys=True, default=str).encode())
+    return DiffusionModel(name, unet, vae, text, schedule, device, dtype, digest.hexdigest()[:16])
 
 
 def choose_device(device: str) -> torch.device:
@@ -94,15 +113,22 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
 
 
-def _check_folder(folder: Path, name: str) -> None:
-    index = folder / "model_index.json"
-    if not index.is_file():
+def check_folder(folder: Path, name: str) -> str:
+    """The family of the model in a diffusers folder, from its small files.
+
+    Raises: ModelError when it is of a kind that cannot be used, or is no model.
+    """
+    if not (folder / "model_index.json").is_file():
         raise ModelError(f"{name}: {folder} is not a diffusers folder (no model_index.json)", "smoothtool models list")
-    parts = read_fields(index, fault=ModelError, hint="download the model again")
-    unet = parts.values.get("unet")
-    if "text_encoder_2" in parts or not (isinstance(unet, list) and unet[1:] == ["UNet2DConditionModel"]):
-        kind = shown(parts.values.get("_class_name") or "model of unknown kind")
-        raise ModelError(f"{name}: a {kind} is not supported yet", "an SD 1.x or 2.x model, for example sd15")
+    configs = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
+    index, unet, scheduler = (_config(folder / path).values if (folder / path).is_file() else {} for path in configs)
+    parts = [part.name for part in folder.iterdir() if part.is_dir()]
+    return check_kind(name, Described(index, unet, scheduler, parts))
+
+
+def _config(path: Path) -> Fields:
+    """A JSON object. Raises: ModelError."""
+    return read_fields(path, fault=ModelError, hint="download the model again")
 
 
 def _digest_weights(module: torch.nn.Module, digest: Any) -> None:

@@ -18,7 +18,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from smoothtool.diffusion.lora_keys import METADATA_KEY, PARTS, LowRankChange, Place, kohya_name, read_lora
+from smoothtool.diffusion.lora_keys import METADATA_KEY, LowRankChange, Place, kohya_name, read_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 
@@ -34,12 +34,12 @@ def load_lora(model: DiffusionModel, path: Path, scale: float = 1.0) -> dict[str
     Raises: ModelError, with the model as before, for whatever `read_lora` refuses.
     """
     _check_scale(path.name, scale)
-    changes = read_lora(path, {part: getattr(model, part) for part in PARTS})
+    changes = read_lora(path, model.lora_parts)
     adapter = _free_name(model)
-    for part in PARTS:
+    for part, module in model.lora_parts.items():
         layers = {name: change for (owner, name), change in changes.items() if owner == part}
         if layers:
-            _inject_change(getattr(model, part), adapter, layers)
+            _inject_change(module, adapter, layers)
     info = {
         "path": path.name, "adapter": adapter, "scale": scale, "rank": max(change.rank for change in changes.values()),
         "fingerprint": _fingerprint(changes), "layers": len(changes),
@@ -51,7 +51,7 @@ def load_lora(model: DiffusionModel, path: Path, scale: float = 1.0) -> dict[str
 
 def check_lora(model: DiffusionModel, path: Path) -> None:
     """Raises: ModelError, as `load_lora` would, without putting anything on the model."""
-    read_lora(path, {part: getattr(model, part) for part in PARTS})
+    read_lora(path, model.lora_parts)
 
 
 def set_lora_scales(model: DiffusionModel, scales: Sequence[float]) -> None:
@@ -61,8 +61,8 @@ def set_lora_scales(model: DiffusionModel, scales: Sequence[float]) -> None:
     for info, scale in zip(model.loras, scales, strict=True):
         _check_scale(info["path"], scale)
         info["scale"] = scale
-        for part in PARTS:
-            for layer in lora_layers(getattr(model, part), info["adapter"]).values():
+        for part in model.lora_parts.values():
+            for layer in lora_layers(part, info["adapter"]).values():
                 layer.set_scale(info["adapter"], scale)
     model.forget_prompts()
 
@@ -108,8 +108,8 @@ def add_trainable_lora(
 
 def remove_lora(model: DiffusionModel, adapter: str) -> None:
     """Take a LoRA off; where none is left, the original modules stand again."""
-    for part in PARTS:
-        _eject(getattr(model, part), adapter)
+    for part in model.lora_parts.values():
+        _eject(part, adapter)
     model.loras = [info for info in model.loras if info["adapter"] != adapter]
     model.forget_prompts()
 
@@ -213,7 +213,7 @@ def _activate_all(part: nn.Module) -> None:
 
 
 def _enable_adapters(model: DiffusionModel, enabled: bool) -> None:
-    for part in (getattr(model, name) for name in PARTS):
+    for part in model.lora_parts.values():
         with _keeping_requires_grad(part):
             for module in part.modules():
                 if isinstance(module, LoraLayer):

@@ -28,21 +28,20 @@ from smoothtool.errors import ModelError
 from smoothtool.readers.regular import is_regular
 from smoothtool.readers.tensors import REAL, TensorsFile, TensorsHeader, open_tensors
 
-__all__ = ["METADATA_KEY", "PARTS", "LowRankChange", "Place", "adaptable", "kohya_name", "read_lora"]
+__all__ = ["METADATA_KEY", "LowRankChange", "Place", "adaptable", "kohya_name", "read_lora"]
 
-PARTS = ("unet", "text_encoder")
 IN_FOLDERS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """The names that peft and diffusers give to the LoRA in a folder of its own."""
 
 Place = tuple[str, str]
-"""(`unet` or `text_encoder`, module path in it)."""
+"""(model part: `unet`, `text_encoder` or `text_encoder_2`; module path in it)."""
 
 Keys = dict[str, str]
 """Role (as `ENDINGS` has it) -> key in the file, of one layer."""
 
 
 def read_lora(path: Path, parts: Mapping[str, nn.Module]) -> dict[Place, LowRankChange]:
-    """Read and check a LoRA, a safetensors file or a folder with one, against `parts` ("unet", "text_encoder").
+    """Read and check a LoRA, a safetensors file or a folder with one, against a model's `lora_parts`.
 
     Alpha is the file's own tensor, else the adapter metadata's, else the rank.
     Raises: ModelError for other kinds of file, unknown or incomplete or repeated keys, another base model's shapes,
@@ -50,9 +49,10 @@ def read_lora(path: Path, parts: Mapping[str, nn.Module]) -> dict[Place, LowRank
     """
     path = _adapter_file(path)
     with open_tensors(path, hint="another copy of the LoRA") as file:
-        modules = {(part, name): module for part in PARTS for name, module in adaptable(parts[part]).items()}
+        modules = {(part, name): module for part, whole in parts.items()
+                   for name, module in adaptable(whole).items()}  # fmt: skip
         found = _gather(file.header, _spellings(modules, parts["unet"]))
-        settings = read_settings(file.header, PARTS)
+        settings = read_settings(file.header, parts)
         changes = {}
         for place, keys in found.items():
             pieces = {role: _numbers(file, key, role) for role, key in keys.items()}

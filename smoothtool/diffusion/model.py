@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch import nn
+from transformers import CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule, noise_from_velocity
+from smoothtool.diffusion.text import PromptEncoder, added_conditions
 from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError
 from smoothtool.types import Conditioning
 
@@ -25,7 +27,7 @@ class UNetCalls:
 
 @dataclass
 class DiffusionModel:
-    """UNet, VAE and text encoder, all frozen; latents and embeddings go in and out as float32.
+    """UNet, VAE and text encoders, all frozen; latents and embeddings go in and out as float32.
 
     fingerprint  short digest of all weights, the same in float32 and float16 storage
     max_batch    most rows in one UNet call; halved when memory runs out
@@ -35,8 +37,7 @@ class DiffusionModel:
     name: str
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    text: PromptEncoder
     schedule: Schedule
     device: torch.device
     dtype: torch.dtype
@@ -45,7 +46,23 @@ class DiffusionModel:
     max_batch: int = 64
     max_pictures: int = 64
     counter: UNetCalls = field(default_factory=UNetCalls)
-    _prompt_cache: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    _prompt_cache: dict[str, Conditioning] = field(default_factory=dict, repr=False)
+    _null_cache: list[Conditioning] = field(default_factory=list, repr=False)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Everything with weights, by the name of its folder in a diffusers model."""
+        return {"unet": self.unet, "vae": self.vae, **self.text.encoders}
+
+    @property
+    def lora_parts(self) -> dict[str, nn.Module]:
+        """The parts that LoRAs change: UNet and text encoders."""
+        return {"unet": self.unet, **self.text.encoders}
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """The one that says which token belongs to which word."""
+        return self.text.tokenizers["tokenizer"]
 
     @property
     def vae_scale_factor(self) -> int:
@@ -119,10 +136,17 @@ class DiffusionModel:
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """One row per prompt, [B, L, D]. Prompts over the token limit are cut; ask `cut_from` what was lost."""
         for prompt in set(prompts) - self._prompt_cache.keys():
-            tokens = self.tokenizer(prompt, padding="max_length", max_length=self.tokenizer.model_max_length,
-                                    truncation=True, return_tensors="pt")  # fmt: skip
-            self._prompt_cache[prompt] = self.text_encoder(tokens.input_ids.to(self.device))[0].float()
-        return Conditioning(torch.cat([self._prompt_cache[prompt] for prompt in prompts]))
+            self._prompt_cache[prompt] = self.text.encode(prompt, self.device)
+        return Conditioning.cat([self._prompt_cache[prompt] for prompt in prompts])
+
+    @torch.no_grad()
+    def encode_null(self, negative: str = "") -> Conditioning:
+        """One row for the null half of guidance: the negative prompt, or what the model itself takes for none."""
+        if negative:
+            return self.encode_prompts([negative])
+        if not self._null_cache:
+            self._null_cache.append(self.text.null(self.device))
+        return self._null_cache[0]
 
     def cut_from(self, prompt: str) -> str:
         """The end of the prompt that does not fit the text encoder, or an empty string."""
@@ -132,6 +156,7 @@ class DiffusionModel:
     def forget_prompts(self) -> None:
         """Embeddings are remembered by text; a LoRA on the text encoder makes them stale."""
         self._prompt_cache.clear()
+        self._null_cache.clear()
 
     def predict_noise(
         self, latents: torch.Tensor, timestep: int | torch.Tensor, conditioning: Conditioning
@@ -170,19 +195,19 @@ class DiffusionModel:
     def _predict(self, latents: torch.Tensor, timestep: int | torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         self.counter.calls += 1
         self.counter.rows += len(latents)
-        added = None
-        if conditioning.pooled_prompt_embeds is not None:
-            added = {"text_embeds": conditioning.pooled_prompt_embeds.to(self.unet.dtype),
-                     "time_ids": conditioning.time_ids}  # fmt: skip
         out = self.unet(
-            latents.to(self.unet.dtype),
-            timestep,
-            encoder_hidden_states=conditioning.prompt_embeds.to(self.unet.dtype),
-            added_cond_kwargs=added,
-            return_dict=False,
+            latents.to(self.unet.dtype), timestep, **self.unet_conditions(latents, conditioning), return_dict=False
         )[0].to(latents.dtype)
         if self.schedule.prediction_type == "v_prediction":
             schedule = self.schedule
             at = schedule.alpha_prod(timestep) if isinstance(timestep, int) else schedule.alpha_prods(timestep)
             return noise_from_velocity(latents, out, at)
         return out
+
+    def unet_conditions(self, latents: torch.Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """What the UNet takes besides latents [B, C, h, w] and time."""
+        dtype = self.unet.dtype
+        return {
+            "encoder_hidden_states": conditioning.prompt_embeds.to(dtype),
+            "added_cond_kwargs": added_conditions(conditioning, latents, self.vae_scale_factor, dtype),
+        }

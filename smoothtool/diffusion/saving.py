@@ -1,4 +1,4 @@
-"""A model as an ordinary diffusers folder, which `StableDiffusionPipeline.from_pretrained` reads."""
+"""A model as an ordinary diffusers folder, which diffusers' own pipeline of the family reads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import diffusers
 
 from smoothtool.diffusion.model import DiffusionModel
 
-PARTS = {
-    "unet": ("diffusers", "UNet2DConditionModel"), "vae": ("diffusers", "AutoencoderKL"),
-    "text_encoder": ("transformers", "CLIPTextModel"), "tokenizer": ("transformers", "CLIPTokenizer"),
+LEFT_OUT: dict[str, dict[str, object]] = {
+    "StableDiffusionPipeline": {
+        "safety_checker": (None, None), "feature_extractor": (None, None), "requires_safety_checker": False
+    }
 }  # fmt: skip
+"""What diffusers expects of a pipeline's index, and does without when told so."""
 
 
 def save_model(model: DiffusionModel, folder: Path, write_json: Callable[[Path, Any], None]) -> None:
@@ -23,16 +25,24 @@ def save_model(model: DiffusionModel, folder: Path, write_json: Callable[[Path, 
     write_json  writes data to a file; weights get the rights of such a file, as their own writer locks others out
     """
     assert not model.loras, "a model is saved without LoRAs"
-    for part in PARTS:
-        getattr(model, part).save_pretrained(folder / part)
+    parts = {**model.parts, **model.text.tokenizers}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     scheduler = {"_class_name": "DDIMScheduler", **model.schedule.config}
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {
-        "_class_name": "StableDiffusionPipeline", "_diffusers_version": diffusers.__version__, **PARTS,
-        "scheduler": ("diffusers", scheduler["_class_name"]), "safety_checker": (None, None),
-        "feature_extractor": (None, None), "requires_safety_checker": False,
+        "_class_name": model.text.pipeline, "_diffusers_version": diffusers.__version__,
+        **{name: _class_of(part) for name, part in parts.items()},
+        "scheduler": ("diffusers", scheduler["_class_name"]),
+        **model.text.settings, **LEFT_OUT.get(model.text.pipeline, {}),
     }  # fmt: skip
     write_json(folder / "model_index.json", index)
     for weights in folder.rglob("*.safetensors"):
         weights.chmod((folder / "model_index.json").stat().st_mode)
+
+
+def _class_of(part: object) -> tuple[str, str]:
+    """(library, class) as model_index.json has them."""
+    kind = type(part)
+    return kind.__module__.partition(".")[0], kind.__name__

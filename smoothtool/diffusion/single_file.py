@@ -20,6 +20,7 @@ from smoothtool.diffusion.ddim import Schedule
 from smoothtool.diffusion.loading import assemble, choose_device, choose_dtype
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.parts import first_line, read_tokenizer
+from smoothtool.diffusion.text import OneEncoder
 from smoothtool.errors import ModelError, out_of_memory
 
 VAE, TEXT = "first_stage_model.", "cond_stage_model."
@@ -83,6 +84,7 @@ def load_single_file(
                 tokenizer, "", name, pad_token=family.pad_token,
                 model_max_length=text_encoder.config.max_position_embeddings,
             )  # fmt: skip
+            text = OneEncoder(text_encoder, words)
         except Exception as error:
             if isinstance(error, ModelError) or out_of_memory(error):
                 raise
@@ -92,7 +94,7 @@ def load_single_file(
             config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     config["prediction_type"] = "v_prediction" if velocity else prediction_type_of(unet.to(place))
     unet.register_to_config(sample_size=family.sample_size[config["prediction_type"]])
-    return assemble(name, unet, vae, text_encoder, words, Schedule.from_config(config, name), place, precision)
+    return assemble(name, unet, vae, text, Schedule.from_config(config, name), place, precision)
 
 
 @torch.no_grad()

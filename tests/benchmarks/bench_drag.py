@@ -40,7 +40,7 @@ def sd_shaped_model(width: int, device: str):
     )  # fmt: skip
     model.unet.requires_grad_(False).eval().to(device)
     model.device = torch.device(device)
-    model.text_encoder.to(device)
+    model.text.text_encoder.to(device)
     return model
 
 

@@ -48,7 +48,7 @@ def predict(model, timestep=500):
 
 def snapshot(model):
     return {f"{part}.{key}": value.clone() for part in ("unet", "text_encoder")
-            for key, value in getattr(model, part).state_dict().items()}  # fmt: skip
+            for key, value in model.parts[part].state_dict().items()}  # fmt: skip
 
 
 def same(one, other):
@@ -58,7 +58,7 @@ def same(one, other):
 def merged(model, pairs, factor=ALPHA / RANK):
     """The algebra: W + (alpha / r) up down, written into the weights."""
     for name, (down, up) in pairs.items():
-        part = model.text_encoder if name == TEXT_LAYER else model.unet
+        part = model.text.text_encoder if name == TEXT_LAYER else model.unet
         part.get_submodule(name).weight.data += factor * up @ down
 
 
@@ -192,7 +192,7 @@ def test_disabled_equals_base_and_comes_back(model, tmp_path, pairs):
     with lora_disabled(model):
         assert torch.equal(predict(model), base)
     assert torch.equal(predict(model), loaded)
-    assert not any(p.requires_grad for p in (*model.unet.parameters(), *model.text_encoder.parameters()))
+    assert not any(p.requires_grad for p in (*model.unet.parameters(), *model.text.text_encoder.parameters()))
 
 
 def test_two_loras_at_half_scale_equal_one_at_full_scale(model, tmp_path, pairs):
@@ -274,8 +274,8 @@ def test_diffusers_reads_our_file_and_predicts_the_same_noise(model, tmp_path, c
     write_tensors(tmp_path / "out.safetensors", *contents(model.unet, "trained"))
     remove_lora(model, "trained")
     pipe = StableDiffusionPipeline(
-        model.vae, model.text_encoder, model.tokenizer, model.unet, DDIMScheduler.from_config(model.schedule.config),
-        None, None, requires_safety_checker=False,
+        model.vae, model.text.text_encoder, model.tokenizer, model.unet,
+        DDIMScheduler.from_config(model.schedule.config), None, None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.load_lora_weights(tmp_path, weight_name="out.safetensors")
     torch.testing.assert_close(predict(model), expected, atol=1e-5, rtol=1e-5)

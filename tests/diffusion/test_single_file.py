@@ -74,14 +74,14 @@ def clip_in_ldm(model: DiffusionModel) -> Weights:
     """1.x keeps transformers' names, and the positions, which are no weights."""
     prefix = "cond_stage_model.transformer.text_model."
     return {
-        **renamed(model.text_encoder.state_dict(), prefix),
+        **renamed(model.text.text_encoder.state_dict(), prefix),
         f"{prefix}embeddings.position_ids": torch.arange(16)[None],
     }
 
 
 def open_clip_in_ldm(model: DiffusionModel) -> Weights:
     """2.x keeps OpenCLIP's names, with query, key and value in one."""
-    state = model.text_encoder.state_dict()
+    state = model.text.text_encoder.state_dict()
     changes = (("encoder.layers.", "transformer.resblocks."), ("layer_norm", "ln_"), ("self_attn", "attn"),
                ("fc1", "c_fc"), ("fc2", "c_proj"), ("final_ln_", "ln_final"), ("embeddings.token", "token"),
                ("embeddings.position_embedding.weight", "positional_embedding"))  # fmt: skip
@@ -106,7 +106,7 @@ def family(model: DiffusionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     configs = tmp_path / "configs"
     model.unet.save_config(configs / "unet")
     model.vae.save_config(configs / "vae")
-    model.text_encoder.config.save_pretrained(configs / "text_encoder")
+    model.text.text_encoder.config.save_pretrained(configs / "text_encoder")
     (configs / "scheduler").mkdir()
     (configs / "scheduler" / "scheduler_config.json").write_text(json.dumps(model.schedule.config))
     toy = Family(configs, "!", {"epsilon": 16, "v_prediction": 24})
@@ -128,8 +128,8 @@ def test_a_checkpoint_is_the_model_of_its_diffusers_folder(
     path = checkpoint(tmp_path / "a.safetensors", unet_in_ldm(model), vae_in_ldm(model), text_in_ldm(model),
                       {"model_ema.decay": torch.zeros(())})  # fmt: skip
     loaded = load_single_file(path, "a", tokenizer, device="cpu")
-    for mine, theirs in ((loaded.unet, model.unet), (loaded.vae, model.vae), (loaded.text_encoder, model.text_encoder)):
-        there = theirs.state_dict()
+    for name, mine in loaded.parts.items():
+        there = model.parts[name].state_dict()
         assert mine.state_dict().keys() == there.keys()
         assert all(torch.equal(value, there[key]) for key, value in mine.state_dict().items())
     assert loaded.fingerprint == model.fingerprint
@@ -141,7 +141,7 @@ def test_half_precision_on_disk_computes_in_the_dtype_asked_for(
     parts = unet_in_ldm(model), vae_in_ldm(model), clip_in_ldm(model)
     path = checkpoint(tmp_path / "a.safetensors", *parts, dtype=torch.float16)
     loaded = load_single_file(path, "a", tokenizer, device="cpu")
-    assert {part.dtype for part in (loaded.unet, loaded.vae, loaded.text_encoder)} == {torch.float32}
+    assert {part.dtype for part in loaded.parts.values()} == {torch.float32}
     assert loaded.fingerprint == model.fingerprint
 
 
