@@ -71,6 +71,14 @@ class Conditioning:
     def with_embeds(self, prompt_embeds: torch.Tensor) -> Conditioning:
         return replace(self, prompt_embeds=prompt_embeds)
 
+    def combine(
+        self, other: Conditioning, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> Conditioning:
+        """`change` of every part of this and the same part of another of the same model, for example their mixture."""
+        names = ("prompt_embeds", "pooled_prompt_embeds", "time_ids")
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        return Conditioning(**{name: change(*pair) for name, pair in pairs.items() if pair[0] is not None})
+
     @staticmethod
     def cat(rows: Sequence[Conditioning]) -> Conditioning:
         import torch
@@ -128,6 +136,7 @@ class Inversion:
     trajectory      the pivots z*_0..z*_N of DDIM inversion
     reconstruction  latents [B, C, h, w] that guided sampling with `null_embeds` ends on
     null_embeds     [N, G, L, D] per sampling step, G = 1 (shared) or B; None: plain null embedding throughout
+    null_pooled     [G, P] for SDXL, where another prompt stands in for the null one; None: the null's own
     sampled         [N+1, B, C, h, w] the guided path, sampling order: index i enters step i; None when not kept
     losses          per step the final inner loss (null-text) or residual, empty when the method has none
     prompts         the source prompt of each picture
@@ -140,6 +149,7 @@ class Inversion:
     prompts: tuple[str, ...]
     guidance_scale: float
     null_embeds: torch.Tensor | None = None
+    null_pooled: torch.Tensor | None = None
     sampled: torch.Tensor | None = None
     losses: tuple[float, ...] = ()
     converged: bool = True

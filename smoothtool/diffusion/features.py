@@ -32,8 +32,8 @@ def replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> It
 def constant_latents(unet: UNet2DConditionModel) -> Iterator[None]:
     """Promise that latents, batch and time stay the same: what precedes the first cross-attention runs once.
 
-    That is the first convolution, the time embedding, the first residual block, and the first transformer block up to
-    and with its self-attention: 5 % of SD 1.5 and more of small models, and none of it enters the gradient.
+    That is the first convolution, the time embedding, the residual blocks up to the first transformer block, and that
+    one up to and with its self-attention: 5 % of SD 1.5 and more of small models. None of it enters the gradient.
     """
     with ExitStack() as stack:
         for module in _before_first_cross_attention(unet):
@@ -42,12 +42,13 @@ def constant_latents(unet: UNet2DConditionModel) -> Iterator[None]:
 
 
 def _before_first_cross_attention(unet: UNet2DConditionModel) -> list[torch.nn.Module]:
-    block = unet.down_blocks[0]
-    modules = [unet.conv_in, unet.time_proj, unet.time_embedding, block.resnets[0]]
-    if getattr(block, "attentions", None):
-        transformer = block.attentions[0]
-        first = transformer.transformer_blocks[0]
-        modules += [transformer.norm, transformer.proj_in, first.norm1, first.attn1]
+    modules = [unet.conv_in, unet.time_proj, unet.time_embedding]
+    for block in unet.down_blocks:
+        if getattr(block, "attentions", None):
+            transformer = block.attentions[0]
+            first = transformer.transformer_blocks[0]
+            return [*modules, block.resnets[0], transformer.norm, transformer.proj_in, first.norm1, first.attn1]
+        modules.append(block)
     return modules
 
 
@@ -72,14 +73,14 @@ def predict_with_feature(
     latents: torch.Tensor,
     timestep: int,
     conditioning: Conditioning,
+    block: int,
     *,
     whole: bool,
-    block: int = -2,
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
     """The noise, and what leaves a decoder block: the feature that correspondences are seen in.
 
+    block    of the decoder, see `layer_choices`
     whole    False: the UNet stops behind that block, which saves a quarter of SD 1.5, and the noise is None
-    block    of the decoder, the last but one by default
     Returns eps [B, C, h, w] or None, and the feature [B, C', h, w], both float32 and differentiable in the latents.
     """
     kept: list[torch.Tensor] = []

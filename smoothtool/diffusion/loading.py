@@ -12,7 +12,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.diffusion.model import DiffusionModel

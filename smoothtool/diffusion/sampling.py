@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -81,8 +81,15 @@ def constant(conditioning: Conditioning) -> ConditioningAt:
     return lambda step_index: conditioning
 
 
-def per_step(conditioning: Conditioning, embeds: torch.Tensor | None) -> ConditioningAt:
-    """Optimised embeddings [N, G, L, D], one per step; None: `conditioning` itself throughout."""
+def per_step(
+    conditioning: Conditioning, embeds: torch.Tensor | None, pooled: torch.Tensor | None = None
+) -> ConditioningAt:
+    """Optimised embeddings [N, G, L, D], one per step; None: `conditioning` itself throughout.
+
+    pooled  [G, P] in the place of the conditioning's own, throughout
+    """
     if embeds is None:
         return constant(conditioning)
+    if pooled is not None:
+        conditioning = replace(conditioning.expand(len(pooled)), pooled_prompt_embeds=pooled)
     return lambda step_index: conditioning.expand(len(embeds[step_index])).with_embeds(embeds[step_index])

@@ -72,7 +72,7 @@ class Job(BaseModel):
             raise ValueError("is empty, not a text")
         return image
 
-    @field_validator("src", "trg", "prompt", "src_sentence", "trg_sentence", check_fields=False)
+    @field_validator("src", "trg", "prompt", "src_sentence", "trg_sentence", "negative", check_fields=False)
     @classmethod
     def _prompts_are_text(cls, prompts: str | list[str] | None) -> str | list[str] | None:
         for text in [prompts] if isinstance(prompts, str) else prompts or []:
@@ -153,6 +153,9 @@ class ModelJob(ReportJob):
     steps: Annotated[int, Flag(panel=SAMPLING)] = Field(50, ge=1, le=999, description="Denoising steps")
     guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(
         7.5, ge=0, le=100, allow_inf_nan=False, description="Guidance scale: how strongly prompts steer; 1 is none"
+    )
+    negative: Annotated[str, Flag(panel=SAMPLING)] = Field(
+        "", description="Negative prompt: what guidance leads away from; by default nothing in particular"
     )
     size: Annotated[str | None, Flag(panel=SAMPLING)] = Field(
         None,

@@ -70,8 +70,12 @@ class EditJob(PictureJob):
     cross_steps: Annotated[float, Flag()] = Field(
         0.4, ge=0, le=1, allow_inf_nan=False, description="For p2p: part of the steps with the source's cross-attention"
     )
-    self_steps: Annotated[float, Flag()] = Field(
-        0.6, ge=0, le=1, allow_inf_nan=False, description="For p2p: part of the steps with the source's self-attention"
+    self_steps: Annotated[float | None, Flag()] = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="For p2p: part of the steps with the source's self-attention; by default 0.6, and 0.4 for SDXL",
     )
     blend: Annotated[list[str], Flag()] = Field(
         [], description="For p2p: words outside whose place the picture stays as it is"
@@ -88,7 +92,7 @@ class EditJob(PictureJob):
     map_rows: Annotated[Literal["both", "one"], Flag()] = Field(
         "both",
         description="For pix2pix-zero: both, its program's, moves a latent for each half of the guidance, with src as "
-        "the null prompt; one moves a single latent, with the empty prompt as null",
+        "the null prompt; one moves a single latent, with the negative prompt as null",
     )
     clip: Annotated[str, Flag()] = Field(
         "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
@@ -149,7 +153,7 @@ class EditJob(PictureJob):
 
     @field_validator("strength", "cross_steps", "self_steps")
     @classmethod
-    def _shares_are_for_their_methods(cls, share: float, info: ValidationInfo) -> float:
+    def _shares_are_for_their_methods(cls, share: float | None, info: ValidationInfo) -> float | None:
         name = str(info.field_name)
         if share != cls.model_fields[name].default:
             _only_for(("sdedit", "cycle") if name == "strength" else ("p2p",), info)
@@ -160,6 +164,8 @@ class EditJob(PictureJob):
     def _rows_are_for_pix2pix_zero(cls, map_rows: str, info: ValidationInfo) -> str:
         if map_rows != "both":
             _only_for(("pix2pix-zero",), info)
+        elif info.data.get("method") == "pix2pix-zero" and info.data.get("negative"):
+            raise ValueError("is both, which takes src as the null prompt: leave negative out, or take one")
         return map_rows
 
     @field_validator("blend", "reweight")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob
 from smoothtool.jobs.options import INVERSION, MODEL, Flag
 
 InversionName = Literal["nti", "ddim", "npi", "proxnpi", "direct", "fixed-point", "edict", "belm"]
+SOURCE_AS_NULL = ("npi", "proxnpi", "fixed-point", "edict", "belm")
+"""Inversions whose null half is told the source prompt: a negative prompt would have no place."""
 INVERSION_NAMES: tuple[InversionName, ...] = get_args(InversionName)
 
 
@@ -27,6 +29,16 @@ class InversionJob(ModelJob):
     inner_steps: Annotated[int, Flag(panel=INVERSION)] = Field(
         10, ge=0, le=1000, description="Most optimisation steps of the adam solver per denoising step"
     )
+
+    @field_validator("inversion", check_fields=False)
+    @classmethod
+    def _null_half_is_free(cls, inversion: str, info: ValidationInfo) -> str:
+        if info.data.get("negative") and inversion in SOURCE_AS_NULL:
+            raise ValueError(
+                f"is {inversion}, which puts the source prompt in the place of the negative one: "
+                "leave negative out, or take nti, ddim or direct"
+            )
+        return inversion
 
 
 class PictureJob(InversionJob):

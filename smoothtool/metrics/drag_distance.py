@@ -13,10 +13,11 @@ import torch.nn.functional as F
 
 from smoothtool.diffusion.ddim import add_noise
 from smoothtool.diffusion.features import predict_with_feature
+from smoothtool.diffusion.layers import layer_choices
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.types import DragPoints
 
-TIMESTEP, BLOCK, ENSEMBLE = 261, 1, 8
+TIMESTEP, ENSEMBLE = 261, 8
 CHANNELS_AT_ONCE = 64
 """Enlarged to 512 x 512 they take 67 MB."""
 
@@ -26,11 +27,11 @@ def correspondence_feature(model: DiffusionModel, pixel_values: torch.Tensor, pr
     """pixel_values [1, 3, H, W] in [-1, 1] -> feature [1, C, h, w]; the noises are the same for every picture."""
     latents, text = model.encode_images(pixel_values), model.encode_prompts([prompt])
     generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(())
+    total, block = torch.zeros(()), layer_choices(model.unet).match_block
     for _ in range(ENSEMBLE):
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         noisy = add_noise(latents, noise, model.schedule.alpha_prod(TIMESTEP))
-        _, feature = predict_with_feature(model, noisy, TIMESTEP, text, whole=False, block=BLOCK)
+        _, feature = predict_with_feature(model, noisy, TIMESTEP, text, block, whole=False)
         total = feature.detach() + total.to(feature.device)
     return total / ENSEMBLE
 

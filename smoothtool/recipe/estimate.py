@@ -8,7 +8,10 @@ from typing import Any
 
 from smoothtool.jobs import INVERSION_NAMES, Job, identity_steps
 
-SHARED = ("image", "images", "src", "model", "lora", "size", "steps", "guidance", "inversion", "solver", "inner_steps")
+SHARED = (
+    "image", "images", "src", "model", "lora", "size", "steps", "guidance", "negative", "inversion", "solver",
+    "inner_steps",
+)  # fmt: skip
 """What an inversion depends on: jobs that agree in all of it share one through the cache."""
 
 Settings = Mapping[str, Any]

@@ -44,5 +44,5 @@ def drawn_batch(
     weights = error_weights(abar, schedule.prediction_type)
     latents = means + deviations * draws.posterior_noise
     batch = NoisyBatch(*(value.to(device) for value in (latents, draws.noise, draws.probe, abar, weights)))
-    embeds = torch.stack([examples.embedding(row) for row in rows]).to(device)
-    return batch, draws.timesteps.to(device), Conditioning(embeds)
+    text = examples.conditioning(indices[part], rows).map(lambda values: values.to(device))
+    return batch, draws.timesteps.to(device), text

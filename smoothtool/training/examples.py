@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,13 +24,14 @@ from smoothtool.files.pictures.fitting import fit_image
 from smoothtool.files.pictures.notes import PictureNotes
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.tensors import is_intact, write_tensors
-from smoothtool.types import Track
+from smoothtool.types import Conditioning, Track
 
 PART = 256
 ENCODE_BATCH = 16
 BUCKET_RATIOS = (1.0, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 2.0)
 
 Tensors = dict[str, torch.Tensor]
+Framing = tuple[int, int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Examples:
     """What training reads.
 
     buckets   indices of pictures whose latents have one size, to be batched together
-    captions  per picture the rows of its captions in the embeddings; row 0 is the empty prompt
+    captions  per picture the rows of its captions in the embeddings; row 0 is the null embedding
+    framings  per picture what SDXL is told of its size and crop, see `framing`
     digest    of everything that the numbers depend on
     notes     what reading the pictures left out or guessed
     """
@@ -47,6 +49,7 @@ class Examples:
     embeddings: PartStore
     buckets: tuple[tuple[int, ...], ...]
     captions: tuple[tuple[int, ...], ...]
+    framings: Mapping[int, Framing]
     digest: str
     complaints: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -55,9 +58,13 @@ class Examples:
         """Mean and standard deviation of a picture's latents, each [C, h, w] float32."""
         return self.latents.read(index, "mean").float(), self.latents.read(index, "std").float()
 
-    def embedding(self, row: int) -> torch.Tensor:
-        """[L, D] float32."""
-        return self.embeddings.read(row, "embeds").float()
+    def conditioning(self, indices: Sequence[int], rows: Sequence[int]) -> Conditioning:
+        """Of pictures under the captions in these rows, float32; for SDXL with the pooled part, size and crop."""
+        embeds = torch.stack([self.embeddings.read(row, "embeds").float() for row in rows])
+        if not self.embeddings.has(rows[0], "pooled"):
+            return Conditioning(embeds)
+        pooled = torch.stack([self.embeddings.read(row, "pooled").float() for row in rows])
+        return Conditioning(embeds, pooled, torch.tensor([self.framings[index] for index in indices]).float())
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,11 @@ class PartStore:
             return self.in_memory[start][0][f"{name}.{row}"]
         return _opened(self._path(start)).get_tensor(f"{name}.{row}")
 
+    def has(self, row: int, name: str) -> bool:
+        start, key = row - row % PART, f"{name}.{row}"
+        known = self.in_memory[start][0] if start in self.in_memory else _opened(self._path(start))
+        return key in known.keys()  # noqa: SIM118 - a file of tensors is no dict
+
     def facts(self) -> Iterable[dict[str, Any]]:
         """The headers, in order."""
         for start in range(0, self.count, PART):
@@ -122,7 +134,7 @@ def prepare_examples(
     """
     sweep_leftovers(cache, deep=True)
     weights = [model.fingerprint, *(f"{lora['fingerprint']}:{lora['scale']}" for lora in model.loras)]
-    texts = ["", *sorted({caption for picture in pictures for caption in picture.captions})]
+    texts = ["", *sorted({caption for picture in pictures for caption in picture.captions} - {""})]
     named = [(picture.name, picture.version) for picture in pictures]
     latents_key, texts_key = _digest([weights[0], sizes_px, named]), _digest([weights, texts])
     latents = PartStore(cache / f"latents-{latents_key}", len(pictures))
@@ -142,7 +154,8 @@ def prepare_examples(
     digest, notes = _digest([latents_key, texts_key]), PictureNotes()
     for part in facts:
         notes.join(part.get("notes", {}))
-    return Examples(latents, embeddings, groups, captions, digest, broken, tuple(notes.lines()))
+    framings = {int(row): framing for part in facts for row, framing in part.get("framings", {}).items()}
+    return Examples(latents, embeddings, groups, captions, framings, digest, broken, tuple(notes.lines()))
 
 
 def bucket_sizes(side_px: int, multiple: int) -> tuple[tuple[int, int], ...]:
@@ -152,6 +165,18 @@ def bucket_sizes(side_px: int, multiple: int) -> tuple[tuple[int, int], ...]:
         long, short = (max(1, round(side_px * factor / multiple)) * multiple for factor in (ratio**0.5, ratio**-0.5))
         sizes |= {(long, short), (short, long)}
     return tuple(sorted(sizes))
+
+
+def framing(original_px: tuple[int, int], size_px: tuple[int, int]) -> Framing:
+    """What SDXL is told of a picture that was scaled and its centre cropped: the original's height and width, the top
+    and left of the crop in pixels of the scaled picture, the crop's height and width (arXiv:2307.01952, section 2.2).
+
+    original_px, size_px  (width, height)
+    """
+    (width, height), (to_width, to_height) = original_px, size_px
+    scale = max(to_width / width, to_height / height)
+    top, left = round((height * scale - to_height) / 2), round((width * scale - to_width) / 2)
+    return height, width, top, left, to_height, to_width
 
 
 def nearest_size(size_px: tuple[int, int], sizes_px: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -167,6 +192,7 @@ def _encode_pictures(
     broken: list[str] = []
     notes = PictureNotes()
     sizes: dict[int, str] = {}
+    framings: dict[int, Framing] = {}
     waiting: dict[tuple[int, int], list[tuple[int, torch.Tensor]]] = {}
     for row in rows:
         try:
@@ -175,7 +201,7 @@ def _encode_pictures(
             broken.append(error.what)
             continue
         size = nearest_size(picture.size, sizes_px)
-        sizes[row] = f"{size[0]}x{size[1]}"
+        sizes[row], framings[row] = f"{size[0]}x{size[1]}", framing(picture.size, size)
         fitted = fit_image(picture, multiple=model.size_multiple, size=size, native_px=model.native_size_px)
         group = waiting.setdefault(size, [])
         group.append((row, fitted.pixel_values))
@@ -183,7 +209,7 @@ def _encode_pictures(
             tensors |= _encode_group(model, waiting.pop(size))
     for group in waiting.values():
         tensors |= _encode_group(model, group)
-    return tensors, {"broken": broken, "sizes": sizes, "notes": notes.names}
+    return tensors, {"broken": broken, "sizes": sizes, "framings": framings, "notes": notes.names}
 
 
 def _encode_group(model: DiffusionModel, group: Sequence[tuple[int, torch.Tensor]]) -> Tensors:
@@ -196,9 +222,13 @@ def _encode_group(model: DiffusionModel, group: Sequence[tuple[int, torch.Tensor
 
 
 def _encode_prompts(model: DiffusionModel, texts: Sequence[str], rows: range) -> tuple[Tensors, dict[str, Any]]:
-    embeds = model.encode_prompts([texts[row] for row in rows]).prompt_embeds.half().cpu()
+    """The empty text stands for no caption: the null half's conditioning, which is zeros for SDXL."""
+    given = [model.encode_prompts([texts[row]]) if texts[row] else model.encode_null() for row in rows]
     model.forget_prompts()
-    return {f"embeds.{row}": part.clone() for row, part in zip(rows, embeds, strict=True)}, {}
+    tensors = {f"embeds.{row}": text.prompt_embeds[0] for row, text in zip(rows, given, strict=True)}
+    pooled = {row: text.pooled_prompt_embeds for row, text in zip(rows, given, strict=True)}
+    tensors |= {f"pooled.{row}": part[0] for row, part in pooled.items() if part is not None}
+    return {name: tensor.half().cpu().clone() for name, tensor in tensors.items()}, {}
 
 
 def _digest(parts: Any) -> str:

@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.configuration_utils import FrozenDict
 from safetensors.torch import save_file
-from toys import tiny_tokenizer
-from transformers import CLIPTextConfig, CLIPTextModel
+from toys import tiny_tokenizer, tiny_xl_model
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from smoothtool.diffusion import single_file
+from smoothtool.diffusion.ldm_names import ldm_names
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.single_file import CONFIGS, FAMILIES, Family, load_single_file, prediction_type_of
+from smoothtool.diffusion.single_file import (
+    CONFIGS,
+    FAMILIES,
+    TEXT,
+    TEXT_1,
+    TEXT_2,
+    Family,
+    TextPart,
+    load_single_file,
+    prediction_type_of,
+)
 from smoothtool.errors import ModelError
 
 Weights = dict[str, torch.Tensor]
@@ -81,16 +92,20 @@ def clip_in_ldm(model: DiffusionModel) -> Weights:
 
 def open_clip_in_ldm(model: DiffusionModel) -> Weights:
     """2.x keeps OpenCLIP's names, with query, key and value in one."""
-    state = model.text.text_encoder.state_dict()
+    return open_clip_named(model.text.text_encoder.state_dict(), f"{TEXT}model.")
+
+
+def open_clip_named(state: Weights, prefix: str) -> Weights:
+    """The names of transformers' CLIP as OpenCLIP has them, behind a prefix."""
     changes = (("encoder.layers.", "transformer.resblocks."), ("layer_norm", "ln_"), ("self_attn", "attn"),
                ("fc1", "c_fc"), ("fc2", "c_proj"), ("final_ln_", "ln_final"), ("embeddings.token", "token"),
                ("embeddings.position_embedding.weight", "positional_embedding"))  # fmt: skip
     named = renamed({key: value for key, value in state.items() if "_proj." not in key or "out_proj" in key},
-                    "cond_stage_model.model.", *changes)  # fmt: skip
+                    prefix, *changes)  # fmt: skip
     for layer in range(2):
         for kind in ("weight", "bias"):
             joined = [state[f"encoder.layers.{layer}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            named[f"cond_stage_model.model.transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(joined)
+            named[f"{prefix}transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(joined)
     return named
 
 
@@ -109,7 +124,7 @@ def family(model: DiffusionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model.text.text_encoder.config.save_pretrained(configs / "text_encoder")
     (configs / "scheduler").mkdir()
     (configs / "scheduler" / "scheduler_config.json").write_text(json.dumps(model.schedule.config))
-    toy = Family(configs, "!", {"epsilon": 16, "v_prediction": 24})
+    toy = Family(configs, (TextPart(TEXT, "!"),), {"epsilon": 16, "v_prediction": 24})
     monkeypatch.setitem(single_file.FAMILIES, 16, toy)
     monkeypatch.setattr(single_file, "prediction_type_of", lambda unet: "epsilon")
     return toy
@@ -133,6 +148,73 @@ def test_a_checkpoint_is_the_model_of_its_diffusers_folder(
         assert mine.state_dict().keys() == there.keys()
         assert all(torch.equal(value, there[key]) for key, value in mine.state_dict().items())
     assert loaded.fingerprint == model.fingerprint
+
+
+def xl_in_ldm(model: DiffusionModel) -> Weights:
+    """Stability's layout: both text encoders under `conditioner`, the second one in OpenCLIP's names."""
+    names = ldm_names(model.unet)
+    unet = {f"model.diffusion_model.{names[module]}.{kind}": value for key, value in model.unet.state_dict().items()
+            for module, _, kind in [key.rpartition(".")]}  # fmt: skip
+    first = renamed(model.text.text_encoder.state_dict(), f"{TEXT_1}transformer.text_model.")
+    second = {key.removeprefix("text_model."): value for key, value in model.text.text_encoder_2.state_dict().items()}
+    projection = second.pop("text_projection.weight")
+    second = open_clip_named(second, f"{TEXT_2}model.") | {f"{TEXT_2}model.text_projection": projection.T}
+    return {**unet, **vae_in_ldm(model), **first, **second}
+
+
+@pytest.fixture
+def xl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiffusionModel:
+    """The toy of Stable Diffusion XL, and its family, known by its text of width 40."""
+    model, configs = tiny_xl_model(tmp_path / "xl-words"), tmp_path / "xl-configs"
+    for name, part in model.parts.items():
+        (part.save_config if hasattr(part, "save_config") else part.config.save_pretrained)(configs / name)
+    (configs / "scheduler").mkdir()
+    (configs / "scheduler" / "scheduler_config.json").write_text(json.dumps(model.schedule.config))
+    text = (TextPart(TEXT_1, "<|endoftext|>"), TextPart(TEXT_2, "!", CLIPTextModelWithProjection))
+    monkeypatch.setitem(single_file.FAMILIES, 40, Family(configs, text, {"epsilon": 16, "v_prediction": 16}))
+    monkeypatch.setattr(single_file, "prediction_type_of", lambda unet: "epsilon")
+    return model
+
+
+def test_an_xl_checkpoint_is_the_model_of_its_diffusers_folder(
+    xl: DiffusionModel, tokenizer: Path, tmp_path: Path
+) -> None:
+    loaded = load_single_file(checkpoint(tmp_path / "a.safetensors", xl_in_ldm(xl)), "a", tokenizer, device="cpu")
+    for name, mine in loaded.parts.items():
+        there = xl.parts[name].state_dict()
+        assert mine.state_dict().keys() == there.keys()
+        assert all(torch.equal(value, there[key]) for key, value in mine.state_dict().items())
+    assert loaded.fingerprint == xl.fingerprint
+    found, expected = (model.encode_prompts(["a red cat"]) for model in (loaded, xl))
+    assert torch.equal(found.prompt_embeds, expected.prompt_embeds)
+    assert torch.equal(found.pooled_prompt_embeds, expected.pooled_prompt_embeds)
+
+
+def test_an_xl_unet_is_asked_what_it_predicts_with_all_that_it_takes(xl: DiffusionModel) -> None:
+    assert prediction_type_of(xl.unet) in ("epsilon", "v_prediction")
+
+
+def test_modules_have_the_names_of_the_published_xl_checkpoint() -> None:
+    with torch.device("meta"):
+        configs = FAMILIES[2048].configs
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs, subfolder="unet"))
+    names = ldm_names(unet)
+    assert names["down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k"] == (
+        "input_blocks.4.1.transformer_blocks.1.attn2.to_k"
+    )
+    assert names["down_blocks.1.downsamplers.0.conv"] == "input_blocks.6.0.op"
+    assert names["mid_block.attentions.0.transformer_blocks.9.ff.net.0.proj"] == (
+        "middle_block.1.transformer_blocks.9.ff.net.0.proj"
+    )
+    assert names["up_blocks.0.upsamplers.0.conv"] == "output_blocks.2.2.conv"
+    assert names["up_blocks.2.resnets.2.conv_shortcut"] == "output_blocks.8.0.skip_connection"
+    assert names["add_embedding.linear_1"] == "label_emb.0.0"
+    assert len(set(names.values())) == len(names)
+
+
+def test_a_file_whose_name_says_distilled_is_refused(tokenizer: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="turbo model is distilled"):
+        load_single_file(tmp_path / "dreamshaperXL_turbo.safetensors", "a", tokenizer, device="cpu")
 
 
 def test_half_precision_on_disk_computes_in_the_dtype_asked_for(
@@ -171,7 +253,7 @@ def test_a_velocity_model_gets_its_schedule_and_size(
 class Perfect:
     """The best prediction for pictures that are all alike, x0: eps is (z - sqrt(abar) x0) / sqrt(1 - abar)."""
 
-    config = SimpleNamespace(in_channels=4, cross_attention_dim=16)
+    config = FrozenDict(in_channels=4, cross_attention_dim=16)
     device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, kind: str, picture: float) -> None:
@@ -190,24 +272,30 @@ def test_a_perfect_unet_tells_what_it_predicts(kind: str, picture: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("width", "millions"), [(768, (859.520964, 83.653863, 123.060480)), (1024, (865.910724, 83.653863, 340.387840))]
+    ("width", "millions"),
+    [
+        (768, (859.520964, 83.653863, 123.060480)),
+        (1024, (865.910724, 83.653863, 340.387840)),
+        (2048, (2567.463684, 83.653863, 123.060480, 694.659840)),
+    ],
 )
 def test_the_shipped_configs_have_as_many_weights_as_the_published_models(width: int, millions: tuple) -> None:
-    configs = FAMILIES[width].configs
+    family, folders = FAMILIES[width], ("text_encoder", "text_encoder_2")
+    configs = family.configs
     with torch.device("meta"):
-        parts = (
-            UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs, subfolder="unet")),
-            AutoencoderKL.from_config(AutoencoderKL.load_config(configs, subfolder="vae")),
-            CLIPTextModel(CLIPTextConfig.from_pretrained(configs, subfolder="text_encoder")),
-        )
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs, subfolder="unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs, subfolder="vae"))
+        encoders = [part.kind(CLIPTextConfig.from_pretrained(configs, subfolder=folder))
+                    for part, folder in zip(family.text, folders, strict=False)]  # fmt: skip
+    parts = (unet, vae, *encoders)
     assert tuple(sum(value.numel() for value in part.parameters()) / 1e6 for part in parts) == millions
-    assert parts[0].config.cross_attention_dim == parts[2].config.hidden_size == width
+    assert unet.config.cross_attention_dim == sum(part.config.hidden_size for part in encoders) == width
 
 
 def test_shipped_schedules_are_known_to_diffusers() -> None:
     from smoothtool.diffusion.ddim import Schedule
 
-    for name in ("sd1", "sd2"):
+    for name in ("sd1", "sd2", "sdxl"):
         schedule = Schedule.from_config(
             json.loads((CONFIGS / name / "scheduler" / "scheduler_config.json").read_text())
         )
@@ -222,7 +310,11 @@ FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 @pytest.mark.parametrize(
     ("shapes", "what"),
     [
-        ({CROSS: (4, 2048)}, "Stable Diffusion XL is not supported"),
+        ({CROSS: (4, 2048), FIRST: (4, 9, 3, 3)}, "variant of Stable Diffusion XL for in-painting"),
+        (
+            {CROSS: (4, 2048), FIRST: (4, 4, 3, 3), f"{TEXT_1}x": (1,), "first_stage_model.x": (1,)},
+            "no second text encoder",
+        ),
         ({CROSS: (4, 1280)}, "XL refiner"),
         ({CROSS: (4, 512)}, "text 512 wide"),
         ({CROSS: (4, 768), FIRST: (4, 9, 3, 3)}, "9 input channels"),
@@ -239,7 +331,7 @@ FIRST = "model.diffusion_model.input_blocks.0.0.weight"
         ({"x": (1,)}, "unknown layout"),
     ],
 )
-def test_what_is_no_sd1_or_sd2_checkpoint_is_named(shapes: dict, what: str, tokenizer: Path, tmp_path: Path) -> None:
+def test_what_is_no_usable_checkpoint_is_named(shapes: dict, what: str, tokenizer: Path, tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "a.safetensors", {key: torch.zeros(shape) for key, shape in shapes.items()})
     with pytest.raises(ModelError, match=what):
         load_single_file(path, "a", tokenizer, device="cpu")

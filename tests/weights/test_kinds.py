@@ -76,7 +76,12 @@ def test_velocity_models_may_sample_from_the_last_time_on() -> None:
 
 @pytest.mark.parametrize(
     ("lost", "what"),
-    [("unet", "no UNet"), ("tokenizer_2", "no second tokenizer"), ("text_encoder", "no text encoder"), ("vae", "no VAE")],
+    [
+        ("unet", "no UNet"),
+        ("tokenizer_2", "no second tokenizer"),
+        ("text_encoder", "no text encoder"),
+        ("vae", "no VAE"),
+    ],
 )
 def test_a_missing_part_is_named(lost: str, what: str) -> None:
     parts = [part for part in TWO if part != lost]

@@ -89,7 +89,7 @@ def drag_picture(job: DragJob, track: Track, model: DiffusionModel | None = None
             model = model or open_session(job, track)
             calls = model.counter.calls
             wish = wish or read_wish(job, None, generated_size_px(model, job))
-            note_prompts(model, [wish.prompt], track, report)
+            note_prompts(model, [wish.prompt, job.negative], track, report)
         # 2. drag
         dragged = drag_wish(model, wish, job, track, report)
         # 3. write
@@ -202,7 +202,7 @@ def _write(folder: Path, wish: Wish, dragged: Dragged, job: DragJob, model: Diff
     before = wish.picture or dragged.before
     parameters = a1111_parameters(
         prompt=wish.prompt, steps=job.steps, guidance_scale=1.0 if wish.picture else job.guidance, seed=job.seed,
-        size_px=dragged.after.size, model=model.name,
+        size_px=dragged.after.size, model=model.name, negative_prompt=job.negative,
     )  # fmt: skip
     save_image(dragged.after, folder / "dragged.png", settings=job.recipe(), parameters=parameters)
     write_picture(folder / "before-after.png", before_after(before, dragged.after))

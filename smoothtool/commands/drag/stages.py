@@ -124,7 +124,7 @@ def open_prompt(model: DiffusionModel, job: DragJob, track: Track) -> Opened:
     size_px = generated_size_px(model, job)
     shape = model.noise_shape(size_px)
     latents = torch.randn((1, *shape), generator=torch.Generator().manual_seed(job.seed or 0)).to(model.device)
-    text, null = model.encode_prompts([job.prompt or ""]), model.encode_prompts([""])
+    text, null = model.encode_prompts([job.prompt or ""]), model.encode_null(job.negative)
     sampling = denoise(model, latents, constant(text), constant(null), job.steps, job.guidance)
     for step in track(islice(sampling, first_step(job)), "sampling", first_step(job)):
         latents = step.latents

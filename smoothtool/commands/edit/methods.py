@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from smoothtool.commands.invert.cached import Inverted
 from smoothtool.commands.invert.methods import join_inversions
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import DenoisingStep, per_step
+from smoothtool.diffusion.sampling import DenoisingStep
 from smoothtool.diffusion.tokens import PromptTokens, prompt_tokens
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.pictures.images import Fitted
@@ -26,7 +26,7 @@ from smoothtool.methods.editing.plug_and_play import plug_and_play_steps
 from smoothtool.methods.editing.prompt_switch import prompt_switch_steps, switch_index
 from smoothtool.methods.editing.prompt_to_prompt import Controls, cross_edit, prompt_to_prompt_steps
 from smoothtool.methods.editing.sdedit import sdedit_steps, start_index
-from smoothtool.methods.inversion.resume import source_path
+from smoothtool.methods.inversion.resume import null_branch, source_path
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.types import Conditioning, Inversion, Track
 from smoothtool.weights.models import STICKERS
@@ -61,8 +61,13 @@ class Source:
         return self.model.encode_prompts([prompt])
 
     @property
+    def null(self) -> Conditioning:
+        """Of guidance: the negative prompt, or the model's own."""
+        return self.model.encode_null(self.job.negative)
+
+    @property
     def path(self) -> torch.Tensor:
-        return source_path(self.model, self.inversion, self.text(self.job.src), self.text(""))
+        return source_path(self.model, self.inversion, self.text(self.job.src), self.null)
 
     def last(self, steps: Iterable[DenoisingStep], total: int, otherwise: torch.Tensor) -> torch.Tensor:
         """Walk to the end of the steps; `otherwise` are the latents when there is none."""
@@ -73,7 +78,7 @@ class Source:
 
 
 def _switch(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> torch.Tensor:
-    model, job, null = sources[0].model, sources[0].job, sources[0].text("")
+    model, job, null = sources[0].model, sources[0].job, sources[0].null
     inversion = join_inversions([source.inversion for source in sources])
     path = source_path(model, inversion, model.encode_prompts([source.job.src for source in sources]), null)
     steps = prompt_switch_steps(model, inversion, path, model.encode_prompts(targets), null, ratio, job.guidance)
@@ -81,7 +86,7 @@ def _switch(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> 
 
 
 def _sdedit(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> torch.Tensor:
-    model, job, null = sources[0].model, sources[0].job, sources[0].text("")
+    model, job, null = sources[0].model, sources[0].job, sources[0].null
     latents = torch.cat([source.latents for source in sources])
     noise = torch.cat([torch.randn(latents[:1].shape, generator=_generator(source.job)) for source in sources])
     text = model.encode_prompts(targets)
@@ -91,7 +96,7 @@ def _sdedit(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> 
 
 def _cycle(source: Source, target: str, ratio: float) -> torch.Tensor:
     job, latents = source.job, source.latents
-    texts = (source.text(job.src), source.text(target), source.text(""))
+    texts = (source.text(job.src), source.text(target), source.null)
     steps = cycle_steps(source.model, latents, *texts, job.steps, job.guidance, _generator(job), strength=job.strength)
     return source.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
 
@@ -105,7 +110,7 @@ def _prompt_to_prompt(source: Source, target: str, ratio: float) -> torch.Tensor
     before, after = (tuple(p for word in job.blend for p in side.positions(word)) for side in tokens)
     blend = (before, after) if job.blend else None
     controls = Controls(cross_edit(*tokens, weights), job.cross_steps, job.self_steps, blend)
-    texts = (source.text(job.src), source.text(target), source.text(""))
+    texts = (source.text(job.src), source.text(target), source.null)
     steps = prompt_to_prompt_steps(source.model, source.inversion, source.path, *texts, job.guidance, controls)
     return source.last(steps, job.steps, otherwise=source.latents)
 
@@ -124,13 +129,14 @@ def _positions(prompts: tuple[PromptTokens, ...], word: str) -> tuple[int, ...]:
 
 def _plug_and_play(source: Source, target: str, ratio: float) -> torch.Tensor:
     trajectory = source.inversion.trajectory
-    steps = plug_and_play_steps(source.model, trajectory, source.text(target), source.text(""), source.job.guidance)
+    texts = (source.text(""), source.text(target), source.null)
+    steps = plug_and_play_steps(source.model, trajectory, *texts, source.job.guidance)
     return source.last(steps, source.job.steps, otherwise=source.latents)
 
 
 def _masactrl(source: Source, target: str, ratio: float) -> torch.Tensor:
     job = source.job
-    texts = (source.text(job.src), source.text(target), source.text(""))
+    texts = (source.text(job.src), source.text(target), source.null)
     steps = masactrl_steps(source.model, source.inversion, source.path, *texts, job.guidance)
     return source.last(steps, job.steps, otherwise=source.latents)
 
@@ -141,7 +147,7 @@ def _pix2pix_zero(source: Source, target: str, ratio: float) -> torch.Tensor:
     direction = edit_direction(*(model.encode_prompts(group) for group in groups))
     both = job.map_rows == "both"
     start, text = source.inversion.trajectory.noise, source.text(job.src)
-    null = text if both else source.text("")
+    null = text if both else source.null
     steps = pix2pix_zero_steps(model, start, text, direction, null, job.steps, job.guidance, separate_rows=both)
     return source.last(steps, job.steps, otherwise=source.latents)
 
@@ -149,7 +155,7 @@ def _pix2pix_zero(source: Source, target: str, ratio: float) -> torch.Tensor:
 def _disentangle(source: Source, target: str, ratio: float) -> torch.Tensor:
     job, inversion = source.job, source.inversion
     loss = _directional_loss(clip_of(job), source.picture.pixel_values, job.src, target)
-    null_at = per_step(source.text(""), inversion.null_embeds)
+    null_at = null_branch(inversion, source.null)
     epochs = disentangle_steps(
         source.model, inversion.trajectory.noise, source.text(job.src), source.text(target), null_at,
         job.steps, job.guidance, loss,

@@ -33,7 +33,7 @@ def run(job: EditJob, track: Track) -> Report:
         # 1. model
         with timed(report, "load"):
             model = open_session(job, track)
-            prompts = [job.src, *job.trg, *job.src_sentence, *job.trg_sentence]
+            prompts = [job.src, *job.trg, *job.src_sentence, *job.trg_sentence, job.negative]
             note_prompts(model, prompts, track, report)
         # 2. edit, measure and write
         (compare_edits if job.compare else _edit)(model, job, track, report, folder)
@@ -84,7 +84,7 @@ def _write(job: EditJob, source: Source, edits: list[Edit], names: list[str], re
     for name, edit, picture in zip(names, edits, pictures, strict=True):
         parameters = a1111_parameters(
             prompt=edit.target, steps=job.steps, guidance_scale=job.guidance, seed=job.seed,
-            size_px=picture.size, model=source.model.name,
+            size_px=picture.size, model=source.model.name, negative_prompt=job.negative,
         )  # fmt: skip
         shown = picture if job.size else at_input_size(picture, source.picture)
         save_image(shown, folder / name, settings=settings, parameters=parameters)

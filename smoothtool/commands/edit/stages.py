@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def open_source(model: DiffusionModel, job: EditJob, track: Track) -> Source:
     prompts = [source_prompt(job)]
     if is_inversion(job.image):
         opened = open_inversion(at_home(job.image), model)
-        _check_file(job, opened.inversion, prompts[0])
+        _check_file(job, opened.inversion, opened.info, prompts[0])
         return Source(model, job, track, opened.fitted[0], opened)
     (picture,) = load_pictures([job.image], model, job.size)
     name = inversion_for(job)
@@ -69,7 +70,7 @@ def inversion_for(job: EditJob) -> str | None:
     return next(iter(fitting), None) if job.inversion == "auto" else job.inversion
 
 
-def _check_file(job: EditJob, inversion: Inversion, prompt: str) -> None:
+def _check_file(job: EditJob, inversion: Inversion, info: Mapping[str, Any], prompt: str) -> None:
     if job.method in ("sdedit", "cycle"):
         return  # they take the picture's latents alone
     fitting, why = EDIT_INVERSIONS[job.method]
@@ -84,6 +85,12 @@ def _check_file(job: EditJob, inversion: Inversion, prompt: str) -> None:
         raise UsageError(
             f"{job.image}: this inversion was made for {' / '.join(map(repr, inversion.prompts))}, not for {prompt!r}",
             f"--src {inversion.prompts[0]!r}, or invert the picture again",
+        )
+    negative = str(info.get("negative", ""))
+    if negative != job.negative:
+        raise UsageError(
+            f"{job.image}: this inversion was made with the negative prompt {negative!r}, not with {job.negative!r}",
+            f"--negative {negative!r}" if negative else "without --negative, or invert the picture again",
         )
     for flag, here, there in (
         ("steps", job.steps, inversion.num_inference_steps),

@@ -36,7 +36,7 @@ def run(job: InterpolateJob, track: Track) -> Report:
         # 1. model
         with timed(report, "load"):
             model = open_session(job, track)
-            note_prompts(model, [*job.src, job.prompt or ""], track, report)
+            note_prompts(model, [*job.src, job.prompt or "", job.negative], track, report)
         if job.method == "anid" and job.steps < ANID_STEPS:
             report.notes.append(f"anid is published with {ANID_STEPS} steps and more, here it has {job.steps}")
             track.note(report.notes[-1])
@@ -72,7 +72,7 @@ def _parameters(model: DiffusionModel, ends: Ends, frames: Frames, job: Interpol
     seed = job.seed if job.method == "anid" or not job.images else None
     return a1111_parameters(
         prompt=" -> ".join(dict.fromkeys(ends.prompts)), steps=job.steps, guidance_scale=job.guidance, seed=seed,
-        size_px=(width, height), model=model.name,
+        size_px=(width, height), model=model.name, negative_prompt=job.negative,
     )  # fmt: skip
 
 

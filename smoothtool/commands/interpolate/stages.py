@@ -101,7 +101,7 @@ def frames_between(model: DiffusionModel, ends: Ends, job: InterpolateJob, track
 def _noise_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> Ends:
     generator = torch.Generator().manual_seed(job.seed or 0)
     noise = torch.randn((2, *model.noise_shape(working_size(job.size))), generator=generator).to(model.device)
-    text, null = model.encode_prompts([job.prompt or ""]), model.encode_prompts([""])
+    text, null = model.encode_prompts([job.prompt or ""]), model.encode_null(job.negative)
     steps = denoise(model, noise, constant(text), constant(null), job.steps, job.guidance)
     *_, last = track(steps, "sampling the ends", job.steps)
     return Ends(last.latents, noise, (job.prompt or "",) * 2)
@@ -194,7 +194,7 @@ def _walk_path(
     ratios: Sequence[float],
     job: InterpolateJob,
 ) -> Iterator[torch.Tensor]:
-    text, null = model.encode_prompts(ends.prompts[at : at + 2]), model.encode_prompts([""])
+    text, null = model.encode_prompts(ends.prompts[at : at + 2]), model.encode_null(job.negative)
     null_embeds = ends.inverted.inversion.null_embeds if ends.inverted else None
     noise, options = ends.noise[at : at + 2], {"with_adain": job.adain}
     if job.method == "attention":
@@ -212,7 +212,7 @@ def _vae_path(
 def _anid_path(
     model: DiffusionModel, ends: Ends, at: int, ratios: Sequence[float], job: InterpolateJob
 ) -> Iterator[torch.Tensor]:
-    text, null = model.encode_prompts(ends.prompts), model.encode_prompts([""])
+    text, null = model.encode_prompts(ends.prompts), model.encode_null(job.negative)
     generator = torch.Generator().manual_seed(job.seed or 0)
     noise = torch.randn((_levels(job), *ends.images.shape[1:]), generator=generator).to(model.device)
     for step in anid_steps(model, ends.images, text, null, noise, _levels(job), job.steps, job.guidance):

@@ -88,7 +88,7 @@ def invert_trajectory(
 def _start(
     model: DiffusionModel, latents: torch.Tensor, prompts: Sequence[str], job: InversionJob, track: Track
 ) -> Start:
-    text, null = model.encode_prompts(prompts), model.encode_prompts([""])
+    text, null = model.encode_prompts(prompts), model.encode_null(job.negative)
     return Start(model, latents, text, null, tuple(prompts), job, track)
 
 
@@ -109,6 +109,7 @@ def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: Inver
         "dtype": str(model.dtype).removeprefix("torch."),
         "version": __version__,
         "revision": REVISION,
+        **({"negative": job.negative} if job.negative else {}),
         **own.get(job.inversion, {}),
     }
 
@@ -192,6 +193,7 @@ def to_device(inversion: Inversion, device: torch.device) -> Inversion:
         trajectory=replace(inversion.trajectory, latents=inversion.trajectory.latents.to(device)),
         reconstruction=inversion.reconstruction.to(device),
         null_embeds=move(inversion.null_embeds),
+        null_pooled=move(inversion.null_pooled),
         sampled=move(inversion.sampled),
         extra={name: value.to(device) for name, value in inversion.extra.items()},
     )

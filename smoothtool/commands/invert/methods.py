@@ -59,9 +59,10 @@ class Start:
         """An inversion that has not been sampled from yet; the image stands in for its reconstruction."""
         return Inversion(method, trajectory, trajectory.image, self.prompts, self.job.guidance)
 
-    def as_null(self) -> torch.Tensor:
-        """The source prompt in the place of the null embedding, the way of negative-prompt inversion."""
-        return negative_prompt_embeds(self.text, self.job.steps)
+    def as_null(self, inversion: Inversion) -> Inversion:
+        """With the source prompt in the place of the null one, the way of negative-prompt inversion."""
+        embeds = negative_prompt_embeds(self.text, self.job.steps)
+        return replace(inversion, null_embeds=embeds, null_pooled=self.text.pooled_prompt_embeds)
 
     def sampled(self, inversion: Inversion, guidance_scale: float, first: int = 0) -> Inversion:
         """Give the pictures back under the source prompt and keep the path; the first latents are the pivots'."""
@@ -96,7 +97,7 @@ def _plain_ddim(start: Start) -> Inversion:
 
 def _negative_prompt(start: Start) -> Inversion:
     """With the source prompt as null, guidance cancels: the path is that of guidance 1, at half the cost."""
-    inversion = replace(start.unsampled("npi", start.pivots()), null_embeds=start.as_null())
+    inversion = start.as_null(start.unsampled("npi", start.pivots()))
     return start.sampled(inversion, guidance_scale=1.0)
 
 
@@ -114,8 +115,7 @@ def _fixed_point(start: Start) -> Inversion:
         fixed_point_steps(start.model, start.latents, start.text, start.job.steps), "inverting", start.job.steps
     ))  # fmt: skip
     inversion = replace(
-        start.unsampled("fixed-point", trajectory_of(start.latents, list(steps))),
-        null_embeds=start.as_null(),
+        start.as_null(start.unsampled("fixed-point", trajectory_of(start.latents, list(steps)))),
         losses=tuple(max(step.last_residuals) for step in reversed(steps)),
     )
     return start.sampled(inversion, guidance_scale=1.0)
@@ -127,8 +127,7 @@ def _edict(start: Start) -> Inversion:
         edict_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
     ))  # fmt: skip
     inversion = replace(
-        start.unsampled("edict", trajectory_of(latents, list(steps))),
-        null_embeds=start.as_null(),
+        start.as_null(start.unsampled("edict", trajectory_of(latents, list(steps)))),
         extra={"coupled": torch.stack([latents, *(step.coupled for step in steps)])},
     )
     return start.sampled(inversion, guidance_scale=1.0)
@@ -139,7 +138,7 @@ def _belm(start: Start) -> Inversion:
     steps = list(start.track(
         belm_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
     ))  # fmt: skip
-    inversion = replace(start.unsampled("belm", trajectory_of(latents, steps)), null_embeds=start.as_null())
+    inversion = start.as_null(start.unsampled("belm", trajectory_of(latents, steps)))
     return start.sampled(inversion, guidance_scale=1.0, first=1)
 
 
@@ -192,6 +191,7 @@ def _picture_of(whole: Inversion, index: int) -> Inversion:
         reconstruction=whole.reconstruction[[index]],
         prompts=(whole.prompts[index],),
         null_embeds=None if whole.null_embeds is None else own(whole.null_embeds),
+        null_pooled=None if whole.null_pooled is None else whole.null_pooled[[index]],
         sampled=None if whole.sampled is None else own(whole.sampled),
         extra={name: own(part) for name, part in whole.extra.items()},
     )
@@ -200,9 +200,9 @@ def _picture_of(whole: Inversion, index: int) -> Inversion:
 def join_inversions(alone: Sequence[Inversion]) -> Inversion:
     """The way back: inversions of one method and length as one batch. Losses are the first one's."""
 
-    def rows(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    def rows(parts: Sequence[torch.Tensor | None], dim: int = 1) -> torch.Tensor | None:
         kept = [part for part in parts if part is not None]
-        return torch.cat(kept, dim=1) if kept else None
+        return torch.cat(kept, dim=dim) if kept else None
 
     first = alone[0]
     return replace(
@@ -211,6 +211,7 @@ def join_inversions(alone: Sequence[Inversion]) -> Inversion:
         reconstruction=torch.cat([one.reconstruction for one in alone]),
         prompts=tuple(prompt for one in alone for prompt in one.prompts),
         null_embeds=rows([one.null_embeds for one in alone]),
+        null_pooled=rows([one.null_pooled for one in alone], dim=0),
         sampled=rows([one.sampled for one in alone]),
         extra={name: torch.cat([one.extra[name] for one in alone], dim=1) for name in first.extra},
     )

@@ -42,7 +42,7 @@ def run(job: InvertJob, track: Track) -> Report:
         # 1. model and picture
         with timed(report, "load"):
             model = open_session(job, track)
-            note_prompts(model, [job.src], track, report)
+            note_prompts(model, [job.src, job.negative], track, report)
             (picture,) = load_pictures([job.image], model, job.size)
             note_size(job.image, picture.original_size_px, picture.size_px, job.size, track, report)
             note_cropped([job.image], [picture], track, report)

@@ -66,7 +66,7 @@ def run(job: IstdJob, track: Track) -> Report:
         prompts = _prompts(job, report, track)
         bench = _Bench(job, prompts, _open_folder(job, report), report, track)
         model = open_session(_base_job(job), track)
-        note_prompts(model, prompts, track, report)
+        note_prompts(model, [*prompts, job.negative], track, report)
         for path, _ in _compared(job):
             check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
         _create(bench.folder)
@@ -188,7 +188,7 @@ def _records_name(job: IstdJob) -> str:
 
 def _walk_settings(model: DiffusionModel, job: IstdJob) -> WalkSettings:
     shape = model.noise_shape(working_size(job.size))
-    return WalkSettings(job.seed or 0, shape, job.frames, job.steps, job.guidance)
+    return WalkSettings(job.seed or 0, shape, job.frames, job.steps, job.guidance, job.negative)
 
 
 def _key(model: DiffusionModel, settings: WalkSettings) -> str:

@@ -96,7 +96,8 @@ class Bench:
         """The settings that every run of a model shares."""
         job = self.job
         return {"model": variant.model, "lora": list(variant.lora), "device": job.device, "dtype": job.dtype,
-                "seed": job.seed, "steps": job.steps, "guidance": job.guidance, "size": job.size}  # fmt: skip
+                "seed": job.seed, "steps": job.steps, "guidance": job.guidance, "size": job.size,
+                "negative": job.negative}  # fmt: skip
 
     def session(self, variant: Variant) -> DiffusionModel:
         update = {"model": variant.model, "lora": list(variant.lora)}

@@ -84,12 +84,13 @@ def made_pictures(
     shape = model.noise_shape(working_size(job.size))
     loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
     facts = [model.fingerprint, loras, str(model.dtype), job.seed, job.steps, job.guidance, shape, list(captions)]
+    facts += [job.negative] if job.negative else []
     folder = parent / f"made-{name}-{digest(facts)}"
     folder.mkdir(parents=True, exist_ok=True)
     batches = list(_batches(captions, folder))
     for batch in track(batches, f"making pictures ({name})", len(batches)):
         noise = torch.cat([prompt_noises((job.seed or 0) + at, text, shape)[:1] for at, text in batch]).to(model.device)
-        text, null = model.encode_prompts([text for _, text in batch]), model.encode_prompts([""])
+        text, null = model.encode_prompts([text for _, text in batch]), model.encode_null(job.negative)
         *_, last = denoise(model, noise, constant(text), constant(null), job.steps, job.guidance)
         for (index, caption), pixel_values in zip(batch, model.decode_latents(last.latents), strict=True):
             _save(to_image(pixel_values), folder, index, caption, made=True)

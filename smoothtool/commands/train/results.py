@@ -131,7 +131,7 @@ def write_walks(state: TrainingRun, step: int) -> None:
     mean, _ = state.examples.posterior(state.examples.buckets[0][0])
     channels, height, width = mean.shape
     settings = WalkSettings(state.trainer.settings.seed, (channels, height, width), SHOWN_FRAMES, state.job.steps,
-                            state.job.guidance)  # fmt: skip
+                            state.job.guidance, state.job.negative)  # fmt: skip
     with state.trainer.averaged():
         walks = list(prompt_walks(state.trainer.model, state.prompts, settings))
     sheet = contact_sheet(

@@ -68,6 +68,7 @@ def _tensors(inversion: Inversion) -> dict[str, torch.Tensor]:
         "latents": inversion.trajectory.latents,
         "reconstruction": inversion.reconstruction,
         "null_embeds": inversion.null_embeds,
+        "null_pooled": inversion.null_pooled,
         "sampled": inversion.sampled,
         **{EXTRA + name: tensor for name, tensor in inversion.extra.items()},
     }
@@ -127,6 +128,7 @@ def _assembled(facts: Fields, tensors: dict[str, torch.Tensor]) -> Inversion:
         prompts=tuple(facts.texts("prompts")),
         guidance_scale=facts.number("guidance_scale"),
         null_embeds=tensors.get("null_embeds"),
+        null_pooled=tensors.get("null_pooled"),
         sampled=tensors.get("sampled"),
         losses=tuple(math.nan if loss is None else loss for loss in losses),
         converged=facts.truth("converged"),
@@ -140,11 +142,12 @@ def _assembled(facts: Fields, tensors: dict[str, torch.Tensor]) -> Inversion:
 def _check_shapes(inversion: Inversion, facts: Fields) -> None:
     """Raises: ModelError when the parts do not belong together."""
     steps, latents, null = inversion.num_inference_steps, inversion.trajectory.latents, inversion.null_embeds
-    pictures, times = len(inversion.prompts), inversion.trajectory.timesteps
+    pictures, times, pooled = len(inversion.prompts), inversion.trajectory.timesteps, inversion.null_pooled
     fits = {
         "latents": latents.ndim == 5 and latents.shape[:2] == (steps + 1, pictures) and latents.numel() > 0 < steps,
         "reconstruction": inversion.reconstruction.shape == latents.shape[1:],
         "null_embeds": null is None or (null.ndim == 4 and len(null) == steps and null.shape[1] in (1, pictures)),
+        "null_pooled": pooled is None or (pooled.ndim == 2 and len(pooled) in (1, pictures)),
         "sampled": inversion.sampled is None or inversion.sampled.shape == latents.shape,
         "coupled": inversion.method != "edict" or _shape_of(inversion.extra.get("coupled")) == latents.shape,
     }

@@ -18,6 +18,7 @@ import torch
 from smoothtool.diffusion.attention import attention_layers, each_within, mutual_self_attention
 from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.features import predict_with_feature
+from smoothtool.diffusion.layers import layer_choices
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise, guide
 from smoothtool.methods.drag.feature_grid import FeatureGrid
@@ -195,13 +196,13 @@ def unet_look(
     masked      whether the task has a region, which needs the whole UNet
     """
     timestep, alpha_prod, alpha_prod_next = model.schedule.alpha_pairs(num_inference_steps)[step_index]
-    guided = guidance_scale != 1
+    guided, block = guidance_scale != 1, layer_choices(model.unet).drag_block
     conditioning = Conditioning.cat([null, text]) if guided else text
 
     def look(latents: torch.Tensor) -> Sight:
         """latents [1, C, h, w]; with guidance the feature has the channels of both halves, [1, 2 C', h', w']."""
         rows = torch.cat([latents, latents]) if guided else latents
-        noise, feature = predict_with_feature(model, rows, timestep, conditioning, whole=masked)
+        noise, feature = predict_with_feature(model, rows, timestep, conditioning, block, whole=masked)
         if guided:
             share = guidance_scale / (2 * guidance_scale - 1)
             feature = torch.cat([(1 - share) * feature[:1], share * feature[1:]], dim=1)

@@ -90,8 +90,8 @@ def _sample(
     def step(z: torch.Tensor, share: torch.Tensor, index: int) -> torch.Tensor:
         """One guided DDIM step of z [1, C, h, w] under the mixture in which the source has that share."""
         t, alpha_from, alpha_to = pairs[index]
-        mixed = share * source.prompt_embeds + (1 - share) * target.prompt_embeds
-        both = Conditioning.cat([null_at(index), source.with_embeds(mixed)])
+        mixed = source.combine(target, lambda old, new: share * old + (1 - share) * new)
+        both = Conditioning.cat([null_at(index), mixed])
         noise_null, noise_text = model.predict_noise(torch.cat([z, z]), t, both).chunk(2)
         return ddim_step(z, guide(noise_null, noise_text, guidance_scale), alpha_from, alpha_to)
 

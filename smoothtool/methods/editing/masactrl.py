@@ -12,11 +12,12 @@ from contextlib import nullcontext
 
 import torch
 
-from smoothtool.diffusion.attention import block_like_sd, mutual_self_attention
+from smoothtool.diffusion.attention import mutual_self_attention
 from smoothtool.diffusion.ddim import ddim_step
+from smoothtool.diffusion.layers import layer_choices
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import DenoisingStep, per_step
-from smoothtool.methods.inversion.resume import guidance_rule
+from smoothtool.diffusion.sampling import DenoisingStep
+from smoothtool.methods.inversion.resume import guidance_rule, null_branch
 from smoothtool.types import Conditioning, Inversion
 
 ROWS = (0, 0, 2, 2)  # of null source, null target, text source, text target: each half looks at its own source
@@ -32,15 +33,16 @@ def masactrl_steps(
     null: Conditioning,
     guidance_scale: float,
     start_step: int = 4,
-    start_layer: int = 10,
+    start_layer: int | None = None,
 ) -> Iterator[DenoisingStep]:
     """One UNet call of four rows a step; the source row stays on its path.
 
     path         [N+1, 1, C, h, w] latents of the source in sampling order, see `source_path`
-    start_layer  as in SD 1.5, scaled to the depth of this UNet
+    start_layer  transformer block of this UNet; None: as deep in it as 10 is in SD's 16
     """
-    null_at, rule = per_step(null, inversion.null_embeds), guidance_rule(inversion)
-    layer, latents = block_like_sd(model.unet, start_layer), path[0]
+    null_at, rule = null_branch(inversion, null), guidance_rule(inversion)
+    layer = layer_choices(model.unet).mutual_from if start_layer is None else start_layer
+    latents = path[0]
     for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(inversion.num_inference_steps)):
         both = torch.cat([path[index], latents])
         rows = Conditioning.cat([null_at(index), null_at(index), source, target])

@@ -40,9 +40,10 @@ def sentences(phrase: str) -> list[str]:
     return [template.format(phrase) for template in TEMPLATES]
 
 
-def edit_direction(source: Conditioning, target: Conditioning) -> torch.Tensor:
-    """[S, L, D] and [T, L, D], one row per sentence -> [1, L, D]."""
-    return target.prompt_embeds.mean(dim=0, keepdim=True) - source.prompt_embeds.mean(dim=0, keepdim=True)
+def edit_direction(source: Conditioning, target: Conditioning) -> Conditioning:
+    """[S, L, D] and [T, L, D], one row per sentence -> [1, L, D]; for SDXL the pooled parts go the same way."""
+    old, new = (side.map(lambda rows: rows.mean(dim=0, keepdim=True)) for side in (source, target))
+    return new.combine(old, torch.sub)
 
 
 @torch.no_grad()
@@ -105,7 +106,7 @@ def pix2pix_zero_steps(
     model: DiffusionModel,
     start: torch.Tensor,
     source: Conditioning,
-    direction: torch.Tensor,
+    direction: Conditioning,
     null: Conditioning,
     num_inference_steps: int,
     guidance_scale: float,
@@ -116,13 +117,13 @@ def pix2pix_zero_steps(
     """Three UNet calls a step: the reference, the gradient on the maps, the guided prediction.
 
     start          [1, C, h, w] the noise of `regularised_inversion_steps`
-    direction      [1, L, D] added to the source embedding, see `edit_direction`
+    direction      one row, added to the source embedding, see `edit_direction`
     null           the program's is `source`: guidance then pushes from the source to the target, and the reference is
                    the unguided reconstruction
     separate_rows  the program's way: the null row and the text row of the batch are moved each by its own gradient, and
                    the null row is what the DDIM step starts from. Else one latent is moved by the sum of both gradients
     """
-    shifted = source.with_embeds(source.prompt_embeds + direction)
+    shifted = source.combine(direction, torch.add)
     reference = latents = start
     for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(num_inference_steps)):
         kept = _Maps()

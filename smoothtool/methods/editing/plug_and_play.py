@@ -4,16 +4,16 @@ Tumanyan et al., Plug-and-Play Diffusion Features for Text-Driven Image-to-Image
 (arXiv:2211.12572), algorithm 1. The source is inverted under the empty prompt, and its latents of every step are kept.
 While i < 0.8 N the convolution feature of decoder layer 4 is the source's (up_blocks[1].resnets[1], after conv2, before
 the residual is added), and while i < 0.5 N so are the self-attention queries and keys of decoder layers 4 to 11 (from
-up_blocks[1] attention 1 on). Values are the target's own.
+up_blocks[1] attention 1 on). Values are the target's own. These are SD's layers; `layer_choices` has others'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 
 from smoothtool.diffusion.attention import (
     AttentionLayer,
@@ -24,6 +24,7 @@ from smoothtool.diffusion.attention import (
 )
 from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.features import replaced_forward
+from smoothtool.diffusion.layers import layer_choices
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, guide
 from smoothtool.types import Conditioning, LatentTrajectory
@@ -35,6 +36,7 @@ ROWS = 3  # the source under the empty prompt, the target's null half, the targe
 def plug_and_play_steps(
     model: DiffusionModel,
     trajectory: LatentTrajectory,
+    source: Conditioning,
     target: Conditioning,
     null: Conditioning,
     guidance_scale: float,
@@ -44,17 +46,19 @@ def plug_and_play_steps(
     """One UNet call of three rows a step.
 
     trajectory  the pivots of an inversion of one picture under the empty prompt
-    null        [1, L, D] the embedding of the empty prompt
+    source      [1, L, D] the empty prompt, under which it was inverted; null [1, L, D] of the target's guidance
     *_ratio     in [0, 1], the part of the steps with injection
     """
     steps, latents = len(trajectory.timesteps), trajectory.noise
-    rows = Conditioning.cat([null, null, target])
+    choices = layer_choices(model.unet)
+    queries = [layer for layer in attention_layers(model.unet) if layer.name in choices.query_layers]
+    rows = Conditioning.cat([source, null, target])
     for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(steps)):
         with ExitStack() as stack:
             if index < feature_ratio * steps:
-                stack.enter_context(_source_features(model.unet))
+                stack.enter_context(_source_features(model.unet, choices.feature_resnets))
             if index < attention_ratio * steps:
-                stack.enter_context(controlled_attention(_decoder_self(model.unet), _source_queries, ROWS))
+                stack.enter_context(controlled_attention(queries, _source_queries, ROWS))
             batch = torch.cat([trajectory.entering(index), latents, latents])
             _, noise_null, noise_text = model.predict_noise(batch, t, rows).chunk(ROWS)
         noise_pred = guide(noise_null, noise_text, guidance_scale)
@@ -63,26 +67,22 @@ def plug_and_play_steps(
 
 
 @contextmanager
-def _source_features(unet: Any) -> Iterator[None]:
-    """All rows take the source's output of conv2 in the second decoder block's second residual block."""
-    resnets = unet.up_blocks[1].resnets
-    convolution = resnets[min(1, len(resnets) - 1)].conv2
-    forward = convolution.forward
+def _source_features(unet: UNet2DConditionModel, resnets: Sequence[str]) -> Iterator[None]:
+    """All rows take the source's output of conv2 in these residual blocks."""
+    with ExitStack() as stack:
+        for name in resnets:
+            convolution = unet.get_submodule(f"{name}.conv2")
+            stack.enter_context(replaced_forward(convolution, _of_source(convolution.forward)))
+        yield
 
+
+def _of_source(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     def of_source(hidden_states: torch.Tensor) -> torch.Tensor:
         """[3, C', h', w'] -> [3, C'', h', w'], the first row's three times."""
         require_rows(len(hidden_states), ROWS)
         return forward(hidden_states[:1]).expand(len(hidden_states), -1, -1, -1)
 
-    with replaced_forward(convolution, of_source):
-        yield
-
-
-def _decoder_self(unet: Any) -> list[AttentionLayer]:
-    """Self-attention layers from the second decoder block's second attention on."""
-    before = ("up_blocks.0.", "up_blocks.1.attentions.0.")
-    layers = attention_layers(unet)
-    return [la for la in layers if la.part == "up" and not la.is_cross and not la.name.startswith(before)]
+    return of_source
 
 
 def _source_queries(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -28,11 +28,12 @@ from smoothtool.diffusion.attention import (
     fused_attention,
 )
 from smoothtool.diffusion.ddim import ddim_step
+from smoothtool.diffusion.layers import layer_choices
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import DenoisingStep, per_step
+from smoothtool.diffusion.sampling import DenoisingStep
 from smoothtool.diffusion.tokens import PromptTokens
 from smoothtool.methods.editing.token_alignment import refinement_map, replacement_matrix
-from smoothtool.methods.inversion.resume import guidance_rule
+from smoothtool.methods.inversion.resume import guidance_rule, null_branch
 from smoothtool.types import Conditioning, Inversion
 
 NULL, SOURCE, TARGET = range(3)
@@ -48,12 +49,13 @@ class Controls:
     """What an edit controls, and for which part of the steps (0..1).
 
     cross_edit   replace or refine, with reweight behind it: see `cross_edit`
+    self_ratio   None: what suits the UNet, 0.6 for SD
     blend        token positions of the blend words in (source, target); None: no local blend
     """
 
     cross_edit: CrossEdit
     cross_ratio: float = 0.4
-    self_ratio: float = 0.6
+    self_ratio: float | None = None
     blend: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
@@ -92,12 +94,13 @@ def prompt_to_prompt_steps(
     """
     steps, null_at, rule = (
         inversion.num_inference_steps,
-        per_step(null, inversion.null_embeds),
+        null_branch(inversion, null),
         guidance_rule(inversion),
     )
+    self_ratio = layer_choices(model.unet).self_share if controls.self_ratio is None else controls.self_ratio
     layers, blend, latents = attention_layers(model.unet), _LocalBlend(model, controls.blend), path[0]
     for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(steps)):
-        attend = _Attend(controls, index, steps, blend)
+        attend = _Attend(controls, index, steps, self_ratio, blend)
         batch = torch.cat([latents, path[index], latents])
         with controlled_attention(layers, attend, batch=3):
             noise = model.predict_noise(batch, t, Conditioning.cat([null_at(index), source, target]))
@@ -111,9 +114,9 @@ def prompt_to_prompt_steps(
 class _Attend:
     """The attention of step `index` of N: query [3, heads, Q, d], key and value [3, heads, K, d]."""
 
-    def __init__(self, controls: Controls, index: int, steps: int, blend: _LocalBlend) -> None:
+    def __init__(self, controls: Controls, index: int, steps: int, self_ratio: float, blend: _LocalBlend) -> None:
         self.edit = controls.cross_edit if index < int(controls.cross_ratio * (steps + 1)) else None
-        self.inject = index < int(controls.self_ratio * steps)
+        self.inject = index < int(self_ratio * steps)
         self.blend = blend
 
     def __call__(
@@ -144,8 +147,7 @@ class _LocalBlend:
     downsampling: int = 0
 
     def __post_init__(self) -> None:
-        # 16^2 maps of SD's 64^2 latents: half the resolution above the deepest one
-        self.downsampling = max(1, max(layer.downsampling for layer in attention_layers(self.model.unet)) // 2)
+        self.downsampling = layer_choices(self.model.unet).blend_level
 
     def reads(self, layer: AttentionLayer) -> bool:
         """Whether the blend looks at this layer's maps."""

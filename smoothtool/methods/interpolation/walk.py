@@ -37,7 +37,7 @@ def walk_text(text: Conditioning, ratios: Sequence[float]) -> Conditioning:
 
 def _between(text: Conditioning, at: int, ratio: float) -> Conditioning:
     """One row, between the rows `at` and the next."""
-    return Conditioning.cat([text[[at]], text[[at + 1]]]).map(lambda pair: torch.lerp(pair[:1], pair[1:], ratio))
+    return text[[at]].combine(text[[at + 1]], lambda start, end: torch.lerp(start, end, ratio))
 
 
 def walk_steps(

@@ -54,6 +54,7 @@ class InnerProblem:
     `noise_of(null)` is the UNet; the residual is `offset + slope * noise_of(null)`, [B, C, h, w].
     shared  one null embedding serves all pictures; else there are as many problems as pictures
     anchor  [1 or G, L, D] the null embedding before any fit, for solvers that stay near it
+    least_length  of an embedding, which finite differences are measured by: SDXL's null embedding begins at zero
     """
 
     noise_of: Callable[[torch.Tensor], torch.Tensor]
@@ -62,6 +63,7 @@ class InnerProblem:
     threshold: float
     shared: bool = True
     anchor: torch.Tensor | float = 0.0
+    least_length: torch.Tensor | float = 0.0
 
     def residual(self, noise_null: torch.Tensor) -> torch.Tensor:
         """What is left of the way to the pivots under this null prediction, both [B, C, h, w]."""
@@ -93,7 +95,7 @@ def null_text_steps(
     text  [B, L, D] the source prompts
     null  where the first step starts from: [1, L, D] for one that all pictures share, [B, L, D] for one each
     """
-    num_inference_steps = len(trajectory.timesteps)
+    num_inference_steps, least_length = len(trajectory.timesteps), 0.5 * _norm(text.prompt_embeds).amin()
     latents, batch, embeds = trajectory.noise, len(trajectory.noise), null.prompt_embeds.clone()
     for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(num_inference_steps)):
         pivot = trajectory.entering(index + 1)
@@ -107,7 +109,7 @@ def null_text_steps(
             return model.predict_noise(z, t, null.with_embeds(candidate).expand(batch))
 
         threshold = 1e-5 + 2e-5 * index
-        problem = InnerProblem(noise_of, offset, slope, threshold, len(null) == 1, null.prompt_embeds)
+        problem = InnerProblem(noise_of, offset, slope, threshold, len(null) == 1, null.prompt_embeds, least_length)
         whole = batch <= model.max_batch  # a call that is split to fit memory brings other latents with each part
         with constant_latents(model.unet) if whole else nullcontext():
             embeds, noise_null, losses = solver(problem, embeds, index, num_inference_steps)
@@ -232,7 +234,7 @@ def _cgls(
         direction = pulled + gamma_new / gamma.clamp_min(TINY) * direction
         gamma = gamma_new
         # a step of 1 % of the embedding: large against rounding, small against curvature
-        span = 1e-2 * _norm(start.detach()) / _norm(direction).clamp_min(TINY)
+        span = 1e-2 * _norm(start.detach()).clamp(min=problem.least_length) / _norm(direction).clamp_min(TINY)
         with torch.no_grad():
             pushed = (problem.noise_of(start.detach() + span * direction) - base) * (problem.slope / span)[..., None]
         curvature = problem.per_null(pushed.square().sum(dim=(1, 2, 3))).view(-1, 1, 1)

@@ -22,11 +22,16 @@ def guidance_rule(inversion: Inversion) -> Guidance:
     return proximal_guidance(inversion.proximal) if inversion.method == "proxnpi" else guide
 
 
+def null_branch(inversion: Inversion, null: Conditioning) -> ConditioningAt:
+    """What the null half is told at every step: the inversion's own embeddings where it has them, else `null`."""
+    return per_step(null, inversion.null_embeds, inversion.null_pooled)
+
+
 def source_path(model: DiffusionModel, inversion: Inversion, source: Conditioning, null: Conditioning) -> torch.Tensor:
     """The latents [N+1, B, C, h, w] of the source in sampling order; computed only when the inversion kept none."""
     if inversion.sampled is not None:
         return inversion.sampled
-    null_at, steps = per_step(null, inversion.null_embeds), inversion.num_inference_steps
+    null_at, steps = null_branch(inversion, null), inversion.num_inference_steps
     start = inversion.trajectory.noise
     path = denoise(model, start, constant(source), null_at, steps, inversion.guidance_scale)
     return torch.stack([start, *(step.latents for step in path)])
@@ -42,7 +47,7 @@ def resumed_steps(
     start: int,
 ) -> Iterator[DenoisingStep]:
     """Leave the source path [N+1, B, C, h, w] at step index `start` and sample to the image, with gradients nowhere."""
-    steps, null_at = inversion.num_inference_steps, per_step(null, inversion.null_embeds)
+    steps, null_at = inversion.num_inference_steps, null_branch(inversion, null)
     if inversion.method == "edict":
         coupled = inversion.extra["coupled"].flip(0)
         yield from edict_steps(model, path[start], coupled[start], text_at, null_at, steps, guidance_scale, start)

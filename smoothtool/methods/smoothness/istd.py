@@ -34,6 +34,7 @@ class WalkSettings:
     frames: int = 11
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    negative: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _sample(model: DiffusionModel, rows: Sequence[Row], settings: WalkSettings) 
     prompts = [prompt for prompt, _ in rows]
     ends = {prompt: prompt_noises(settings.seed, prompt, settings.latent_shape) for prompt in set(prompts)}
     starts = torch.stack([slerp(ends[prompt][0], ends[prompt][1], ratio) for prompt, ratio in rows]).to(model.device)
-    text, null = constant(model.encode_prompts(prompts)), constant(model.encode_prompts([""]))
+    text, null = constant(model.encode_prompts(prompts)), constant(model.encode_null(settings.negative))
     *_, last = denoise(model, starts, text, null, settings.num_inference_steps, settings.guidance_scale)
     return last.latents
 

@@ -120,7 +120,7 @@ def _held_out(count: int, items: int | None = None) -> Iterator[Scene]:
 
 def _samples(model: DiffusionModel, prompts: list[str], batch: int = 16) -> torch.Tensor:
     noise = torch.randn((len(prompts), 4, 16, 16), generator=torch.Generator().manual_seed(0))
-    null, pictures = constant(model.encode_prompts([""])), []
+    null, pictures = constant(model.encode_null()), []
     for at in range(0, len(prompts), batch):
         text = constant(model.encode_prompts(prompts[at : at + batch]))
         *_, last = denoise(model, noise[at : at + batch], text, null, STEPS, GUIDANCE)
@@ -137,7 +137,7 @@ def _clip_accuracy(folder: Path, scenes: list[Scene], work: Path) -> dict[str, f
 
 def _inversions(model: DiffusionModel, pixel_values: torch.Tensor, prompts: list[str]) -> dict[str, float]:
     """Mean PSNR of reconstructions at guidance 7.5, each picture inverted alone, beside the VAE's."""
-    latents, null = model.encode_images(pixel_values), model.encode_prompts([""])
+    latents, null = model.encode_images(pixel_values), model.encode_null()
     figures = {"vae": float(psnr_db(pixel_values, model.decode_latents(latents)).mean())}
     totals = {"ddim": 0.0, "nti_adam": 0.0, "nti_gauss_newton": 0.0}
     for row, prompt in enumerate(prompts):

@@ -30,7 +30,9 @@ def plain(scene, start):
 
 
 def pnp(scene, **ratios):
-    *_, last = plug_and_play_steps(scene.model, scene.inversion.trajectory, scene.target, scene.null, W, **ratios)
+    *_, last = plug_and_play_steps(
+        scene.model, scene.inversion.trajectory, scene.null, scene.target, scene.null, W, **ratios
+    )
     return last.latents
 
 
@@ -57,7 +59,7 @@ def test_plug_and_play_injects_features_and_queries_each_on_its_own(scene):
 
 def test_plug_and_play_under_the_empty_prompt_takes_the_sources_first_step(scene):
     # all three rows are then the same row
-    first = next(plug_and_play_steps(scene.model, scene.inversion.trajectory, scene.null, scene.null, W))
+    first = next(plug_and_play_steps(scene.model, scene.inversion.trajectory, *[scene.null] * 3, W))
     step = next(denoise(scene.model, scene.path[0], constant(scene.null), constant(scene.null), N, 1.0))
     close(first.latents, step.latents)
 
@@ -91,7 +93,7 @@ def test_every_edit_leaves_the_unet_as_it_was(scene):
 
 
 def test_an_edit_given_up_halfway_leaves_no_control_behind(scene):
-    steps = plug_and_play_steps(scene.model, scene.inversion.trajectory, scene.target, scene.null, W)
+    steps = plug_and_play_steps(scene.model, scene.inversion.trajectory, scene.null, scene.target, scene.null, W)
     next(steps)
     processors = {type(layer.module.processor).__name__ for layer in attention_layers(scene.model.unet)}
     assert processors == {"AttnProcessor2_0"}
@@ -100,25 +102,25 @@ def test_an_edit_given_up_halfway_leaves_no_control_behind(scene):
 def test_edit_direction_is_the_difference_of_means(scene):
     both = [scene.model.encode_prompts(texts) for texts in (["a cat", "red cat"], ["a dog", "red dog", "dog"])]
     direction = edit_direction(*both)
-    assert torch.equal(direction[0], both[1].prompt_embeds.mean(0) - both[0].prompt_embeds.mean(0))
+    assert torch.equal(direction.prompt_embeds[0], both[1].prompt_embeds.mean(0) - both[0].prompt_embeds.mean(0))
 
 
 def test_pix2pix_zero_without_direction_is_guided_sampling(scene):
     # the maps then equal the reference's, so their gradient vanishes
-    direction = torch.zeros_like(scene.source.prompt_embeds)
+    direction = scene.source.map(torch.zeros_like)
     *_, last = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W)
     close(last.latents, scene.inversion.reconstruction)
 
 
 def test_pix2pix_zero_without_learning_rate_is_plain_sampling(scene):
-    direction = scene.target.prompt_embeds - scene.source.prompt_embeds
+    direction = scene.target.combine(scene.source, torch.sub)
     steps = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W, learning_rate=0.0)
     *_, last = steps
     close(last.latents, plain(scene, scene.path[0]))
 
 
 def test_pix2pix_zero_guidance_changes_the_result(scene):
-    direction = scene.target.prompt_embeds - scene.source.prompt_embeds
+    direction = scene.target.combine(scene.source, torch.sub)
     results = []
     for rate in (0.0, 10.0):
         *_, last = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W, rate)
