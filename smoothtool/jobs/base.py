@@ -163,6 +163,10 @@ class ModelJob(ReportJob):
         "or the model's where they are far from it or there are none",
     )
 
+    def model_settings(self) -> dict[str, Any]:
+        """The options of model and sampling, by field: what a job hands on to the jobs that it is made of."""
+        return {name: getattr(self, name) for name in ModelJob.model_fields if name not in ReportJob.model_fields}
+
     @field_validator("size")
     @classmethod
     def _size_is_one_or_two_sides(cls, size: str | None) -> str | None:

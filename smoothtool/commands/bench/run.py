@@ -69,8 +69,8 @@ def run(job: BenchJob, track: Track) -> Report:
 
 def _job_of(job: BenchJob, benchmark: Benchmark, item: BenchItem) -> Job:
     """The job that makes one item. Raises: UsageError that names what its command does not take."""
-    everyone = {key: getattr(job, key) for key in ("model", "lora", "device", "dtype", "seed", "steps", "guidance")}
-    chosen = {key: getattr(job, key) for key in ("size", "method", "inversion") if getattr(job, key) is not None}
+    everyone = job.model_settings()
+    chosen = {key: getattr(job, key) for key in ("method", "inversion") if getattr(job, key) is not None}
     own = dict(parse_setting(text) for text in job.options)
     clash = next((key for key in own if key in {*everyone, *item.settings, "output", "force"}), None)
     if clash is not None:

@@ -94,10 +94,7 @@ class Bench:
 
     def common(self, variant: Variant) -> dict[str, Any]:
         """The settings that every run of a model shares."""
-        job = self.job
-        return {"model": variant.model, "lora": list(variant.lora), "device": job.device, "dtype": job.dtype,
-                "seed": job.seed, "steps": job.steps, "guidance": job.guidance, "size": job.size,
-                "negative": job.negative}  # fmt: skip
+        return {**self.job.model_settings(), "model": variant.model, "lora": list(variant.lora)}
 
     def session(self, variant: Variant) -> DiffusionModel:
         update = {"model": variant.model, "lora": list(variant.lora)}
