@@ -18,7 +18,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from smoothtool.diffusion.lora_keys import METADATA_KEY, LowRankChange, Place, kohya_name, read_lora
+from smoothtool.diffusion.lora_keys import METADATA_KEY, LowRankChange, Place, kohya_unet_names, read_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 
@@ -156,11 +156,11 @@ def lora_file(unet: nn.Module, adapter: str, metadata: Mapping[str, str] | None 
 def kohya_file(unet: nn.Module, adapter: str, metadata: Mapping[str, str] | None = None) -> Contents:
     """The same LoRA with the keys that ComfyUI and A1111 read, one alpha tensor per layer."""
     tensors: dict[str, torch.Tensor] = {}
+    names = kohya_unet_names(unet)
     for name, layer in lora_layers(unet, adapter).items():
-        stem = kohya_name(("unet", name))
         down, up = (weight.detach().cpu().clone() for weight in _pair(layer, adapter))
-        tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
-        tensors[f"{stem}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
+        tensors |= {f"{names[name]}.lora_down.weight": down, f"{names[name]}.lora_up.weight": up}
+        tensors[f"{names[name]}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
     return tensors, {"format": "pt", **(metadata or {})}
 
 

@@ -2,13 +2,15 @@
 
 A key is understood by looking it up in a table of all spellings of the model's real module names; nothing is guessed.
 Dialects: diffusers (`unet.….to_q.lora_A.weight`, older `….lora.down.weight`), peft (`base_model.model.…`, with or
-without the adapter's name), kohya (`lora_unet_…`, `lora_te_…`, with diffusers' or CompVis' names of blocks), LyCORIS
-(`lycoris_…`), ComfyUI (`diffusion_model.…`), bare attention processors (`….processor.to_q_lora…`).
+without the adapter's name), kohya (`lora_unet_…`, `lora_te_…`, for SDXL `lora_te1_…` and `lora_te2_…`, with diffusers'
+or CompVis' names of blocks), LyCORIS (`lycoris_…`), ComfyUI (`diffusion_model.…`), bare attention processors
+(`….processor.to_q_lora…`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -27,8 +29,9 @@ from smoothtool.diffusion.lora_settings import METADATA_KEY, declared_alpha, rea
 from smoothtool.errors import ModelError
 from smoothtool.readers.regular import is_regular
 from smoothtool.readers.tensors import REAL, TensorsFile, TensorsHeader, open_tensors
+from smoothtool.weights.kinds import BY_TEXT_WIDTH, XL_TEXT_WIDTH, takes_two_encoders
 
-__all__ = ["METADATA_KEY", "LowRankChange", "Place", "adaptable", "kohya_name", "read_lora"]
+__all__ = ["METADATA_KEY", "LowRankChange", "Place", "adaptable", "kohya_unet_names", "read_lora"]
 
 IN_FOLDERS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """The names that peft and diffusers give to the LoRA in a folder of its own."""
@@ -36,6 +39,8 @@ IN_FOLDERS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 Place = tuple[str, str]
 """(model part: `unet`, `text_encoder` or `text_encoder_2`; module path in it)."""
 
+_CROSS = re.compile(r"attn2[._]to_[kv]|attn2[._]processor[._]to_[kv]")
+_SECOND = re.compile(r"lora_te2_|text_encoder_2\.")
 Keys = dict[str, str]
 """Role (as `ENDINGS` has it) -> key in the file, of one layer."""
 
@@ -51,7 +56,8 @@ def read_lora(path: Path, parts: Mapping[str, nn.Module]) -> dict[Place, LowRank
     with open_tensors(path, hint="another copy of the LoRA") as file:
         modules = {(part, name): module for part, whole in parts.items()
                    for name, module in adaptable(whole).items()}  # fmt: skip
-        found = _gather(file.header, _spellings(modules, parts["unet"]))
+        _check_family(file.header, parts)
+        found = _gather(file.header, _spellings(modules, parts))
         settings = read_settings(file.header, parts)
         changes = {}
         for place, keys in found.items():
@@ -72,10 +78,16 @@ def adaptable(part: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def kohya_name(place: Place) -> str:
+def kohya_unet_names(unet: nn.Module) -> dict[str, str]:
+    """How kohya's trainers name the UNet's layers: as diffusers for SD 1.x and 2.x, as Stability's program for SDXL."""
+    layers = adaptable(unet)
+    names = ldm_names(unet, layers) if takes_two_encoders(unet.config) else {}
+    return {name: _joined("lora_unet_", names.get(name, name)) for name in layers}
+
+
+def _joined(prefix: str, name: str) -> str:
     """`lora_unet_down_blocks_0_…`: the path with underscores."""
-    part, name = place
-    return ("lora_unet_" if part == "unet" else "lora_te_") + name.replace(".", "_")
+    return prefix + name.replace(".", "_")
 
 
 _RANKED = ("mid", "down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
@@ -117,27 +129,46 @@ def _change(
         ) from wrong
 
 
-def _spellings(places: Mapping[Place, nn.Module], unet: nn.Module) -> dict[str, Place]:
+def _spellings(places: Mapping[Place, nn.Module], parts: Mapping[str, nn.Module]) -> dict[str, Place]:
     """Every stem under which a file may speak of a module."""
-    table = {}
-    ldm = ldm_names(unet, [name for part, name in places if part == "unet"])
+    kohya = {"unet": ["lora_unet_", "lycoris_"], "text_encoder": ["lora_te1_"], "text_encoder_2": ["lora_te2_"]}
+    if "text_encoder_2" not in parts:
+        kohya["text_encoder"].append("lora_te_")
+    table, ldm = {}, ldm_names(parts["unet"], [name for part, name in places if part == "unet"])
     for part, name in places:
         short = name.removeprefix("text_model.")  # transformers 5.6 dropped this level; files have it or not
-        for spelling in (name,) if part == "unet" else (short, f"text_model.{short}"):
-            stems = [spelling, f"{part}.{spelling}", kohya_name((part, spelling))]
-            stems += [f"base_model.model.{spelling}", f"base_model.model.{part}.{spelling}"]
-            if part == "unet":
-                for name_there in (spelling, ldm[name]):
-                    stems += [f"diffusion_model.{name_there}", kohya_name((part, name_there))]
-                    stems.append("lycoris_" + name_there.replace(".", "_"))
-            if part == "text_encoder":
-                stems.append(kohya_name((part, spelling)).replace("lora_te_", "lora_te1_", 1))
+        for spelling in (name, ldm[name]) if part == "unet" else (short, f"text_model.{short}"):
+            stems = [_joined(prefix, spelling) for prefix in kohya[part]]
+            stems += [f"{part}.{spelling}", f"base_model.model.{part}.{spelling}"]
             attention, dot, projection = spelling.rpartition(".to_")
-            if dot:
-                bare = f"{attention}.processor.to_{projection.removesuffix('.0')}_lora"
-                stems += [bare, f"{part}.{bare}"]
+            bare = f"{attention}.processor.to_{projection.removesuffix('.0')}_lora" if dot else spelling
+            stems.append(f"{part}.{bare}")
+            if part != "text_encoder_2":  # without its name a text encoder is the first one
+                stems += [spelling, bare, f"base_model.model.{spelling}"]
+            if part == "unet":
+                stems.append(f"diffusion_model.{spelling}")
             table.update(dict.fromkeys(stems, (part, name)))
     return table
+
+
+def _check_family(header: TensorsHeader, parts: Mapping[str, nn.Module]) -> None:
+    """Raises: ModelError with both names when the LoRA's cross-attention takes another width of text than the model's.
+
+    A LoRA of a text encoder that the model does not have is of another family as well.
+    """
+    of_model = int(parts["unet"].config.cross_attention_dim)
+    found = next(_text_widths(header), of_model)
+    if found == of_model and "text_encoder_2" not in parts and any(_SECOND.search(key) for key in header.tensors):
+        found = XL_TEXT_WIDTH
+    if found != of_model:
+        theirs, ours = (BY_TEXT_WIDTH.get(width, f"a model with text {width} wide") for width in (found, of_model))
+        raise ModelError(f"{header.path}: the LoRA is of {theirs}, and the model is {ours}", f"a LoRA of {ours}")
+
+
+def _text_widths(header: TensorsHeader) -> Iterator[int]:
+    for key, facts in header.tensors.items():
+        if _CROSS.search(key) and _split(key)[1] == "down" and len(facts.shape) > 1:
+            yield facts.shape[1]
 
 
 def _gather(header: TensorsHeader, table: Mapping[str, Place]) -> dict[Place, Keys]:

@@ -10,7 +10,8 @@ from typing import Any
 from smoothtool.errors import ModelError
 
 SD1, SD2, SDXL = "Stable Diffusion 1.x", "Stable Diffusion 2.x", "Stable Diffusion XL"
-BY_TEXT_WIDTH = {768: SD1, 1024: SD2, 2048: SDXL, 1280: f"{SDXL} refiner"}
+XL_TEXT_WIDTH = 2048
+BY_TEXT_WIDTH = {768: SD1, 1024: SD2, XL_TEXT_WIDTH: SDXL, 1280: f"{SDXL} refiner"}
 """Families by the width of the text that their cross-attention takes."""
 OTHERS = (
     ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "FLUX"), ("PixArt", "PixArt"), ("Kandinsky", "Kandinsky"),
@@ -97,8 +98,9 @@ def _other_kind(described: Described) -> str:
     for start, known in OTHERS:
         if pipeline.startswith(start):
             return f"a {known} model"
-    if "transformer" in index or not (pipeline or "StableDiffusion").startswith("StableDiffusion"):
-        return f"a {pipeline or 'model without UNet'}"
+    named = index.get("unet")
+    if not (isinstance(named, list) and named[1:] == ["UNet2DConditionModel"]):
+        return f"a {pipeline or 'model'} without UNet2DConditionModel"
     family = SDXL if takes_two_encoders(unet) else "Stable Diffusion"
     channels = unet.get("in_channels", 4)
     if isinstance(channels, int) and channels != 4:

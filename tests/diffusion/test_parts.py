@@ -75,7 +75,7 @@ def test_a_key_of_another_shape_is_named(folder: Path, part: str) -> None:
         (lambda path: (path.unlink(), os.mkfifo(path)), "is a pipe"),
         (lambda path: path.rename(path.with_name("pytorch_model.bin")), "a pickle alone (pytorch_model.bin)"),
         (lambda path: path.unlink(), "has no weights"),
-        (lambda path: shutil.rmtree(path.parent), "there is no such file"),
+        (lambda path: shutil.rmtree(path.parent), "(no folder "),
     ],
     ids=["empty", "cut", "lfs", "pickle inside", "pipe", "pickle", "none", "no folder"],
 )
@@ -127,7 +127,7 @@ def test_damaged_json_is_refused_in_a_sentence(folder: Path, name: str, content:
 @pytest.mark.parametrize("index", [{"unet": None}, {"unet": 3}, {"unet": ["a"]}, {"_class_name": 3, "unet": {}}, {}])
 def test_an_index_of_another_form_is_refused_in_a_sentence(folder: Path, index: Any) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
-    assert "is not supported" in refusal(folder)
+    assert "cannot be used" in refusal(folder)
 
 
 def test_configs_in_utf16_are_read_by_their_mark(folder: Path) -> None:
