@@ -30,6 +30,9 @@ EDIT_INVERSIONS: dict[str, tuple[tuple[str, ...], str]] = {
 NEED_SOURCE = ("p2p", "pix2pix-zero", "disentangle")
 """Editing methods that compare two prompts."""
 
+RECORDED_BY_0_1 = {"self_steps": 0.6}
+"""Defaults of version 0.1.0 that its recipes hold for every method, where today's default is another."""
+
 
 class EditJob(PictureJob):
     """Change a picture by words: what it shows, and what it should show."""
@@ -155,7 +158,7 @@ class EditJob(PictureJob):
     @classmethod
     def _shares_are_for_their_methods(cls, share: float | None, info: ValidationInfo) -> float | None:
         name = str(info.field_name)
-        if share != cls.model_fields[name].default:
+        if share not in (cls.model_fields[name].default, RECORDED_BY_0_1.get(name)):
             _only_for(("sdedit", "cycle") if name == "strength" else ("p2p",), info)
         return share
 

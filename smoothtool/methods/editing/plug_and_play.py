@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from smoothtool.diffusion.attention import (
     AttentionLayer,
@@ -67,7 +66,7 @@ def plug_and_play_steps(
 
 
 @contextmanager
-def _source_features(unet: UNet2DConditionModel, resnets: Sequence[str]) -> Iterator[None]:
+def _source_features(unet: torch.nn.Module, resnets: Sequence[str]) -> Iterator[None]:
     """All rows take the source's output of conv2 in these residual blocks."""
     with ExitStack() as stack:
         for name in resnets:
