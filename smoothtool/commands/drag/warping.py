@@ -77,7 +77,7 @@ def _painted(
 
     Under the empty prompt at guidance 1: a prompt that names what has gone would bring it back.
     """
-    latents, null, start = model.encode_images(warped), model.encode_prompts([""]), first_step(job)
+    latents, null, start = model.encode_images(warped), model.encode_null(), first_step(job)
     cells = F.max_pool2d(hole[None, None].float(), model.vae_scale_factor).to(latents)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(job.seed or 0)).to(latents)
     steps = blended_steps(model, latents, cells, null, null, noise, job.steps, 1.0, start)
@@ -90,7 +90,7 @@ def _made(model: DiffusionModel, job: DragJob, track: Track) -> torch.Tensor:
     """A picture from the prompt, [1, 3, H, W]."""
     shape = model.noise_shape(generated_size_px(model, job))
     noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(job.seed or 0)).to(model.device)
-    text, null = model.encode_prompts([job.prompt or ""]), model.encode_prompts([""])
+    text, null = model.encode_prompts([job.prompt or ""]), model.encode_null(job.negative)
     *_, last = track(denoise(model, noise, constant(text), constant(null), job.steps, job.guidance),
                      "sampling", job.steps)  # fmt: skip
     return model.decode_latents(last.latents)
