@@ -73,14 +73,14 @@ def predict_with_feature(
     latents: torch.Tensor,
     timestep: int,
     conditioning: Conditioning,
-    block: int,
     *,
     whole: bool,
+    block: int = -2,
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
     """The noise, and what leaves a decoder block: the feature that correspondences are seen in.
 
-    block    of the decoder, see `layer_choices`
     whole    False: the UNet stops behind that block, which saves a quarter of SD 1.5, and the noise is None
+    block    of the decoder, see `layer_choices`
     Returns eps [B, C, h, w] or None, and the feature [B, C', h, w], both float32 and differentiable in the latents.
     """
     kept: list[torch.Tensor] = []

@@ -31,7 +31,7 @@ def correspondence_feature(model: DiffusionModel, pixel_values: torch.Tensor, pr
     for _ in range(ENSEMBLE):
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         noisy = add_noise(latents, noise, model.schedule.alpha_prod(TIMESTEP))
-        _, feature = predict_with_feature(model, noisy, TIMESTEP, text, block, whole=False)
+        _, feature = predict_with_feature(model, noisy, TIMESTEP, text, whole=False, block=block)
         total = feature.detach() + total.to(feature.device)
     return total / ENSEMBLE
 

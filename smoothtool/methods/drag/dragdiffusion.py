@@ -202,7 +202,7 @@ def unet_look(
     def look(latents: torch.Tensor) -> Sight:
         """latents [1, C, h, w]; with guidance the feature has the channels of both halves, [1, 2 C', h', w']."""
         rows = torch.cat([latents, latents]) if guided else latents
-        noise, feature = predict_with_feature(model, rows, timestep, conditioning, block, whole=masked)
+        noise, feature = predict_with_feature(model, rows, timestep, conditioning, whole=masked, block=block)
         if guided:
             share = guidance_scale / (2 * guidance_scale - 1)
             feature = torch.cat([(1 - share) * feature[:1], share * feature[1:]], dim=1)
