@@ -24,6 +24,7 @@ from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import UsageError
 from smoothtool.files.storage.inversions import load_inversion
+from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.jobs import INVERSION_NAMES, make_job
 from smoothtool.jobs.edit import EditName
 from smoothtool.types import Report, silent
@@ -37,7 +38,7 @@ STEPS = 4
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model as a folder, a CLIP, and a captioned picture of 40 x 24 pixels and another."""
     place = tmp_path_factory.mktemp("xl")
-    save_model(tiny_xl_model(place / "tokenizer"), place / "model")
+    save_model(tiny_xl_model(place / "tokenizer"), place / "model", write_json_atomic)
     tiny_clip(place / "clip")
     (place / "data").mkdir()
     for index, caption in enumerate(("a red cat", "a dog")):
