@@ -167,7 +167,7 @@ def _check_family(header: TensorsHeader, parts: Mapping[str, nn.Module]) -> None
 
 def _text_widths(header: TensorsHeader) -> Iterator[int]:
     for key, facts in header.tensors.items():
-        if _CROSS.search(key) and _split(key)[1] == "down" and len(facts.shape) > 1:
+        if _CROSS.search(key) and _split(key)[1] in ("down", "hada_w1_b") and len(facts.shape) > 1:
             yield facts.shape[1]
 
 
