@@ -6,6 +6,7 @@ refused: what people write by hand needs none of them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,8 +16,15 @@ from typing import Any
 import yaml
 
 from smoothtool.errors import UsageError
+from smoothtool.readers.regular import read_regular
+from smoothtool.readers.text import decode_text
 
 MAX_BYTES = 1_000_000
+"""Of what people write; a plan that `--dry-run` made of thousands of pictures may be longer."""
+MAX_PLAN_BYTES = 10_000_000
+PLAN_KEYS = ("output:", "defaults:", "jobs:")
+PIPES = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+"""Where `<(command)` and `-` of other programs are found: these pipes have somebody who writes to them."""
 MAX_DEPTH = 16
 MAX_VALUES = 100_000
 """Values after aliases are followed: an alias bomb stops here."""
@@ -42,21 +50,28 @@ class Document:
 
 
 def load_yaml(path: Path) -> Document:
-    """The document in a file of at most 1 MB.
+    """The document in a file of at most 1 MB, or 10 for a plan; or from the shell, which hands over pipes below /dev.
 
     Raises: UsageError.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        text = raw.decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}", "check the name") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 text", "save it as UTF-8") from error
-    if len(raw) > MAX_BYTES:
+    if not os.path.exists(path):
+        raise UsageError(f"{path}: cannot be read: No such file or directory", "check the name")
+    if str(path).startswith(PIPES):
+        content = _from_pipe(path)
+    else:
+        content = read_regular(path, limit_bytes=MAX_PLAN_BYTES, fault=UsageError, hint="check the name")
+    text = decode_text(content, str(path), UsageError)
+    if len(content) > MAX_BYTES and not text.startswith(PLAN_KEYS):
         raise UsageError(f"{path}: is over {MAX_BYTES // 1000} kB, too long to be meant", "split it")
     return read_yaml(text, str(path))
+
+
+def _from_pipe(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_PLAN_BYTES)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}", "check the name") from error
 
 
 class _Loader(yaml.SafeLoader):

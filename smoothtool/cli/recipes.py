@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from smoothtool.cli import console
 from smoothtool.cli.flags import Debug, DryRun, Json, Quiet, Retry, Shard
 from smoothtool.cli.launch import Wish, launch, show_plan
-from smoothtool.errors import InputError, UsageError, closest
+from smoothtool.errors import UsageError, closest
 from smoothtool.files.pictures.formats import is_picture
 from smoothtool.files.storage.writing import write_bytes_atomic
 from smoothtool.jobs.options import OUTPUT
+from smoothtool.recipe.pictures import plan_picture
 from smoothtool.recipe.plan import Plan
-from smoothtool.recipe.reading import load_recipe, plan_recipe, recipe_schema
-from smoothtool.yaml12 import Document
+from smoothtool.recipe.reading import load_recipe, recipe_schema
 
 app = typer.Typer(help="Check and show recipes.", no_args_is_help=True)
 File = Annotated[Path, typer.Argument(help="A recipe, a job.yaml, or a picture made by smoothtool", show_default=False)]
@@ -101,10 +102,10 @@ def schema() -> None:
 
 def _plan(file: Path, overrides: list[str] | None) -> Plan:
     if is_picture(file):
-        return plan_recipe(Document(_settings_in(file), str(file)), overrides or [])
-    name = str(file).removesuffix(".yaml")
-    known = None if file.exists() else _shipped().get(name)
-    if known is None and not file.exists() and (near := closest(name, _shipped())):
+        return plan_picture(file, overrides or [])
+    name, there = str(file).removesuffix(".yaml"), os.path.exists(file)
+    known = None if there else _shipped().get(name)
+    if known is None and not there and (near := closest(name, _shipped())):
         raise UsageError(f"{file}: there is no such file, and no recipe of that name", near)
     return load_recipe(known or file, overrides or [])
 
@@ -119,12 +120,3 @@ def _shipped() -> dict[str, Path]:
 def _about(recipe: Path) -> str:
     """The first comment line of a recipe says what it is for."""
     return recipe.read_text("utf-8").partition("\n")[0].lstrip("# ")
-
-
-def _settings_in(picture: Path) -> dict[str, Any]:
-    from smoothtool.files.pictures.images import read_settings
-
-    settings = read_settings(picture)
-    if settings is None:
-        raise InputError(f"{picture}: carries no settings of smoothtool", "the job.yaml beside the result")
-    return settings

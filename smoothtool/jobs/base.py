@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -184,11 +185,12 @@ class ModelJob(ReportJob):
         return lora
 
 
-def fields_of(model: type[Job]) -> list[tuple[str, FieldInfo]]:
+@cache
+def fields_of(model: type[Job]) -> tuple[tuple[str, FieldInfo], ...]:
     """Name and field in the order of the help: positional first, then panel by panel."""
 
     def rank(item: tuple[str, FieldInfo]) -> tuple[bool, int]:
         flag = flag_of(item[1])
         return not flag.positional, PANELS.index(flag.panel)
 
-    return sorted(model.model_fields.items(), key=rank)
+    return tuple(sorted(model.model_fields.items(), key=rank))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -64,9 +65,10 @@ def try_job(model: type[Job], settings: Mapping[str, Any]) -> tuple[Job | None, 
         return None, list(dict.fromkeys(problems))
 
 
-def keys_of(model: type[Job]) -> list[str]:
+@cache
+def keys_of(model: type[Job]) -> tuple[str, ...]:
     """Every key a recipe may use for this command."""
-    return [key_of(name, field) for name, field in fields_of(model)]
+    return tuple(key_of(name, field) for name, field in fields_of(model))
 
 
 def positional_of(model: type[Job]) -> str:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -109,6 +110,7 @@ def _plan_found(command: str, given: Mapping[str, Any], key: str, found: Found) 
     return plan_batch(drafts, Path(given["output"]) if "output" in given else None, f"{command}-{found.title}", spoken)
 
 
+@cache
 def picture_key(model: type[Job]) -> str:
     """`image` of commands that run once per picture, `images` of those that take all at once, else nothing."""
     return next((key for key in ("image", "images") if key in keys_of(model)), "")

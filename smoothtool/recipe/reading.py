@@ -20,6 +20,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from smoothtool.yaml12 import Document, Trail, dump_yaml, load_yaml, read_yaml
 
 MAX_JOBS = 10_000
 TOP = ("defaults", "jobs", "output")
+_MISSING = object()
 NOT_AXES = {"image", "images", "captions", "output"}
 """Keys whose values need not be in an item's name: the picture is in it anyway."""
 
@@ -51,8 +53,24 @@ def dump_plan(plan: Plan, *, every_letter: bool = True) -> str:
     """
     rows = [{**row, **item.job.handover(), **({"output": item.name} if plan.folder else {})}
             for item in plan.items for row in item.job.recipe()["jobs"]]  # fmt: skip
-    document = {**({"output": str(plan.folder)} if plan.folder else {}), "jobs": rows}
+    shared = _shared(rows) if len(rows) > 1 else {}
+    document = {
+        **({"output": str(plan.folder)} if plan.folder else {}),
+        **({"defaults": shared} if shared else {}),
+        "jobs": [{key: value for key, value in row.items() if key not in shared} for row in rows],
+    }
     return dump_yaml(document, every_letter=every_letter)
+
+
+def _shared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The options that every job has which could have them, with one value for all: said once for thousands."""
+    first = {key: value for row in reversed(rows) for key, value in row.items() if key not in ("command", "output")}
+    knows = {command: set(_recipe_keys(JOBS[command])) for command in {row["command"] for row in rows}}
+    return {
+        key: value
+        for key, value in first.items()
+        if all(row.get(key, _MISSING) == value for row in rows if key in knows[row["command"]])
+    }
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -98,9 +116,10 @@ def plan_recipe(document: Document, overrides: Sequence[str] = ()) -> Plan:
     return replace(plan, notes=notes)
 
 
-def _recipe_keys(model: type[Job]) -> list[str]:
+@cache
+def _recipe_keys(model: type[Job]) -> tuple[str, ...]:
     """A command's own options, and `captions` where there are pictures to describe."""
-    return [*keys_of(model), *(["captions"] if picture_key(model) else [])]
+    return (*keys_of(model), *(["captions"] if picture_key(model) else []))
 
 
 @dataclass(frozen=True)
@@ -136,7 +155,8 @@ class _Given:
         return {}
 
     def overrides(self, texts: Sequence[str]) -> Located:
-        known = {key for spoken in _Given(self.document, []).jobs() for key in _recipe_keys(spoken.model)}
+        spoken = _Given(self.document, []).jobs() if texts else ()
+        known = {key for model in {one.model for one in spoken} for key in _recipe_keys(model)}
         changes: Located = {}
         for text in texts:
             key, equals, value = text.partition("=")
@@ -182,7 +202,8 @@ class _Given:
             what = "is missing" if command is None else f"is {command}, not a command"
             self.wrong((*trail, "command"), f"{what} ({hint})")
             return
-        own = {key: found for key, found in defaults.items() if key in _recipe_keys(JOBS[command])}
+        known = _recipe_keys(JOBS[command])
+        own = {key: found for key, found in defaults.items() if key in known}
         own |= self.located(row, trail)
         combinations = [{}] if matrix is None else list(self.products(matrix, (*trail, "matrix")))
         self.several |= len(combinations) > 1

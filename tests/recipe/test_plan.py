@@ -11,8 +11,8 @@ from smoothtool.errors import UsageError
 from smoothtool.files.lists.inputs import Picture
 from smoothtool.jobs import make_job
 from smoothtool.recipe.estimate import estimate_unet_calls
-from smoothtool.recipe.plan import Plan, facts_of, plan_flags, render, unique_names
-from smoothtool.recipe.reading import dump_plan, plan_recipe
+from smoothtool.recipe.plan import Plan, draft_of, facts_of, plan_batch, plan_flags, render, unique_names
+from smoothtool.recipe.reading import dump_plan, load_recipe, plan_recipe
 from smoothtool.yaml12 import read_yaml
 
 
@@ -200,3 +200,14 @@ def test_a_shared_inversion_is_counted_once() -> None:
 )
 def test_launchers_say_which_share_this_is(environment: dict[str, str], shard: tuple[int, int]) -> None:
     assert shard_from_environment(environment) == shard
+
+
+def test_a_plan_says_once_what_all_its_jobs_share_and_is_read_back(tmp_path: Path) -> None:
+    jobs = [make_job("invert", {"image": f"samples:{name}", "steps": 7, "seed": 3}) for name in ("fox", "cat")]
+    jobs += [make_job("interpolate", {"images": ["samples:fox", "samples:cat"], "steps": 7})]
+    plan = plan_batch([draft_of(job, None, f"{number}") for number, job in enumerate(jobs)], tmp_path / "out", "t", "")
+    text = dump_plan(plan)
+    assert text.count("steps: 7") == text.count("dtype: auto") == 1
+    assert text.count("seed: 3") == 2  # the walk has none
+    (tmp_path / "plan.yaml").write_text(text)
+    assert load_recipe(tmp_path / "plan.yaml").items == plan.items

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -85,3 +86,30 @@ def test_files_that_are_no_text_or_too_long_are_refused(tmp_path: Path, raw: byt
 def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         load_yaml(tmp_path / "missing.yaml")
+
+
+def test_a_long_plan_is_read_and_other_long_files_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("output: out\njobs:\n- command: invert\n" + "  # a comment\n" * 100_000)
+    assert path.stat().st_size > 1_000_000
+    assert load_yaml(path).value["jobs"] == [{"command": "invert"}]
+    path.write_text("x: 1\n" + path.read_text())
+    with pytest.raises(UsageError, match="is over 1000 kB"):
+        load_yaml(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_recipe_of_any_editor_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "r.yaml").write_bytes("src: ein grüner Apfel\r\n".encode(encoding))
+    assert load_yaml(tmp_path / "r.yaml").value == {"src": "ein grüner Apfel"}
+
+
+def test_a_pipe_of_the_shell_is_read_and_any_other_is_not_waited_for(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a: 1")
+    os.close(writing)
+    assert load_yaml(Path(f"/dev/fd/{reading}")).value == {"a": 1}
+    os.close(reading)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UsageError, match="this is a pipe"):
+        load_yaml(tmp_path / "pipe.yaml")

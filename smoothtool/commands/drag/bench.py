@@ -27,6 +27,7 @@ from smoothtool.files.lists.points import check_mask, check_points, read_points
 from smoothtool.files.pictures.images import fit_image, load_image, save_image, to_pixel_values
 from smoothtool.files.storage.output import output_folder
 from smoothtool.files.storage.records import append_record, read_records
+from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.metrics.drag_distance import correspondence_feature, find_points, target_distances
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, psnr_db
@@ -150,7 +151,8 @@ def _measure(bench: _Bench, name: str, track: Track) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     target = bench.folder / "items" / name / "dragged_image.png"
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_image(dragged.after, target, settings=bench.job.recipe(), parameters=None)
+    settings = picture_document(bench.job.command, bench.job.settings(), target.parent)
+    save_image(dragged.after, target, settings=settings, parameters=None)
     pairs = zip(item.points.handles_xy_px, item.points.targets_xy_px, strict=True)
     return {
         "distance_px": _distances(bench, picture, dragged.after, item.points, item.prompt),

@@ -48,7 +48,7 @@ from smoothtool.files.lists.points import (
 from smoothtool.files.pictures.images import a1111_parameters, load_image, save_image
 from smoothtool.files.pictures.sequences import save_webp
 from smoothtool.files.storage.output import new_folder
-from smoothtool.files.storage.reports import write_report
+from smoothtool.files.storage.reports import picture_document, write_report
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_point
 from smoothtool.methods.drag.dragdiffusion import DragSettings
@@ -96,7 +96,7 @@ def drag_picture(job: DragJob, track: Track, model: DiffusionModel | None = None
         with timed(report, "write"):
             peak_mb = round(peak_memory_mb(model.device))
             report.figures = {**drag_figures(wish.points, dragged), "peak_memory_mb": peak_mb}
-            report.files = _write(folder, wish, dragged, job, model)
+            report.files = _write(folder, wish, dragged, job, model, report)
         report.model, report.unet_calls = describe_model(model), model.counter.calls - calls
         write_report(report, folder)
     return report
@@ -198,13 +198,16 @@ def _note_near_points(points: DragPoints, opened: Opened, report: Report) -> Non
             report.notes.append(f"the point {x:g},{y:g} is within {near_px:g} px of its target: it counts as arrived")
 
 
-def _write(folder: Path, wish: Wish, dragged: Dragged, job: DragJob, model: DiffusionModel) -> dict[str, Any]:
+def _write(
+    folder: Path, wish: Wish, dragged: Dragged, job: DragJob, model: DiffusionModel, report: Report
+) -> dict[str, Any]:
     before = wish.picture or dragged.before
     parameters = a1111_parameters(
         prompt=wish.prompt, steps=job.steps, guidance_scale=1.0 if wish.picture else job.guidance, seed=job.seed,
         size_px=dragged.after.size, model=model.name, negative_prompt=job.negative,
     )  # fmt: skip
-    save_image(dragged.after, folder / "dragged.png", settings=job.recipe(), parameters=parameters)
+    settings = picture_document(job.command, report.job, report.folder)
+    save_image(dragged.after, folder / "dragged.png", settings=settings, parameters=parameters)
     write_picture(folder / "before-after.png", before_after(before, dragged.after))
     path = [place.handles_xy_px for place in dragged.path] or _straight(wish.points)
     save_webp(

@@ -18,7 +18,7 @@ from smoothtool.files.pictures.images import crop_back, save_image, to_image
 from smoothtool.files.pictures.provenance import a1111_parameters
 from smoothtool.files.storage.inversions import is_inversion
 from smoothtool.files.storage.output import new_folder
-from smoothtool.files.storage.reports import job_document
+from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.types import Report, Track
 
@@ -78,7 +78,7 @@ def _names(job: EditJob, ratios: list[str]) -> list[str]:
 
 
 def _write(job: EditJob, source: Source, edits: list[Edit], names: list[str], report: Report, folder: Path) -> None:
-    settings = job_document(job.command, report.job)
+    settings = picture_document(job.command, report.job, report.folder)
     before = to_image(crop_back(source.picture.pixel_values, source.picture))
     pictures = [to_image(edit.pixel_values) for edit in edits]
     for name, edit, picture in zip(names, edits, pictures, strict=True):

@@ -17,7 +17,7 @@ from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import a1111_parameters, save_image, to_image
 from smoothtool.files.pictures.sequences import check_mp4, save_gif, save_mp4, save_webm, save_webp
 from smoothtool.files.storage.output import new_folder
-from smoothtool.files.storage.reports import job_document
+from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.types import Report, Track
 
@@ -78,7 +78,7 @@ def _parameters(model: DiffusionModel, ends: Ends, frames: Frames, job: Interpol
 
 def _write(folder: Path, frames: Frames, parameters: str | None, job: InterpolateJob, report: Report) -> dict[str, Any]:
     pictures = [to_image(frame) for frame in frames.pixel_values]
-    settings = job_document(job.command, report.job)
+    settings = picture_document(job.command, report.job, report.folder)
     (folder / "frames").mkdir()
     digits = max(3, len(str(len(pictures) - 1)))
     names = [f"frames/{index:0{digits}d}.png" for index in range(len(pictures))]

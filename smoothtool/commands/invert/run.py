@@ -27,7 +27,7 @@ from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import Fitted, crop_back, save_image, to_image
 from smoothtool.files.storage.inversions import save_inversion
 from smoothtool.files.storage.output import new_folder
-from smoothtool.files.storage.reports import job_document
+from smoothtool.files.storage.reports import picture_document
 from smoothtool.metrics.reconstruction import reconstruction_quality
 from smoothtool.types import Report, Track
 
@@ -66,7 +66,7 @@ def _invert(model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track
         original = crop_back(picture.pixel_values, picture)
         report.figures["guidance_1"] = reconstruction_quality(original, pictures["guidance_1"])
         report.files["guidance_1"] = "guidance-1.png"
-    settings = job_document(job.command, report.job)
+    settings = picture_document(job.command, report.job, report.folder)
     for name, pixel_values in pictures.items():
         shown = to_image(pixel_values) if job.size else at_input_size(to_image(pixel_values), picture)
         save_image(shown, folder / report.files[name], settings=settings, parameters=None)

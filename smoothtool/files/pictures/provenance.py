@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 from xml.sax.saxutils import escape, unescape
 
@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from smoothtool.errors import UsageError
 from smoothtool.files.storage.writing import plain
+from smoothtool.weights.models import is_hub_id
 
 DigitalSource = Literal["compositeWithTrainedAlgorithmicMedia", "trainedAlgorithmicMedia"]
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"  # an identifier: http, whatever the web site uses
@@ -45,13 +46,21 @@ def a1111_parameters(
     """
     fields = {
         "Steps": steps, "Sampler": sampler, "CFG scale": guidance_scale, "Seed": seed,
-        "Size": f"{size_px[0]}x{size_px[1]}", "Model": model, **(extra or {}),
+        "Size": f"{size_px[0]}x{size_px[1]}", "Model": _model_name(model), **(extra or {}),
     }  # fmt: skip
     lines = [_one_line(prompt)]
     if negative_prompt:
         lines.append(f"Negative prompt: {_one_line(negative_prompt)}")
     lines.append(", ".join(f"{name}: {_field(value)}" for name, value in fields.items() if value is not None))
     return "\n".join(lines)
+
+
+def _model_name(model: str) -> str:
+    """Of a model that is a file or folder the last part alone: pictures travel, and paths tell of their maker."""
+    path = PurePath(model)
+    if is_hub_id(model) or len(path.parts) < 2:
+        return model
+    return path.stem if path.suffix == ".safetensors" else path.name
 
 
 def metadata_options(
