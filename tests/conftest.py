@@ -15,6 +15,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from smoothtool.threads import limit_spinning
 
 limit_spinning()  # before any test file loads torch
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the cores already
 
 
 @pytest.fixture
@@ -23,3 +25,11 @@ def model(tmp_path: Path):
     from toys import tiny_model
 
     return tiny_model(tmp_path / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random Stable Diffusion, which no test changes."""
+    from batch_toys import saved_tiny_model
+
+    return saved_tiny_model(tmp_path_factory.mktemp("tiny"))

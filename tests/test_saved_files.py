@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 import pytest
-from batch_toys import saved_tiny_model
 from cli_toys import call_main
 
 from smoothtool.files.storage.inversions import load_inversion
@@ -19,11 +18,6 @@ from smoothtool.recipe.reading import load_recipe
 SAVED = Path(__file__).parent / "data" / "saved-by-0.1.0"
 FOLDERS = sorted(path.parent.name for path in SAVED.glob("*/job.yaml"))
 PICTURES = sorted(str(path.relative_to(SAVED)) for path in SAVED.glob("*/*.png"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 def planned(capsys: pytest.CaptureFixture[str], file: Path) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_toys import saved_tiny_model
 from PIL import Image
 
 from smoothtool.batch.run import How, run_batch
@@ -17,11 +16,6 @@ from smoothtool.errors import ModelError
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Outcome, silent
 from smoothtool.yaml12 import read_yaml
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from batch_toys import pictures, saved_tiny_model, states, toy_model
+from batch_toys import pictures, states, toy_model
 from PIL import Image
 
 from smoothtool.batch.items import work_of
@@ -24,11 +24,6 @@ from smoothtool.types import Outcome, silent
 from smoothtool.yaml12 import read_yaml
 
 EDIT = "command: edit, trg: a cat, image"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from batch_toys import pictures, saved_tiny_model
+from batch_toys import pictures
 
 from smoothtool.cli.launch import Wish, launch
 from smoothtool.recipe.reading import load_recipe
@@ -41,11 +41,6 @@ LEAVES = {
     "noise-walks": ["a-3d-fox-on-a-green-background/walk.webp"],
     **{name: ["smooth-lora.safetensors", "smooth-lora-kohya.safetensors", "training.png"] for name in TRAININGS},
 }
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.mark.parametrize("name", NAMES)
