@@ -15,6 +15,7 @@ from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
+from smoothtool.readers.fields import read_fields
 from smoothtool.readers.regular import at_home
 from smoothtool.version import __version__
 from smoothtool.weights.sample_pictures import resolve_picture
@@ -112,8 +113,8 @@ def finished(work: Work, journal: Journal, names: set[str]) -> dict[str, Any] | 
 def made_by(journal: Journal, name: str) -> str:
     """The version of smoothtool that made a result, or nothing where its report does not say."""
     try:
-        return str(json.loads((journal.folder / name / "report.json").read_text("utf-8"))["versions"]["smoothtool"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_fields(journal.folder / name / "report.json").fields("versions").text("smoothtool")
+    except SmoothtoolError:
         return ""
 
 

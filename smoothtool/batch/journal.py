@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from smoothtool.errors import SmoothtoolError
 from smoothtool.files.storage.leftovers import sweep_leftovers
-from smoothtool.files.storage.records import append_record
+from smoothtool.files.storage.records import append_record, read_record
+from smoothtool.readers.regular import open_regular
 
 PATTERN = "items*.jsonl"
 LOCKS = ".locks"
@@ -38,7 +39,7 @@ class Journal:
     def refresh(self) -> None:
         """Take in the whole lines that were added since, by this process or another."""
         for path in sorted(self.folder.glob(PATTERN)):
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 file.seek(self._read_to.get(path, 0))
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._read_to[path] = self._read_to.get(path, 0) + len(whole) + len(newline)
@@ -53,13 +54,11 @@ class Journal:
 
     def _take(self, line: bytes) -> None:
         """A line that was cut short by a crash, or is of something else, counts as none."""
-        with suppress(ValueError, KeyError, TypeError):
-            record = json.loads(line)
-            name, key, status, attempt = (record[field] for field in ("name", "key", "status", "attempt"))
-            if attempt >= self.latest.get(name, {"attempt": 0})["attempt"]:
-                self.latest[name] = record
-                if status == "made":
-                    self.made[key] = name
+        record = _record(line)
+        if record is not None and record["attempt"] >= self.latest.get(record["name"], {"attempt": 0})["attempt"]:
+            self.latest[record["name"]] = record
+            if record["status"] == "made":
+                self.made[record["key"]] = record["name"]
 
     @contextmanager
     def claim(self, name: str, patience_s: float = 0) -> Iterator[bool]:
@@ -86,6 +85,20 @@ class Journal:
         except OSError:
             return
         sweep_leftovers(self.folder, deep=True, before=now)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record in a line; None where it cannot be one of ours, or names a folder outside the batch's."""
+    found = read_record(line, {"name": str, "key": str, "status": str, "attempt": int})
+    if found is None:
+        return None
+    name = PurePosixPath(found.text("name"))
+    try:
+        optional = found.text("hint", ""), found.whole("exit_code", 1), found.number("seconds", 0.0)
+        right = found.values["status"] == "made" or (found.values["status"] == "failed" and found.text("error"))
+    except SmoothtoolError:
+        return None
+    return dict(found.values) if optional and right and not name.is_absolute() and ".." not in name.parts else None
 
 
 def _acquired(lock: FileLock, folder: Path, patience_s: float) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from smoothtool.batch.gallery import Card, write_gallery
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.storage.reports import versions
 from smoothtool.files.storage.writing import write_json_atomic
+from smoothtool.readers.fields import read_fields
 from smoothtool.types import Outcome, Track
 from smoothtool.weights.sample_pictures import resolve_picture
 
@@ -45,10 +45,13 @@ def _report(folder: Path, outcome: Outcome) -> dict[str, Any]:
     if outcome.status not in DONE:
         return {}
     try:
-        report = json.loads((folder / outcome.record["name"] / "report.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        report = read_fields(folder / outcome.record["name"] / "report.json")
+        return {
+            **report.values, "files": report.fields("files", {}).values, "notes": report.texts("notes", []),
+            "unet_calls": report.whole("unet_calls", 0),
+        }  # fmt: skip
+    except SmoothtoolError:
         return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _row(outcome: Outcome, report: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 from smoothtool.errors import ModelError, storage_error
 from smoothtool.files.storage.tensors import read_sealed, write_tensors
+from smoothtool.readers.fields import as_fields, parse_json
 
 KEPT = 2
 
@@ -47,8 +48,11 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     for path in checkpoint_paths(folder):
         try:
             tensors, metadata = read_sealed(path, known=True)
-            return tensors, json.loads(metadata["facts"])
-        except (ModelError, KeyError, ValueError):
+            facts = as_fields(parse_json(metadata.get("facts", ""), str(path), ModelError), str(path), ModelError)
+            facts.whole("step")
+            facts.fields("identity")
+            return tensors, dict(facts.values)
+        except ModelError:
             continue
     if checkpoint_paths(folder):
         raise ModelError(f"{folder}: none of its checkpoints can be read", "--force without --resume to begin again")

@@ -107,8 +107,8 @@ def _records_name(job: BenchJob) -> str:
 def _known(folder: Path, asked: Mapping[str, Job]) -> dict[str, dict[str, Any]]:
     """The records that were made by the same jobs; what failed is tried again."""
     keys = {name: _key(job) for name, job in asked.items()}
-    rows = read_records(folder, RECORDS)
-    return {row["item"]: row for row in rows if row.get("key") == keys.get(row.get("item", "")) and "error" not in row}
+    rows = read_records(folder, RECORDS, {"item": str, "key": str})
+    return {row["item"]: row for row in rows if row["key"] == keys.get(row["item"]) and "error" not in row}
 
 
 def _key(job: Job) -> str:

@@ -64,7 +64,11 @@ def run_bench(job: DragJob, track: Track) -> Report:
     model = open_session(job, track)
     bench = _Bench(job, model, _eye(model, job, report, track), report.folder, _key(job, model))
     # 2. drag and measure what has no record yet
-    known = {row["item"]: row for row in read_records(report.folder, "items.jsonl") if row["key"] == bench.key}
+    known = {
+        row["item"]: row
+        for row in read_records(report.folder, "items.jsonl", {"item": str, "key": str})
+        if row["key"] == bench.key
+    }
     for name in track([name for name in items if name not in known], "dragging", len(items) - len(known)):
         known[name] = _measured(bench, name, track)
         append_record(report.folder / "items.jsonl", known[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,10 +201,11 @@ def _key(model: DiffusionModel, settings: WalkSettings) -> str:
 
 def _known(bench: _Bench, key: str) -> Measured:
     found: Measured = {}
-    for record in read_records(bench.folder, RECORDS):
-        if record.get("key") == key:
+    for record in read_records(bench.folder, RECORDS, {"key": str, "prompt": str}):
+        if record["key"] == key and "deviation" in record:
             figures = record["deviation"]
-            found[record["prompt"]] = figures and Deviation(**{**figures, "distances": tuple(figures["distances"])})
+            with suppress(TypeError, KeyError):  # other figures than ours: measured again
+                found[record["prompt"]] = figures and Deviation(**{**figures, "distances": tuple(figures["distances"])})
     return found
 
 

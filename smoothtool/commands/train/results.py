@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SHOWN_FRAMES = 9
 PLOT_POINTS = 100
 LOG = "training.jsonl"
+LOGGED = {"step": int, "samples": int, "seconds": float, "bands": dict}
+"""What every line of the log has."""
 MAY_CHANGE = {"max_steps", "steps", "guidance", "device", "model", "lora", "data"}
 """Settings that a resumed training may change: its length, its sample walks, and names whose content is compared."""
 
@@ -64,7 +66,7 @@ def write_results(state: TrainingRun) -> None:
     trainer, folder, report = state.trainer, state.folder, state.report
     with trainer.averaged():
         report.files = _save_full(trainer.model, folder) if state.job.full else _save_lora(state)
-    rows = read_records(folder, LOG)
+    rows = read_records(folder, LOG, LOGGED)
     if rows:
         plot = line_plot(_lines(rows), "training", "step", "(means over about a hundredth of the steps)")
         write_picture(folder / "training.png", plot)

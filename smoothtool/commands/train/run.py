@@ -26,7 +26,7 @@ from smoothtool.commands.shared.session import (
     with_seed,
 )
 from smoothtool.commands.train.loop import train_to_the_end
-from smoothtool.commands.train.results import LOG, TrainingRun, identity, write_results
+from smoothtool.commands.train.results import LOG, LOGGED, TrainingRun, identity, write_results
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
 from smoothtool.files.lists.captioned import CaptionedPicture
@@ -237,7 +237,7 @@ def _resume(state: TrainingRun) -> None:
     state.trainer.restore(tensors, facts)
     state.track.note(f"going on after step {state.trainer.step}")
     if state.is_main:
-        kept = [row for row in read_records(state.folder, LOG) if row["step"] <= state.trainer.step]
+        kept = [row for row in read_records(state.folder, LOG, LOGGED) if row["step"] <= state.trainer.step]
         write_text_atomic(state.folder / LOG, "".join(f"{json.dumps(row)}\n" for row in kept))
     state.trainer.accelerator.wait_for_everyone()
 

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from smoothtool.errors import SmoothtoolError
 from smoothtool.files.storage.writing import append_line, plain
+from smoothtool.readers.fields import Fields, as_fields, is_number, is_text, is_whole, parse_json
+from smoothtool.readers.regular import read_regular
+
+LARGEST_BYTES = 1_000_000_000
 
 
-def read_records(folder: Path, pattern: str) -> list[dict[str, Any]]:
-    """The records of all files in `folder` that match, in the order of their names; a line cut short is left out."""
-    lines = [line for path in sorted(folder.glob(pattern)) for line in path.read_bytes().split(b"\n")]
-    return [record for line in lines if (record := _parsed(line)) is not None]
+def read_records(folder: Path, pattern: str, needs: Mapping[str, type]) -> list[dict[str, Any]]:
+    """The records of all files in `folder` that match, in the order of their names.
+
+    needs  str, int, float or dict by key: a line that is cut short, or lacks one of these, is left out
+    Raises: InputError when one of the files is no regular file.
+    """
+    contents = [read_regular(path, limit_bytes=LARGEST_BYTES) for path in sorted(folder.glob(pattern))]
+    lines = [line for content in contents for line in content.split(b"\n")]
+    return [dict(record.values) for line in lines if (record := read_record(line, needs)) is not None]
+
+
+def read_record(line: bytes, needs: Mapping[str, type]) -> Fields | None:
+    """One line's record, or None where it is no record of that form."""
+    try:
+        record = as_fields(parse_json(line, "record"), "record")
+    except SmoothtoolError:
+        return None
+    right = all(_KINDS[kind](record.values.get(key)) for key, kind in needs.items())
+    return record if right else None
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
@@ -20,9 +41,6 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
     append_line(path, json.dumps(plain(record), ensure_ascii=True, allow_nan=False))
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+_KINDS: dict[type, Callable[[Any], bool]] = {
+    str: is_text, int: is_whole, float: is_number, dict: lambda value: isinstance(value, dict),
+}  # fmt: skip
