@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -78,7 +79,7 @@ def adaptable(part: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def kohya_unet_names(unet: nn.Module) -> dict[str, str]:
+def kohya_unet_names(unet: Any) -> dict[str, str]:
     """How kohya's trainers name the UNet's layers: as diffusers for SD 1.x and 2.x, as Stability's program for SDXL."""
     layers = adaptable(unet)
     names = ldm_names(unet, layers) if takes_two_encoders(unet.config) else {}
@@ -156,7 +157,8 @@ def _check_family(header: TensorsHeader, parts: Mapping[str, nn.Module]) -> None
 
     A LoRA of a text encoder that the model does not have is of another family as well.
     """
-    of_model = int(parts["unet"].config.cross_attention_dim)
+    unet: Any = parts["unet"]
+    of_model = int(unet.config.cross_attention_dim)
     found = next(_text_widths(header), of_model)
     if found == of_model and "text_encoder_2" not in parts and any(_SECOND.search(key) for key in header.tensors):
         found = XL_TEXT_WIDTH

@@ -25,7 +25,7 @@ def save_model(model: DiffusionModel, folder: Path, write_json: Callable[[Path, 
     write_json  writes data to a file; weights get the rights of such a file, as their own writer locks others out
     """
     assert not model.loras, "a model is saved without LoRAs"
-    parts = {**model.parts, **model.text.tokenizers}
+    parts: dict[str, Any] = {**model.parts, **model.text.tokenizers}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)

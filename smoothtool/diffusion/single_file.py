@@ -190,14 +190,15 @@ def _read_parts(
     unet = convert_part(UNet2DConditionModel, _tensors(weights, UNET), configs, "unet", dtype, place)
     vae_dtype = vae_precision(AutoencoderKL.load_config(configs, subfolder="vae"), dtype)
     vae = convert_part(AutoencoderKL, _tensors(weights, VAE), configs, "vae", vae_dtype, place)
-    encoders, tokenizers = [], []
+    encoders: list[Any] = []
+    tokenizers: list[Any] = []
     for part, folder in zip(family.text, ("text_encoder", "text_encoder_2"), strict=False):
         encoders.append(convert_part(part.kind, _tensors(weights, part.prefix), configs, folder, dtype, place))
         limit = encoders[-1].config.max_position_embeddings
         tokenizers.append(read_tokenizer(tokenizer, "", place, pad_token=part.pad_token, model_max_length=limit))
     if len(encoders) == 1:
         return unet, vae, OneEncoder(encoders[0], tokenizers[0])
-    return unet, vae, TwoEncoders(*encoders, *tokenizers, zeros_for_null=True)
+    return unet, vae, TwoEncoders(encoders[0], encoders[1], tokenizers[0], tokenizers[1], zeros_for_null=True)
 
 
 def _tensors(weights: Checkpoint, prefix: str) -> dict[str, torch.Tensor]:
