@@ -79,6 +79,14 @@ class StorageError(SmoothtoolError):
         self.full = full
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, with what is kept and how to go on; an empty text when nothing is."""
+
+    def __init__(self, kept: str = "") -> None:
+        super().__init__(kept)
+        self.kept = kept
+
+
 def storage_error(path: Path, fault: OSError) -> StorageError:
     """Why `path` cannot be written."""
     reason = os.strerror(fault.errno) if fault.errno else str(fault)

@@ -27,6 +27,7 @@ from smoothtool.commands.invert.cached import Inverted, compute_each, inversion_
 from smoothtool.commands.invert.methods import EACH
 from smoothtool.commands.shared.model_pool import Ahead, Shared
 from smoothtool.commands.shared.session import load_pictures, open_session
+from smoothtool.diffusion.memory import failing_in_time
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, out_of_memory
 from smoothtool.files.pictures.images import Fitted
@@ -96,8 +97,9 @@ def work_ahead(jobs: Sequence[PictureJob], shared: Shared, track: Track) -> None
     started = time.perf_counter()
     try:
         model = open_session(jobs[0], track)
-        members = [member for job in jobs if (member := _member(model, job))]
-        _in_parts(members, shared, lambda part: _together(model, part, shared, track))
+        with failing_in_time(model.device):
+            members = [member for job in jobs if (member := _member(model, job))]
+            _in_parts(members, shared, lambda part: _together(model, part, shared, track))
     except Exception as error:
         if shared.fault(jobs[0]) is None:  # else told once, for all items of that model
             track.note(f"one at a time, because together it failed: {error}")

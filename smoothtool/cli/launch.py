@@ -19,7 +19,7 @@ from smoothtool.cli.faults import failure
 from smoothtool.cli.figures import figure_lines
 from smoothtool.cli.shards import shard_from_environment
 from smoothtool.cli.streams import speaks_utf8
-from smoothtool.errors import BatchError, UsageError, closest
+from smoothtool.errors import BatchError, Stopped, UsageError, closest
 from smoothtool.jobs import Job, parse_shard
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.plan import Plan, batch_of_one
@@ -177,14 +177,6 @@ def silence_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _kept(job: Job) -> str:
-    """What a job that was stopped leaves, and how it goes on."""
-    if not job.goes_on:
-        return "nothing was kept"
-    named = "" if getattr(job, "output", None) else " with -o and the folder it left under smoothtool-out"
-    return f"the same command goes on{named}"
-
-
 def _run(job: Job) -> None:
     for name in (*getattr(job, "images", ()), getattr(job, "image", None)):
         if name:
@@ -193,8 +185,9 @@ def _run(job: Job) -> None:
         with console.Progress() as progress:
             command = importlib.import_module(f"smoothtool.commands.{job.command}.run")
             report = command.run(job, progress)
-    except KeyboardInterrupt:
-        console.notice(f"stopped: {_kept(job)}")
+    except KeyboardInterrupt as stop:
+        kept = stop.kept if isinstance(stop, Stopped) else ""
+        console.notice(f"stopped: {kept or 'nothing was kept'}")
         raise
     for note in report.notes:
         progress.note(note)

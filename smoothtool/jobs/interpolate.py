@@ -46,7 +46,7 @@ class InterpolateJob(InversionJob):
         "the text half of the guidance; always, in all of it",
     )
     fps: Annotated[float, Flag()] = Field(
-        8, gt=0, le=120, allow_inf_nan=False, description="Frames per second of the videos"
+        8, ge=0.01, le=120, allow_inf_nan=False, description="Frames per second of the videos"
     )
     gif: Annotated[bool, Flag()] = Field(False, description="Also write walk.gif, for places that play nothing else")
     mp4: Annotated[bool, Flag()] = Field(False, description="Also write walk.mp4 (H.264; needs smoothtool[video])")

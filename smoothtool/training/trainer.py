@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
+from smoothtool.diffusion.memory import failing_in_time
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError, ModelError, out_of_memory
 from smoothtool.methods.smoothness.step_variation import (
@@ -227,9 +228,11 @@ class Trainer:
         accumulate, before = self.settings.accumulate, self.running_mean
         numbers = range(self.step * accumulate, (self.step + 1) * accumulate)
         while True:
+            alone = (self.at_once or self.settings.batch_size) == 1
             try:
-                return torch.cat([self._accumulate(number) for number in numbers])
-            except RuntimeError as error:
+                with nullcontext() if alone else failing_in_time(self.model.device):
+                    return torch.cat([self._accumulate(number) for number in numbers])
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 self.at_once = self._fewer(error)
@@ -237,7 +240,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
 
-    def _fewer(self, error: RuntimeError) -> int:
+    def _fewer(self, error: Exception) -> int:
         """Half as many pictures at once: noises and the effective batch stay, and so does this number when resumed.
 
         Not on several processes, where the others already wait for this one's figures.

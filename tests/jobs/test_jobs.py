@@ -40,6 +40,7 @@ def test_every_mistake_is_told_at_once_as_a_flag() -> None:
         ({"seed": 2**63}, "--seed"),
         ({"inner_steps": -1}, "--inner-steps"),
         ({"fps": 0}, "--fps"),
+        ({"fps": 1e-3}, "--fps"),
         ({"size": "512x"}, "--size"),
         ({"size": 8}, "--size"),
         ({"lora": ["x:nan"]}, "--lora"),

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures
 from smoothtool.commands.bench.morph import MORPH
 from smoothtool.commands.bench.pie import PIE
+from smoothtool.commands.shared.folders import stopped_with
 from smoothtool.commands.shared.model_pool import Shared
-from smoothtool.commands.shared.session import start_report
+from smoothtool.commands.shared.session import next_free, start_report
 from smoothtool.errors import BatchError, SmoothtoolError, UsageError, explain, out_of_memory
 from smoothtool.files.drawing.markdown import markdown_table
 from smoothtool.files.storage.output import create_folder, output_folder
@@ -44,15 +45,15 @@ def run(job: BenchJob, track: Track) -> Report:
     items = benchmark.read(Path(job.folder).expanduser())[: job.limit]
     asked = {item.key: _job_of(job, benchmark, item) for item in items}
     report = start_report(job, [job.benchmark, Path(job.folder).name])
-    report.folder = _open_folder(report.folder, job.force)
+    report.folder = _open_folder(job, report)
     # 2. make and measure what has no record yet
     measure = benchmark.measure(job, report)
-    known = _known(report.folder, asked)
+    known = {} if job.force else _known(report.folder, asked)
     index, count = parse_shard(job.shard)
     todo = [item for item in list(items)[index - 1 :: count] if item.key not in known]
     for note in report.notes:
         track.note(note)
-    with _one_model():
+    with _one_model(), stopped_with(lambda: f"the same command goes on, with -o {report.folder}"):
         for item in track(todo, "measuring", len(todo)):
             known[item.key] = _record(item, asked[item.key], report.folder, measure)
             append_record(report.folder / _records_name(job), known[item.key])
@@ -88,16 +89,13 @@ def _one_model() -> Iterator[None]:
         yield
 
 
-def _open_folder(wanted: Path, force: bool) -> Path:
-    """A new folder, or one with records to go on with; --force begins again."""
-    folder = wanted.expanduser().resolve()
-    earlier = sorted(folder.glob(RECORDS))
-    if not earlier:
-        folder = output_folder(wanted, force=force)
-    elif force:
-        for path in earlier:
-            path.unlink()
-    return create_folder(folder)
+def _open_folder(job: BenchJob, report: Report) -> Path:
+    """A new folder, or one with records to go on with; --force makes each item again, and then replaces it."""
+    folder = report.folder.expanduser().resolve()
+    if any(folder.glob(RECORDS)):
+        return folder
+    moved_on = None if job.output else lambda: next_free(report.folder)
+    return create_folder(output_folder(report.folder, force=False), moved_on)
 
 
 def _records_name(job: BenchJob) -> str:

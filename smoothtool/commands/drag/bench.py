@@ -16,6 +16,7 @@ from PIL import Image
 
 from smoothtool.commands.drag.picture import Wish, drag_wish
 from smoothtool.commands.drag.stages import peak_memory_mb
+from smoothtool.commands.shared.folders import growing_result, stopped_with
 from smoothtool.commands.shared.session import finish, open_session, start_report
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import lora_disabled
@@ -25,7 +26,6 @@ from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.drawing.trajectory import draw_points
 from smoothtool.files.lists.points import check_mask, check_points, read_points
 from smoothtool.files.pictures.images import fit_image, load_image, save_image, to_pixel_values
-from smoothtool.files.storage.output import output_folder
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
@@ -38,6 +38,7 @@ from smoothtool.weights.models import find_model
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
 
+RECORDS = "items.jsonl"
 FIDELITY_PX = 224
 SHOWN = 24
 """Items on the sheet."""
@@ -60,32 +61,44 @@ def run_bench(job: DragJob, track: Track) -> Report:
     # 1. items, folder, models
     items = _items(job.bench)
     report = start_report(job, [job.bench.name])
-    report.folder = _open_folder(report.folder, job.force)
+    place = growing_result(report, job, _has_records)
     model = open_session(job, track)
-    bench = _Bench(job, model, _eye(model, job, report, track), report.folder, _key(job, model))
-    # 2. drag and measure what has no record yet
-    known = {
-        row["item"]: row
-        for row in read_records(report.folder, "items.jsonl", {"item": str, "key": str})
-        if row["key"] == bench.key
-    }
-    for name in track([name for name in items if name not in known], "dragging", len(items) - len(known)):
-        known[name] = _measured(bench, name, track)
-        append_record(report.folder / "items.jsonl", known[name])
-    # 3. means, sheet, report
-    rows = [known[name] for name in items]
-    report.figures = {"items": rows, **_means(rows)}
-    if reason := lpips_missing(FIDELITY_PX):
-        report.notes.append(f"image fidelity is not measured: {reason}")
-    _sheet(bench, rows)
-    report.files = {"records": "items.jsonl", "sheet": "sheet.png"}
-    finish(report, model, report.folder)
+    eye = _eye(model, job, report, track)
+    with place.opened(alone=False) as folder, stopped_with(lambda: _kept(folder, place.place)):
+        report.folder = place.place
+        rows = _drag_all(_Bench(job, model, eye, folder, _key(job, model)), items, report, track)
     failed = [row["item"] for row in rows if "error" in row]
     if failed:
         raise BatchError(
             f"{len(failed)} of {len(rows)} items failed, the first is {failed[0]}", f"see {report.folder}/report.json"
         )
     return report
+
+
+def _drag_all(bench: _Bench, items: list[str], report: Report, track: Track) -> list[dict[str, Any]]:
+    # 2. drag and measure what has no record yet
+    earlier = read_records(bench.folder, RECORDS, {"item": str, "key": str})
+    known = {row["item"]: row for row in earlier if row["key"] == bench.key}
+    for name in track([name for name in items if name not in known], "dragging", len(items) - len(known)):
+        known[name] = _measured(bench, name, track)
+        append_record(bench.folder / RECORDS, known[name])
+    # 3. means, sheet, report
+    rows = [known[name] for name in items]
+    report.figures = {"items": rows, **_means(rows)}
+    if reason := lpips_missing(FIDELITY_PX):
+        report.notes.append(f"image fidelity is not measured: {reason}")
+    _sheet(bench, rows)
+    report.files = {"records": RECORDS, "sheet": "sheet.png"}
+    finish(report, bench.model, bench.folder)
+    return rows
+
+
+def _has_records(folder: Path) -> bool:
+    return (folder / RECORDS).is_file()
+
+
+def _kept(folder: Path, place: Path) -> str:
+    return f"the same command goes on, with -o {place}" if _has_records(folder) else ""
 
 
 def _items(root: Path) -> list[str]:
@@ -97,19 +110,6 @@ def _items(root: Path) -> list[str]:
             f"{root}: no items in DragBench's layout", "folders with original_image.png and meta_data.pkl in each"
         )
     return items
-
-
-def _open_folder(wanted: Path, force: bool) -> Path:
-    """A new folder, or one with records to go on with; --force begins again."""
-    records = wanted / "items.jsonl"
-    if records.is_file() and not force:
-        return wanted
-    if records.is_file():
-        records.unlink()
-        return wanted
-    folder = output_folder(wanted, force=force)
-    (folder / "items").mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _eye(model: DiffusionModel, job: DragJob, report: Report, track: Track) -> DiffusionModel:

@@ -26,6 +26,7 @@ from smoothtool.commands.drag.stages import (
 )
 from smoothtool.commands.drag.warping import Unwarped, open_to_warp, warp
 from smoothtool.commands.shared.cost import timed
+from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.session import (
     describe_model,
     note_prompts,
@@ -47,7 +48,6 @@ from smoothtool.files.lists.points import (
 )
 from smoothtool.files.pictures.images import a1111_parameters, load_image, save_image
 from smoothtool.files.pictures.sequences import save_webp
-from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import picture_document, write_report
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_point
@@ -81,7 +81,7 @@ def drag_picture(job: DragJob, track: Track, model: DiffusionModel | None = None
     model  the job's, where it is loaded already
     """
     report = start_report(job, [job.image or job.prompt or "drag"])
-    with new_folder(report.folder, job.force) as folder:
+    with result_folder(report, job) as folder:
         # 1. picture, points and mask; then the model, which takes seconds to load
         with timed(report, "load"):
             picture = load_image(resolve_picture(job.image)) if job.image else None

@@ -10,14 +10,21 @@ from smoothtool.commands.edit.methods import Source
 from smoothtool.commands.edit.stages import Edit, clip_if_there, edit_figures, one_edit, open_source, ratios_of
 from smoothtool.commands.invert.cached import inversion_figures, note_convergence
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import begin, finish, note_cropped, note_prompts, note_size, open_session
+from smoothtool.commands.shared.folders import result_folder
+from smoothtool.commands.shared.session import (
+    begin,
+    finish,
+    note_cropped,
+    note_prompts,
+    note_size,
+    open_session,
+)
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import before_after, contact_sheet
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import crop_back, save_image, to_image
 from smoothtool.files.pictures.provenance import a1111_parameters
 from smoothtool.files.storage.inversions import is_inversion
-from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.types import Report, Track
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 def run(job: EditJob, track: Track) -> Report:
     """Edit one picture; leaves edited*.png, before-after.png, report.json, job.yaml; sheet.png for several."""
     job, report = begin(job, [job.image])
-    with new_folder(report.folder, job.force) as folder:
+    with result_folder(report, job) as folder:
         # 1. model
         with timed(report, "load"):
             model = open_session(job, track)

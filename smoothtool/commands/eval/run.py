@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.session import start_report
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.lists.captions import PictureCaptions
@@ -18,7 +19,6 @@ from smoothtool.files.lists.inputs import pictures_directly_in
 from smoothtool.files.lists.prompts import prompts_of
 from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.files.pictures.notes import PictureNotes
-from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import write_report
 from smoothtool.metrics.bootstrap import bootstrap_mean, jackknife
 from smoothtool.metrics.clip_score import Clip, load_clip
@@ -37,7 +37,7 @@ BATCH = 32
 def run(job: EvalJob, track: Track) -> Report:
     """Measure; leaves report.json and job.yaml."""
     report = start_report(job, [job.metric, *job.folders])
-    with new_folder(report.folder, job.force) as folder:
+    with result_folder(report, job) as folder:
         reader = _Reader()
         report.figures = METRICS[job.metric](job, report, reader, track)
         report.notes += [*reader.left_out, *reader.notes.lines()]

@@ -11,12 +11,19 @@ from PIL import Image
 from smoothtool.commands.interpolate.stages import Ends, Frames, frames_between, open_ends
 from smoothtool.commands.invert.cached import inversion_figures, note_convergence
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import begin, finish, note_cropped, note_prompts, note_size, open_session
+from smoothtool.commands.shared.folders import result_folder
+from smoothtool.commands.shared.session import (
+    begin,
+    finish,
+    note_cropped,
+    note_prompts,
+    note_size,
+    open_session,
+)
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import a1111_parameters, save_image, to_image
 from smoothtool.files.pictures.sequences import check_mp4, save_gif, save_mp4, save_webm, save_webp
-from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.types import Report, Track
@@ -32,7 +39,7 @@ def run(job: InterpolateJob, track: Track) -> Report:
     if job.mp4:
         check_mp4()
     job, report = begin(job, job.images, title=job.prompt or "walk")
-    with new_folder(report.folder, job.force) as folder:
+    with result_folder(report, job) as folder:
         # 1. model
         with timed(report, "load"):
             model = open_session(job, track)

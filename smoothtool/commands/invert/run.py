@@ -13,6 +13,7 @@ from smoothtool.commands.invert.cached import (
 )
 from smoothtool.commands.invert.compare import compare_inversions
 from smoothtool.commands.shared.cost import timed
+from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.session import (
     begin,
     finish,
@@ -26,7 +27,6 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import Fitted, crop_back, save_image, to_image
 from smoothtool.files.storage.inversions import save_inversion
-from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import picture_document
 from smoothtool.metrics.reconstruction import reconstruction_quality
 from smoothtool.types import Report, Track
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def run(job: InvertJob, track: Track) -> Report:
     """Invert one picture; leaves inversion.safetensors (+ .json), reconstruction.png, report.json, job.yaml."""
     job, report = begin(job, [job.image])
-    with new_folder(report.folder, job.force) as folder:
+    with result_folder(report, job) as folder:
         # 1. model and picture
         with timed(report, "load"):
             model = open_session(job, track)

@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from smoothtool.commands.shared.cost import timed
+from smoothtool.commands.shared.folders import growing_result, stopped_with
 from smoothtool.commands.shared.session import finish, note_prompts, open_session, start_report
 from smoothtool.diffusion.lora import check_lora, load_lora
 from smoothtool.diffusion.model import DiffusionModel
@@ -23,7 +24,6 @@ from smoothtool.files.drawing.plots import Line, line_plot
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import to_image
-from smoothtool.files.storage.output import output_folder
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_lora, parse_shard
@@ -65,12 +65,20 @@ def run(job: IstdJob, track: Track) -> Report:
     # 1. prompts, folder, model
     with timed(report, "load"):
         prompts = _prompts(job, report, track)
-        bench = _Bench(job, prompts, _open_folder(job, report), report, track)
+        place = growing_result(report, job, _has_walks, force=job.force and job.shard is None)
         model = open_session(_base_job(job), track)
         note_prompts(model, [*prompts, job.negative], track, report)
         for path, _ in _compared(job):
             check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
-        _create(bench.folder)
+    with place.opened(alone=False) as folder, stopped_with(lambda: _kept(folder, place.place)):
+        report.folder = place.place
+        measured = _walk_and_write(model, _Bench(job, prompts, folder, report, track))
+    _complain(measured, report.folder)
+    return report
+
+
+def _walk_and_write(model: DiffusionModel, bench: _Bench) -> dict[str, Measured]:
+    job, report = bench.job, bench.report
     # 2. walk under every prompt, without and then with the LoRAs to compare
     names = ["base", *(["compared"] if job.compare_lora else [])]
     measured = {}
@@ -82,16 +90,23 @@ def run(job: IstdJob, track: Track) -> Report:
             measured[name] = _measure(model, bench, name)
     # 3. figures, plot, report
     _check_any(measured, bench)
-    if len(prompts) < ENOUGH:
-        report.notes.append(f"intervals over {len(prompts)} prompts are much too narrow: --n 30 or more")
-    report.figures = _figures(job, prompts, measured)
+    if len(bench.prompts) < ENOUGH:
+        report.notes.append(f"intervals over {len(bench.prompts)} prompts are much too narrow: --n 30 or more")
+    report.figures = _figures(job, bench.prompts, measured)
     plot = line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels",
                      "step", "(mean over prompts; band: 10 to 90 %)")  # fmt: skip
     write_picture(bench.folder / "distances.png", plot)
-    report.files |= {"walks": sorted(bench.folder.glob(RECORDS)), "plot": bench.folder / "distances.png"}
+    report.files |= {"walks": sorted(path.name for path in bench.folder.glob(RECORDS)), "plot": "distances.png"}
     finish(report, model, bench.folder)
-    _complain(measured, bench.folder)
-    return report
+    return measured
+
+
+def _has_walks(folder: Path) -> bool:
+    return any(folder.glob(RECORDS))
+
+
+def _kept(folder: Path, place: Path) -> str:
+    return f"the same command goes on, with -o {place}" if _has_walks(folder) else ""
 
 
 def _prompts(job: IstdJob, report: Report, track: Track) -> list[str]:
@@ -109,27 +124,6 @@ def _prompts(job: IstdJob, report: Report, track: Track) -> list[str]:
         report.notes.append(note)
         track.note(note)
     return distinct[: job.n]
-
-
-def _open_folder(job: IstdJob, report: Report) -> Path:
-    """The output folder: a new one, or one with walks to go on with; --force begins again."""
-    folder = report.folder.expanduser().resolve()
-    earlier = list(folder.glob(RECORDS))
-    if not earlier:
-        folder = output_folder(report.folder, force=job.force)
-    elif job.force:
-        for path in [folder / _records_name(job)] if job.shard else earlier:  # other shards may be at work
-            path.unlink(missing_ok=True)
-    report.folder = folder
-    return folder
-
-
-def _create(folder: Path) -> None:
-    """Only now: a run that cannot begin leaves no folder."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be created ({error.strerror})", "another folder with -o") from error
 
 
 def _base_job(job: IstdJob) -> IstdJob:
@@ -156,8 +150,9 @@ def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
     settings = _walk_settings(model, bench.job)
     key = _key(model, settings)
     index, count = parse_shard(bench.job.shard)
-    known = _known(bench, key)
     groups = prompt_groups(bench.prompts, settings.frames, bench.job.batch_size)[index - 1 :: count]
+    again = {prompt for group in groups for prompt in group} if bench.job.force else set()
+    known = {prompt: part for prompt, part in _known(bench, key).items() if prompt not in again}
     todo = [prompt for group in groups if not known.keys() >= set(group) for prompt in group]
     path = bench.folder / _records_name(bench.job)
     walks = prompt_walks(model, todo, settings, bench.job.batch_size) if todo else iter(())
@@ -178,7 +173,7 @@ def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
     if not missing and (todo or _shown_key(sheet) != key):
         _write_sheet(model, measured, settings, bench.job.batch_size, sheet, key)
     if sheet.exists():
-        bench.report.files[f"sheet_{name}"] = sheet
+        bench.report.files[f"sheet_{name}"] = sheet.name
     return measured
 
 
@@ -279,7 +274,7 @@ def _shown_key(sheet: Path) -> str | None:
 def _check_any(measured: Mapping[str, Measured], bench: _Bench) -> None:
     """Figures need one whole walk of each model."""
     if not all(any(part.values()) for part in measured.values()):
-        _complain(measured, bench.folder)
+        _complain(measured, bench.report.folder)
         raise UsageError(f"--shard {bench.job.shard}: no prompt falls to this share", "fewer shards, or a larger --n")
 
 

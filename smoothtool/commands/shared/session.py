@@ -97,7 +97,7 @@ def with_seed(job: Job) -> Job:
 
 def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
     """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
-    folder = job.output or _free_folder(DEFAULT_ROOT, default_name(job.command, inputs))
+    folder = job.output or next_free(DEFAULT_ROOT / default_name(job.command, inputs))
     settings = {key: _kept(value, folder, job.lent_folder) for key, value in job.settings().items()}
     report = Report(command=job.command, folder=folder, job=settings, versions=versions())
     report.notes += [f"{key} {getattr(job, key)}: the default of {origin}" for key, origin in job.origins.items()]
@@ -117,10 +117,12 @@ def _kept(value: Any, folder: Path, lent_folder: Path | None) -> Any:
     return str(folder.absolute() / "inputs" / Path(value).name) if lent else value
 
 
-def _free_folder(parent: Path, name: str) -> Path:
-    """`parent/name`, or the first `parent/name-2`, `-3`, … that does not exist: a default never overwrites."""
+def next_free(folder: Path) -> Path:
+    """A generated name, or the first of it with -2, -3, … that does not exist: a default never overwrites."""
+    stem, dash, number = folder.name.rpartition("-")
+    name = stem if dash and number.isdecimal() and folder.with_name(stem).exists() else folder.name
     names = chain([name], (f"{name}-{number}" for number in count(2)))
-    return next(parent / candidate for candidate in names if not (parent / candidate).exists())
+    return next(folder.with_name(candidate) for candidate in names if not folder.with_name(candidate).exists())
 
 
 def describe_model(model: DiffusionModel) -> dict[str, object]:

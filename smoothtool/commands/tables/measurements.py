@@ -17,7 +17,7 @@ from smoothtool.commands.tables.figures import Figure, mean_figure, missing
 from smoothtool.commands.tables.pictures import RealPictures, made_pictures
 from smoothtool.commands.train import run as train
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import BatchError, MemoryExhaustedError, SmoothtoolError
+from smoothtool.errors import BatchError, MemoryExhaustedError, SmoothtoolError, StorageError
 from smoothtool.files.storage.digests import Digests, digest
 from smoothtool.files.storage.writing import write_bytes_atomic
 from smoothtool.jobs import make_job, parse_lora
@@ -61,12 +61,13 @@ class Bench:
     track: Track
     failures: list[str] = field(default_factory=list)
     digests: Digests = field(default_factory=Digests)
+    made: set[str] = field(default_factory=set)
 
     def attempt(self, measure: Callable[[], T], otherwise: Callable[[str], T]) -> T:
         """What `measure` gives, or `otherwise` with the reason: one figure that cannot be had costs no other."""
         try:
             return measure()
-        except MemoryExhaustedError:
+        except (MemoryExhaustedError, StorageError):
             raise
         except SmoothtoolError as error:
             self.failures.append(error.what)
@@ -79,12 +80,21 @@ class Bench:
         """
         job = make_job(command, settings)
         place = f"{RUNS}/{command}/{name}-{digest([job.settings(), self.behind(job.settings()), __version__])}"
-        extra = {"resume": True} if command == "train" else {}
         path = self.folder / place / "report.json"
-        if not path.exists():
-            done = COMMANDS[command](job.model_copy(update={"output": path.parent, **extra}), self.track)
+        again = self.again(place)
+        if again or not path.exists():
+            extra = {"resume": not again} if command == "train" else {}
+            done = COMMANDS[command](
+                job.model_copy(update={"output": path.parent, "force": again, **extra}), self.track
+            )
             self.report.unet_calls += done.unet_calls
         return json.loads(path.read_text("utf-8")), f"{place}/report.json"
+
+    def again(self, place: str) -> bool:
+        """Whether --force asks for what is there to be made again, which is done once."""
+        first = place not in self.made
+        self.made.add(place)
+        return self.job.force and first
 
     def behind(self, settings: Mapping[str, Any]) -> list[str]:
         """Digests of the LoRAs, prompts and models that a job names, which may be others under the same name."""
@@ -159,7 +169,8 @@ def picture_figures(bench: Bench, variant: Variant) -> Figures:
     def measure() -> Figures:
         model = bench.session(variant)
         parent = bench.folder / RUNS / "pictures"
-        made = made_pictures(model, variant.name, bench.real.captions, bench.job, parent, bench.track)
+        made = made_pictures(model, variant.name, bench.real.captions, bench.job, parent, bench.track,
+                             fresh=bench.again(f"made-{variant.name}"))  # fmt: skip
         bench.report.unet_calls += model.counter.calls
         scores = {"metric": "clip", "folders": [str(made)], "clip": bench.job.clip}
         return [

@@ -60,34 +60,44 @@ def real_pictures(model: DiffusionModel, job: TablesJob, parent: Path, track: Tr
     folder = parent / f"real-{digest([job.data, size_px, captions, versions])}"
     folder.mkdir(parents=True, exist_ok=True)
     for index, picture in track(enumerate(pictures), "gathering pictures", len(pictures)):
-        if not (folder / f"{index:05d}.png").exists():
+        if job.force or not (folder / f"{index:05d}.png").exists():
             cropped = ImageOps.fit(picture.load(), size_px, Image.Resampling.LANCZOS)
             _save(cropped, folder, index, captions[index], made=False)
     return RealPictures(folder, captions)
 
 
-def vae_copies(model: DiffusionModel, pictures: Sequence[Path], parent: Path) -> Path:
-    """Encoded and decoded again: the ceiling of every reconstruction."""
+def vae_copies(model: DiffusionModel, pictures: Sequence[Path], parent: Path, *, fresh: bool) -> Path:
+    """Encoded and decoded again: the ceiling of every reconstruction. `fresh`: those on disk too."""
     folder = parent / f"vae-{digest([model.fingerprint, str(model.dtype), *pictures])}"
     folder.mkdir(parents=True, exist_ok=True)
     for index, path in enumerate(pictures):
-        if not (folder / path.name).exists():
+        if fresh or not (folder / path.name).exists():
             latents = model.encode_images(to_pixel_values(load_image(path)))
             _save(to_image(model.decode_latents(latents)), folder, index, "", made=False)
     return folder
 
 
 def made_pictures(
-    model: DiffusionModel, name: str, captions: Sequence[str], job: TablesJob, parent: Path, track: Track
+    model: DiffusionModel,
+    name: str,
+    captions: Sequence[str],
+    job: TablesJob,
+    parent: Path,
+    track: Track,
+    *,
+    fresh: bool,
 ) -> Path:
-    """One picture per caption from its own noise, the same noise for every model; whole batches on disk are kept."""
+    """One picture per caption from its own noise, the same noise for every model; whole batches on disk are kept.
+
+    fresh  those on disk are made again
+    """
     shape = model.noise_shape(working_size(job.size))
     loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
     facts = [model.fingerprint, loras, str(model.dtype), job.seed, job.steps, job.guidance, shape, list(captions)]
     facts += [job.negative] if job.negative else []
     folder = parent / f"made-{name}-{digest(facts)}"
     folder.mkdir(parents=True, exist_ok=True)
-    batches = list(_batches(captions, folder))
+    batches = list(_batches(captions, folder, fresh))
     for batch in track(batches, f"making pictures ({name})", len(batches)):
         noise = torch.cat([prompt_noises((job.seed or 0) + at, text, shape)[:1] for at, text in batch]).to(model.device)
         text, null = model.encode_prompts([text for _, text in batch]), model.encode_null(job.negative)
@@ -103,11 +113,11 @@ def _captioned(job: TablesJob) -> list[CaptionedPicture]:
     return read_captioned_folder(at_home(job.data))[0][: job.pictures]
 
 
-def _batches(captions: Sequence[str], folder: Path) -> Iterator[list[tuple[int, str]]]:
+def _batches(captions: Sequence[str], folder: Path, fresh: bool) -> Iterator[list[tuple[int, str]]]:
     """Batches with a picture missing: made again as a whole, because company decides the last bits."""
     numbered = enumerate(captions)
     while batch := list(islice(numbered, BATCH)):
-        if not all((folder / f"{index:05d}.png").exists() for index, _ in batch):
+        if fresh or not all((folder / f"{index:05d}.png").exists() for index, _ in batch):
             yield batch
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.commands.shared.cost import timed
-from smoothtool.commands.shared.session import describe_model, open_session, start_report
+from smoothtool.commands.shared.folders import stopped_with
+from smoothtool.commands.shared.session import describe_model, next_free, open_session, start_report
 from smoothtool.commands.tables.document import Ordering, Table, tables_html, tables_markdown
 from smoothtool.commands.tables.figures import (
     PAPER_GENERATION,
@@ -44,7 +44,7 @@ from smoothtool.errors import BatchError, ModelError, UsageError
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import load_image
-from smoothtool.files.storage.output import output_folder
+from smoothtool.files.storage.output import create_folder, output_folder
 from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_picture, write_text_atomic
 from smoothtool.jobs import parse_lora
@@ -75,12 +75,23 @@ def run(job: TablesJob, track: Track) -> Report:
     report, document = start_report(job, ["paper"]), _Document()
     # 1. models, pictures, folder
     base, own_lora, job = _base(job, track)
-    _open_folder(job, report)
     with timed(report, "load"):
         model = open_session(job.model_copy(update={"model": base.model, "lora": list(base.lora)}), track)
         report.model = describe_model(model)
+        _open_folder(job, report)
         real = real_pictures(model, job, report.folder / RUNS / "pictures", track)
     bench = Bench(job, report.folder, real, report, track)
+    with stopped_with(lambda: f"the same command goes on, with -o {report.folder}"):
+        _measure(bench, model, base, own_lora, document)
+    _write(bench, document)
+    if bench.failures:
+        more = f" and {len(bench.failures) - 1} more" if bench.failures[1:] else ""
+        raise BatchError(f"{bench.folder}: cells are empty: {bench.failures[0]}{more}", "tables.md has every reason")
+    return report
+
+
+def _measure(bench: Bench, model: DiffusionModel, base: Variant, own_lora: Path | None, document: _Document) -> None:
+    job, report = bench.job, bench.report
     # 2. train, because the smooth model may come from here
     with timed(report, "train"):
         by_lambda = {text: trained(bench, base, f"lambda-{text}", {"lambda": text, "rank": 8}) for text in PAPER_LAMBDA}
@@ -95,12 +106,6 @@ def run(job: TablesJob, track: Track) -> Report:
         _training(bench, by_lambda, by_rank, document)
     with timed(report, "sequences"):
         _sequences(bench, base, smooth, document)
-    # 4. write
-    _write(bench, document)
-    if bench.failures:
-        more = f" and {len(bench.failures) - 1} more" if bench.failures[1:] else ""
-        raise BatchError(f"{bench.folder}: cells are empty: {bench.failures[0]}{more}", "tables.md has every reason")
-    return report
 
 
 def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob]:
@@ -139,13 +144,12 @@ def _of_rank(bench: Bench, base: Variant, by_lambda: dict[str, Variant], rank: s
 
 
 def _open_folder(job: TablesJob, report: Report) -> None:
-    """A new folder, or one with runs to go on with; --force begins again."""
+    """A new folder, or one with runs to go on with; --force makes each again, and replaces it when that is made."""
     folder = report.folder.expanduser().resolve()
     if not (folder / RUNS).is_dir():
-        folder = output_folder(report.folder, force=job.force)
-    elif job.force:
-        shutil.rmtree(folder / RUNS)
-    (folder / RUNS).mkdir(parents=True, exist_ok=True)
+        moved_on = None if job.output else lambda: next_free(report.folder)
+        folder = create_folder(output_folder(report.folder, force=False), moved_on)
+    create_folder(folder / RUNS)
     report.folder = folder
 
 
@@ -189,7 +193,9 @@ def _reconstruction(bench: Bench, model: DiffusionModel, base: Variant, smooth: 
     for inversion in ("ddim", "nti"):
         for name, variant in (("base", base), ("smooth", smooth)):
             rows |= inversion_figures(bench, variant, f"{name}, {inversion.upper()}", inversion)
-    copies = vae_copies(model, bench.real.paths(bench.job.inverted), bench.folder / RUNS / "pictures")
+    copies = vae_copies(
+        model, bench.real.paths(bench.job.inverted), bench.folder / RUNS / "pictures", fresh=bench.job.force
+    )
     rows["VAE alone"] = reconstruction_figures(bench, copies, "vae")
     note = (
         f"{len(bench.real.paths(bench.job.inverted))} pictures, inverted at guidance 1 and sampled at "

@@ -41,7 +41,7 @@ def train_to_the_end(state: TrainingRun) -> None:
             if state.is_main and job.sample_every and step.step % job.sample_every == 0:
                 write_walks(state, step.step)
             if stopping:
-                state.track.note(f"stopped after step {step.step}; go on with --resume -o {state.folder}")
+                state.track.note(f"stopped after step {step.step}; go on with --resume -o {state.report.folder}")
                 break
     meter.close()
 

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
+from smoothtool.commands.shared.folders import growing_result, stopped_with
 from smoothtool.commands.shared.session import (
     DEFAULT_ROOT,
     default_name,
@@ -31,7 +33,8 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
 from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.storage.cache import cache_folder
-from smoothtool.files.storage.output import free_space_check, output_folder
+from smoothtool.files.storage.growing import GrowingFolder
+from smoothtool.files.storage.output import free_space_check
 from smoothtool.files.storage.records import read_records
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs.notation import working_size
@@ -59,12 +62,11 @@ def run(job: TrainJob, track: Track) -> Report:
     accelerator = _accelerator(job)
     track = track if accelerator.is_main_process else Silent()
     check_tracker(job.tracker)
-    job, report = _start(job)
-    # 1. model and data
+    job, report, place = _start(job)
+    # 1. model and data; what is wrong with them is told before any folder is made or touched
     started = time.perf_counter()
     with accelerator.main_process_first():
-        pictures, complaints = _pictures(job)  # first of all: without data no folder is made, and none is cleared
-        _open_folder(job, report, accelerator.is_main_process)
+        pictures, complaints = _pictures(job)
     model = open_session(_session_job(job, accelerator), track)
     _check_device(job, model)
     with accelerator.main_process_first():
@@ -73,10 +75,18 @@ def run(job: TrainJob, track: Track) -> Report:
     for note in (*examples.notes, *note_notation(caption for picture in pictures for caption in picture.captions)):
         report.notes.append(note)
         track.note(note)
-    # 2. trainer, from the newest checkpoint if there is one
     trainer = Trainer(model, examples, _settings(job), accelerator)
     prompts = tuple(dict.fromkeys(picture.captions[0] for picture in pictures[:SHOWN_PROMPTS]))
-    state = TrainingRun(job, trainer, examples, prompts, report.folder, report, track)
+    with _opened(place, accelerator) as folder, stopped_with(lambda: _kept(folder)):
+        report.folder = folder.parent if place.begun else folder
+        _train(TrainingRun(job, trainer, examples, prompts, folder, report, track), started)
+        accelerator.wait_for_everyone()
+    return report
+
+
+def _train(state: TrainingRun, started: float) -> None:
+    report, model = state.report, state.trainer.model
+    # 2. from the newest checkpoint if there is one
     _resume(state)
     _check_compiled(state)
     report.seconds["load"] = time.perf_counter() - started
@@ -86,27 +96,45 @@ def run(job: TrainJob, track: Track) -> Report:
     report.seconds["train"] = time.perf_counter() - started
     # 4. results
     report.model, report.unet_calls = describe_model(model), model.counter.calls
-    if accelerator.is_main_process:
+    if state.is_main:
         write_results(state)
-    accelerator.wait_for_everyone()
-    return report
 
 
-def _start(job: TrainJob) -> tuple[TrainJob, Report]:
-    """The job with its seed, and its report: a drawn seed and a chosen folder hold for all processes.
+def _start(job: TrainJob) -> tuple[TrainJob, Report, GrowingFolder]:
+    """The job with its seed, its report, and its folder: a drawn seed and a chosen folder hold for all processes.
 
-    A resumed training keeps its folder and its seed where the job names none.
+    A resumed training keeps its folder and its seed where the job names none. With --force, one is begun again beside
+    what it will replace.
     """
     if job.resume:
-        output = job.output or DEFAULT_ROOT / default_name(job.command, [job.data])
-        found = newest_checkpoint(output.expanduser()) if job.seed is None else None
-        seed = found[1]["identity"]["seed"] if found else job.seed
-        job = job.model_copy(update={"output": output, "seed": seed})
-    job = with_seed(job)
+        job = job.model_copy(update={"output": job.output or DEFAULT_ROOT / default_name(job.command, [job.data])})
     report = start_report(job, [job.data])
-    shared = broadcast_object_list([job.seed, str(report.folder)])
-    job = job.model_copy(update={"seed": shared[0], "output": Path(shared[1])})
-    return job, start_report(job, [job.data])
+    report.folder = Path(broadcast_object_list([str(report.folder)])[0])
+    place = growing_result(report, job, _is_training, force=job.force and not job.resume)
+    if _is_training(place.place) and not (job.resume or job.force):
+        raise UsageError(f"{report.folder}: holds an earlier training", "--resume to go on, or --force to begin again")
+    found = newest_checkpoint(place.work) if job.resume and job.seed is None else None
+    job = with_seed(job.model_copy(update={"seed": found[1]["identity"]["seed"]}) if found else job)
+    job = job.model_copy(update={"seed": broadcast_object_list([job.seed])[0]})
+    report.job["seed"] = job.seed
+    return job, report, place
+
+
+def _is_training(folder: Path) -> bool:
+    return bool(checkpoint_paths(folder)) or (folder / LOG).is_file()
+
+
+@contextmanager
+def _opened(place: GrowingFolder, accelerator: Accelerator) -> Iterator[Path]:
+    """The folder to work in, for all processes; one of them makes it, and no other training may be there."""
+    with place.opened(alone=True) if accelerator.is_main_process else nullcontext() as folder:
+        yield Path(broadcast_object_list([str(folder)])[0])
+
+
+def _kept(folder: Path) -> str:
+    """What a training that was stopped leaves; how to go on has been told."""
+    newest = next(iter(checkpoint_paths(folder)), None)
+    return f"the checkpoint after step {newest.stem.rpartition('-')[2].lstrip('0')} is kept" if newest else ""
 
 
 def _session_job(job: TrainJob, accelerator: Accelerator) -> TrainJob:
@@ -187,38 +215,6 @@ def _settings(job: TrainJob) -> TrainSettings:
     return TrainSettings(**{field.name: getattr(job, field.name) for field in fields(TrainSettings)})
 
 
-def _open_folder(job: TrainJob, report: Report, is_main: bool) -> None:
-    """A new folder, or with --resume one of an earlier training; --force without it begins again.
-
-    One process looks and clears; the others come later, when the folder is no longer what it was.
-    """
-    folder = report.folder.expanduser().resolve()
-    if not is_main:
-        report.folder = folder
-        return
-    ours = bool(checkpoint_paths(folder)) or (folder / LOG).is_file()
-    if not (ours and job.resume):
-        if ours and job.force:
-            _clear(folder)
-        elif ours:
-            raise UsageError(
-                f"{report.folder}: holds an earlier training", "--resume to go on, or --force to begin again"
-            )
-        else:
-            folder = output_folder(report.folder, force=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be created ({error.strerror})", "another folder with -o") from error
-    report.folder = folder
-
-
-def _clear(folder: Path) -> None:
-    for name in ("checkpoints", "model", "samples"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / LOG).unlink(missing_ok=True)
-
-
 def _resume(state: TrainingRun) -> None:
     """Go on from the newest checkpoint, if its settings are today's; log lines after it are dropped."""
     bytes_each = sum(p.numel() for p in state.trainer.parameters) * 4 * (4 if state.job.ema else 3)
@@ -232,7 +228,7 @@ def _resume(state: TrainingRun) -> None:
     changes = _differences(facts["identity"], identity(state))
     if changes and not state.job.force:
         raise UsageError(
-            f"{state.folder}: the training was begun otherwise: {'; '.join(changes)}", "--force to go on anyway"
+            f"{state.report.folder}: the training was begun otherwise: {'; '.join(changes)}", "--force to go on anyway"
         )
     state.trainer.restore(tensors, facts)
     state.track.note(f"going on after step {state.trainer.step}")

@@ -5,8 +5,10 @@ Small frames are enlarged alike in all of them.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +52,23 @@ def save_webm(frames: list[Image.Image], path: Path, fps: float) -> None:
             writer.write(picture[..., ::-1])
         writer.release()
         if _count_frames(cv2, temporary) != len(frames):
+            temporary.write_bytes(bytes(sum(picture.nbytes for picture in pictures)))  # or is the disk full?
             raise SmoothtoolError(f"{path}: this build of OpenCV cannot write VP9 video", "pip install opencv-python")
+        temporary.write_bytes(_without_chance(temporary.read_bytes()))
+
+
+def _without_chance(webm: bytes) -> bytes:
+    """The same video with the same bytes every time: the number of its track, which is drawn, follows from the rest.
+
+    Matroska (RFC 9559): TrackUID is element 73C5 of eight bytes; tags repeat it; pictures begin at 1F43B675.
+    """
+    head, cluster, rest = webm.partition(b"\x1f\x43\xb6\x75")
+    found = re.search(rb"\x73\xc5\x88(.{8})", head, re.DOTALL)
+    if found is None:
+        return webm
+    blank = head.replace(found[1], bytes(8))
+    number = hashlib.blake2b(blank + cluster + rest, digest_size=8).digest()
+    return head.replace(found[1], number) + cluster + rest
 
 
 def check_mp4() -> None:

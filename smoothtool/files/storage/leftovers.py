@@ -30,11 +30,11 @@ def temporary_file(path: Path) -> Iterator[Path]:
 
     Raises: OSError when it cannot be made.
     """
-    temporary, held = _made(path, path.suffix, _make_file)
+    temporary, lock = _made(path, path.suffix, _make_file)
     try:
         yield temporary
     finally:
-        _let_go(held)
+        _let_go(lock)
         temporary.unlink(missing_ok=True)
 
 
@@ -47,16 +47,42 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     missing = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        temporary, held = _made(path, "", Path.mkdir)
+        temporary, lock = _made(path, "", Path.mkdir)
         try:
             yield temporary
         finally:
-            _let_go(held)
+            _let_go(lock)
             shutil.rmtree(temporary, ignore_errors=True)
     finally:
         for parent in missing:
             with suppress(OSError):  # something lies in it
                 parent.rmdir()
+
+
+@contextmanager
+def moved_beside(folder: Path, other: Path) -> Iterator[Path]:
+    """A finished folder under a name for work in progress beside another; what is there at the end is removed.
+
+    Raises: OSError.
+    """
+    with held(folder):
+        temporary = _name_beside(other, "")
+        os.rename(folder, temporary)
+        yield temporary
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """The lock of a file or folder, where locks work.
+
+    Raises: BlockingIOError when another process holds it, OSError when there is nothing of that name.
+    """
+    lock = _locked(path)
+    try:
+        yield
+    finally:
+        _let_go(lock)
 
 
 def sweep_leftovers(folder: Path, *, deep: bool = False, before: float | None = None) -> None:
@@ -80,23 +106,28 @@ def is_leftover(path: Path) -> bool:
 
 
 def _sweep(path: Path, before: float) -> None:
-    held = _locked(path) if path.name.startswith(f".{HOST}") else None
+    lock = _locked(path) if path.name.startswith(f".{HOST}") else None
     try:
-        if held is not None or _changed_at(path) < before:
+        if lock is not None or _changed_at(path) < before:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     finally:
-        _let_go(held)
+        _let_go(lock)
 
 
 def _made(path: Path, suffix: str, make: Callable[[Path], None]) -> tuple[Path, int | None]:
-    """A new name beside `path` (so that renaming stays on one disk), short whatever the length of its name; held."""
+    """Something new beside `path`, and its lock."""
     while True:
-        temporary = path.with_name(f".{HOST}{uuid4().hex[:8]}.part{suffix}")
+        temporary = _name_beside(path, suffix)
         make(temporary)
         try:
             return temporary, _locked(temporary)
         except (BlockingIOError, FileNotFoundError):  # swept by another process in the moment before it was held
             continue
+
+
+def _name_beside(path: Path, suffix: str) -> Path:
+    """In the same folder, so that renaming stays on one disk, and short whatever the length of the name."""
+    return path.with_name(f".{HOST}{uuid4().hex[:8]}.part{suffix}")
 
 
 def _make_file(path: Path) -> None:
@@ -125,9 +156,9 @@ def _locked(path: Path) -> int | None:
     return descriptor
 
 
-def _let_go(held: int | None) -> None:
-    if held is not None:
-        os.close(held)
+def _let_go(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 def _changed_at(path: Path) -> float:

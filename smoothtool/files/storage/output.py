@@ -133,14 +133,19 @@ def _check_replaceable(folder: Path, typed: Path, force: bool, known_by: str) ->
         return
     if not force:
         raise _not_empty(typed)
+    check_movable(folder, typed)
+    if not (folder / known_by).is_file():
+        raise UsageError(
+            f"{typed}: --force replaces results only, and this folder has no {known_by}", "another folder with -o"
+        )
+
+
+def check_movable(folder: Path, typed: Path) -> None:
+    """Raises: UsageError when another folder cannot take its place."""
     if _is_filled_inside(folder):
         raise UsageError(
             f"{typed}: --force cannot replace the folder you are in, nor one where a disk begins",
             "another folder with -o",
-        )
-    if not (folder / known_by).is_file():
-        raise UsageError(
-            f"{typed}: --force replaces results only, and this folder has no {known_by}", "another folder with -o"
         )
 
 

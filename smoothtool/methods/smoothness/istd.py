@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 
+from smoothtool.diffusion.memory import failing_in_time
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
-from smoothtool.errors import ModelError, UsageError
+from smoothtool.errors import ModelError, UsageError, out_of_memory
 from smoothtool.methods.interpolation.slerp import slerp
 
 Row = tuple[str, float]
@@ -48,7 +50,8 @@ class PromptWalk:
 def prompt_walks(
     model: DiffusionModel, prompts: Sequence[str], settings: WalkSettings, batch_size: int = 32
 ) -> Iterator[PromptWalk]:
-    """Sample the walks in the order of the prompts, as many whole walks at a time as `batch_size` pictures hold.
+    """Sample the walks in the order of the prompts, as many whole walks at a time as `batch_size` pictures hold, and
+    half as many from where memory runs out.
 
     The noises depend on the seed and the prompt's text alone, so neither batch size, order nor selection of prompts
     changes a walk, but for rounding: which pictures are computed together decides the last bits. Walks in the groups of
@@ -59,19 +62,40 @@ def prompt_walks(
         raise UsageError("there are no prompts to walk under", "a prompt file with one prompt a line")
     if settings.frames < 2:
         raise UsageError(f"a walk of {settings.frames} frames has no adjacent ones", "--frames 11")
-    ratios = [index / (settings.frames - 1) for index in range(settings.frames)]
-    for group in prompt_groups(prompts, settings.frames, batch_size):
-        rows = [(prompt, ratio) for prompt in group for ratio in ratios]
-        chunks = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
-        pictures = torch.cat([_decode(model, _sample(model, chunk, settings)) for chunk in chunks])
+    left = list(prompts)
+    while left:
+        group = prompt_groups(left, settings.frames, batch_size)[0]
+        pictures = _pictures_that_fit(model, group, settings, batch_size)
+        if pictures is None:
+            batch_size //= 2
+            continue
         for at, prompt in enumerate(group):
             yield PromptWalk(prompt, pictures[at * settings.frames : (at + 1) * settings.frames])
+        left = left[len(group) :]
 
 
 def prompt_groups(prompts: Sequence[str], frames: int, batch_size: int) -> list[Sequence[str]]:
     """The prompts that are walked together: those whose walks fill one batch, or one whose walk fills several."""
     size = max(1, batch_size // frames)
     return [prompts[at : at + size] for at in range(0, len(prompts), size)]
+
+
+def _pictures_that_fit(
+    model: DiffusionModel, prompts: Sequence[str], settings: WalkSettings, batch_size: int
+) -> torch.Tensor | None:
+    """The pictures [prompts x F, 3, H, W] of whole walks; None when memory runs out, and fewer at a time may do."""
+    ratios = [index / (settings.frames - 1) for index in range(settings.frames)]
+    rows = [(prompt, ratio) for prompt in prompts for ratio in ratios]
+    chunks = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+    try:
+        with failing_in_time(model.device) if batch_size > 1 else nullcontext():
+            return torch.cat([_decode(model, _sample(model, chunk, settings)) for chunk in chunks])
+    except (RuntimeError, MemoryError) as error:
+        if batch_size == 1 or not out_of_memory(error):
+            raise
+    if model.device.type == "cuda":  # past the handler, which holds on to what did not fit
+        torch.cuda.empty_cache()
+    return None
 
 
 def prompt_noises(seed: int, prompt: str, latent_shape: tuple[int, ...]) -> torch.Tensor:

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from storage_toys import limited_files
 
-from smoothtool.errors import SmoothtoolError, UsageError
+from smoothtool.errors import SmoothtoolError, StorageError, UsageError
 from smoothtool.files.pictures.sequences import save_gif, save_mp4, save_webm, save_webp
+from smoothtool.jobs import InterpolateJob
 
 
 def frames(count: int, size: tuple[int, int] = (24, 16)) -> list[Image.Image]:
@@ -108,6 +110,41 @@ def test_an_opencv_that_writes_nothing_is_noticed_and_leaves_nothing(
     with pytest.raises(SmoothtoolError, match="VP9"):
         save_webm(frames(2), tmp_path / "a.webm", 8)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_videos_have_equal_bytes(tmp_path: Path) -> None:
+    for name in "ab":
+        save_webm(frames(4), tmp_path / f"{name}.webm", 8)
+    save_webm(frames(5), tmp_path / "c.webm", 8)
+    one, two, other = (track_number((tmp_path / f"{name}.webm").read_bytes()) for name in "abc")
+    assert one == two != other
+    assert (tmp_path / "a.webm").read_bytes() == (tmp_path / "b.webm").read_bytes()
+    assert len(video_frames(tmp_path / "a.webm")) == 4
+
+
+def track_number(webm: bytes) -> bytes:
+    at = webm.index(b"\x73\xc5\x88") + 3
+    return webm[at : at + 8]
+
+
+@pytest.mark.parametrize("name", ["a.webm", "a.webp", "a.gif"])
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
+    save = {"webm": save_webm, "webp": save_webp, "gif": save_gif}[name[2:]]
+    rest = () if save is save_webm else (True,)
+    with limited_files(2_000), pytest.raises(StorageError, match=f"{name}: cannot be written"):
+        save([Image.fromarray(frame) for frame in noise], tmp_path / name, 8, *rest)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_every_format_plays_at_the_slowest_and_the_fastest_speed(tmp_path: Path, end: int) -> None:
+    bounds = [part for part in InterpolateJob.model_fields["fps"].metadata if hasattr(part, ("ge", "le")[end])]
+    fps = getattr(bounds[0], ("ge", "le")[end])
+    save_webm(frames(2), tmp_path / "a.webm", fps)
+    save_webp(frames(2), tmp_path / "a.webp", fps, False)
+    save_gif(frames(2), tmp_path / "a.gif", fps, False)
+    assert len(video_frames(tmp_path / "a.webm")) == 2
 
 
 def without(monkeypatch: pytest.MonkeyPatch, module: str, message: str) -> None:

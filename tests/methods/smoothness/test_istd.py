@@ -114,3 +114,29 @@ def test_no_prompts_and_single_frames_are_refused(model):
         walks(model, prompts=[])
     with pytest.raises(UsageError, match="1 frames"):
         walks(model, settings=WalkSettings(0, SHAPE, frames=1))
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(linear, monkeypatch):
+    whole, sizes, predict = walks(linear), [], linear.predict_noise
+
+    def small(latents, timestep, text):
+        sizes.append(len(latents))
+        if len(latents) > 16:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return predict(latents, timestep, text)
+
+    monkeypatch.setattr(linear, "predict_noise", small)
+    halved = walks(linear, batch_size=4096)
+    assert max(sizes[-6:]) <= 16
+    assert [walk.prompt for walk in halved] == PROMPTS
+    for one, other in zip(whole, halved, strict=True):
+        assert_close(one.pixel_values, other.pixel_values)
+
+
+def test_one_picture_that_does_not_fit_is_told(linear, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(linear, "predict_noise", full)
+    with pytest.raises(MemoryError):
+        walks(linear, batch_size=3)
