@@ -5,9 +5,9 @@ every item is run as it would be alone, with its own folder, record and failure,
 there. No item depends on its neighbours: each has null embeddings, noise and decisions of its own, so that a result
 moves by rounding alone (within one grey level) when the batch is another.
 
-Together go the inversions of EACH (null-text among them) and the edits switch and sdedit. Left at one at a time:
-`--compare`; `fixed-point` and pix2pix-zero's inversion; the editing methods that look into the UNet while it runs; and
-`interpolate`, which already puts its pictures and frames through the UNet together.
+Together go all inversions that `--inversion` names, and the edits switch and sdedit. Left at one at a time:
+`--compare`; pix2pix-zero's own inversion; the editing methods that look into the UNet while it runs or draw noise on
+the way; and `interpolate`, which already puts its pictures and frames through the UNet together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from smoothtool.batch.items import Work
 from smoothtool.commands.edit.methods import EDITS_OF_SEVERAL, Source
 from smoothtool.commands.edit.stages import DEFAULT_RATIO, edit_key, inversion_for, ratios_of, source_prompt
 from smoothtool.commands.invert.cached import Inverted, compute_each, inversion_settings, to_device
-from smoothtool.commands.invert.methods import EACH
 from smoothtool.commands.shared.model_pool import Ahead, Shared
 from smoothtool.commands.shared.session import load_pictures, open_session
 from smoothtool.diffusion.memory import failing_in_time
@@ -34,7 +33,7 @@ from smoothtool.files.pictures.images import Fitted
 from smoothtool.files.pictures.picture_sizes import upright_size_px
 from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.files.storage.inversions import is_inversion
-from smoothtool.jobs import EditJob, InvertJob, Job
+from smoothtool.jobs import INVERSION_NAMES, EditJob, InvertJob, Job
 from smoothtool.types import Inversion, Track
 from smoothtool.weights.sample_pictures import resolve_picture
 
@@ -59,7 +58,7 @@ def most_together(job: Job, on_gpu: bool) -> int:
     """How many items such as this one may go together."""
     if not isinstance(job, PictureJob) or is_inversion(job.image) or job.compare:
         return 1
-    if _inversion_of(job) not in EACH and getattr(job, "method", "") not in EDITS_OF_SEVERAL:
+    if _inversion_of(job) not in INVERSION_NAMES and getattr(job, "method", "") not in EDITS_OF_SEVERAL:
         return 1
     return job.batch_size or (ON_GPU if on_gpu and job.device != "cpu" else 1)
 
@@ -130,7 +129,7 @@ def _member(model: DiffusionModel, job: PictureJob) -> _Member | None:
     except SmoothtoolError:
         return None
     prompt, inversion = source_prompt(job) if isinstance(job, EditJob) else job.src, _inversion_of(job)
-    if inversion not in EACH:
+    if inversion not in INVERSION_NAMES:
         return _Member(job, picture, prompt, None)
     settings = inversion_settings(model, [prompt], job.model_copy(update={"inversion": inversion}))
     return _Member(job, picture, prompt, cache_key(picture.pixel_values, settings))

@@ -81,9 +81,9 @@ def _needs_batch(job: Job, wish: Wish) -> bool:
 
 
 def _origins(plan: Plan) -> list[str]:
-    """Where values come from that nobody gave and that are not smoothtool's own."""
+    """Why values that nobody gave, and that are not smoothtool's own, are as they are."""
     found = ((key, getattr(item.job, key), origin) for item in plan.items for key, origin in item.job.origins.items())
-    return [f"{key} {value}: the default of {origin}" for key, value, origin in dict.fromkeys(found)]
+    return [f"{key} {value}: {origin}" for key, value, origin in dict.fromkeys(found)]
 
 
 def _summary(plan: Plan) -> str:

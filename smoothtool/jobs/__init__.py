@@ -8,6 +8,7 @@ from smoothtool.jobs.base import Job, ModelJob, ReportJob, fields_of
 from smoothtool.jobs.bench import BenchJob
 from smoothtool.jobs.drag import DragJob, identity_steps
 from smoothtool.jobs.edit import EDIT_INVERSIONS, NEED_SOURCE, EditJob
+from smoothtool.jobs.edit_choice import chosen, kind_of_edit
 from smoothtool.jobs.interpolate import InterpolateJob
 from smoothtool.jobs.invert import INVERSION_NAMES, InversionJob, InvertJob
 from smoothtool.jobs.measure import EvalJob, IstdJob, TablesJob
@@ -33,9 +34,11 @@ __all__ = [
     "ReportJob",
     "TablesJob",
     "TrainJob",
+    "chosen",
     "fields_of",
     "identity_steps",
     "keys_of",
+    "kind_of_edit",
     "make_job",
     "parse_lora",
     "parse_point",

@@ -36,7 +36,7 @@ class Job(BaseModel):
 
     @property
     def origins(self) -> dict[str, str]:
-        """Of options that nobody gave and that are not smoothtool's own default either: where they come from."""
+        """Of options that nobody gave and that are not smoothtool's own default either: why they are as they are."""
         return self._origins
 
     def completed(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> Self:

@@ -11,8 +11,9 @@ from smoothtool.jobs.notation import has_words, parse_fraction, parse_weight
 from smoothtool.jobs.options import INVERSION, SAMPLING, Flag
 from smoothtool.types import Proximal
 
-EditName = Literal["switch", "sdedit", "p2p", "pnp", "pix2pix-zero", "cycle", "disentangle", "masactrl"]
-_SINGLE = ("nti", "ddim", "npi", "proxnpi", "direct", "fixed-point")
+EditName = Literal["switch", "sdedit", "p2p", "pnp", "pix2pix-zero", "cycle", "flowedit", "disentangle", "masactrl"]
+_SINGLE = ("nti", "ddim", "npi", "proxnpi", "direct", "fixed-point", "spdinv", "dci")
+_NOISES = "it starts from noise added to the picture and inverts nothing"
 _BESIDE = ("direct", *(name for name in _SINGLE if name != "direct"))
 """Direct inversion first: the source row stays exact at any guidance, and it costs a tenth of null-text inversion."""
 _WHY_BESIDE = "it samples source and target side by side, and edict and belm carry two latents of their own"
@@ -20,15 +21,35 @@ EDIT_INVERSIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "switch": ((*_SINGLE, "edict", "belm"), ""),
     "p2p": (_BESIDE, _WHY_BESIDE),
     "masactrl": (_BESIDE, _WHY_BESIDE),
-    "pnp": (("ddim", "fixed-point"), "it reads the latents of a plain inversion under the empty prompt"),
+    "pnp": (
+        ("ddim", "fixed-point", "spdinv", "dci"),
+        "it reads the latents of a plain inversion under the empty prompt",
+    ),
     "pix2pix-zero": ((), "it brings its own inversion, with regularised noise"),
-    "disentangle": (("nti", "ddim", "npi", "fixed-point"), "it samples anew under mixed prompts, from the noise end"),
-    "sdedit": ((), "it starts from noise added to the picture and inverts nothing"),
-    "cycle": ((), "it starts from noise added to the picture and inverts nothing"),
+    "disentangle": (
+        ("nti", "ddim", "npi", "fixed-point", "spdinv", "dci"),
+        "it samples anew under mixed prompts, from the noise end",
+    ),
+    "sdedit": ((), _NOISES),
+    "cycle": ((), _NOISES),
+    "flowedit": ((), _NOISES),
 }
 """Per editing method the inversions that make sense, its own choice first, and why the others do not."""
 NEED_SOURCE = ("p2p", "pix2pix-zero", "disentangle")
 """Editing methods that compare two prompts."""
+READ_BY = {
+    "ratio": ("switch",),
+    "strength": ("sdedit", "cycle", "flowedit"),
+    "source_guidance": ("flowedit",),
+    "cross_steps": ("p2p",),
+    "self_steps": ("p2p",),
+    "blend": ("p2p",),
+    "reweight": ("p2p",),
+    "map_rows": ("pix2pix-zero",),
+    "src_sentence": ("pix2pix-zero",),
+    "trg_sentence": ("pix2pix-zero",),
+}
+"""Options that only some methods read."""
 
 RECORDED_BY_0_1 = {"self_steps": 0.6}
 """Defaults of version 0.1.0 that its recipes hold for every method, where today's default is another."""
@@ -55,7 +76,9 @@ class EditJob(PictureJob):
     compare: Annotated[bool, Flag()] = Field(
         False, description="Run every method, each with its own inversion, on one target: one sheet, one table"
     )
-    method: Annotated[EditName, Flag()] = Field("switch", description="How to edit; switch is the paper's")
+    method: Annotated[Literal["auto", EditName], Flag()] = Field(
+        "switch", description="How to edit; switch is the paper's, auto takes what was measured best for such an edit"
+    )
     ratio: Annotated[list[str], Flag("-r")] = Field(
         [], description="For switch: part of the steps that follow the target, 0 to 1, by default 0.8; 0.6,0.8 for both"
     )
@@ -68,7 +91,11 @@ class EditJob(PictureJob):
         "shrinks them, soft (the paper's l1) 30 %, hard (l0) 30 % unshrunk",
     )
     strength: Annotated[float, Flag()] = Field(
-        0.8, ge=0, le=1, allow_inf_nan=False, description="For sdedit and cycle: how far towards noise the edit begins"
+        0.8, ge=0, le=1, allow_inf_nan=False,
+        description="For sdedit, cycle and flowedit: how far towards noise the edit begins",
+    )  # fmt: skip
+    source_guidance: Annotated[float, Flag(panel=SAMPLING)] = Field(
+        3.5, ge=0, le=100, allow_inf_nan=False, description="For flowedit: guidance scale of the source prompt"
     )
     cross_steps: Annotated[float, Flag()] = Field(
         0.4, ge=0, le=1, allow_inf_nan=False, description="For p2p: part of the steps with the source's cross-attention"
@@ -121,7 +148,9 @@ class EditJob(PictureJob):
         if method in NEED_SOURCE and not str(info.data.get("src", " ")).strip():
             raise ValueError(f"is {method}, which compares two prompts: say with src what the picture shows")
         inversion, compare = info.data.get("inversion", "auto"), info.data.get("compare", False)
-        fitting, why = EDIT_INVERSIONS[method]
+        if method == "auto" and not compare:
+            return method  # `chosen` looks at all options at once
+        fitting, why = EDIT_INVERSIONS.get(method, ((), ""))
         if compare and inversion != "auto":
             raise ValueError(f"is compared with the others, each on its own inversion: leave inversion {inversion} out")
         if not compare and inversion not in ("auto", *fitting):
@@ -138,8 +167,8 @@ class EditJob(PictureJob):
     @field_validator("ratio")
     @classmethod
     def _ratio_is_for_switch(cls, ratio: list[str], info: ValidationInfo) -> list[str]:
-        if ratio and info.data.get("method", "switch") != "switch":
-            raise ValueError(f"is for the method switch, not for {info.data['method']}")
+        if ratio:
+            _only_for_readers(info)
         for text in ratio:
             parse_fraction(text)
         if info.data.get("compare") and len(ratio) > 1:
@@ -154,19 +183,19 @@ class EditJob(PictureJob):
             raise ValueError("is for the inversion proxnpi")
         return proximal
 
-    @field_validator("strength", "cross_steps", "self_steps")
+    @field_validator("strength", "source_guidance", "cross_steps", "self_steps")
     @classmethod
-    def _shares_are_for_their_methods(cls, share: float | None, info: ValidationInfo) -> float | None:
+    def _numbers_are_for_their_methods(cls, number: float | None, info: ValidationInfo) -> float | None:
         name = str(info.field_name)
-        if share not in (cls.model_fields[name].default, RECORDED_BY_0_1.get(name)):
-            _only_for(("sdedit", "cycle") if name == "strength" else ("p2p",), info)
-        return share
+        if number not in (cls.model_fields[name].default, RECORDED_BY_0_1.get(name)):
+            _only_for_readers(info)
+        return number
 
     @field_validator("map_rows")
     @classmethod
     def _rows_are_for_pix2pix_zero(cls, map_rows: str, info: ValidationInfo) -> str:
         if map_rows != "both":
-            _only_for(("pix2pix-zero",), info)
+            _only_for_readers(info)
         elif info.data.get("method") == "pix2pix-zero" and info.data.get("negative"):
             raise ValueError("is both, which takes src as the null prompt: leave negative out, or take one")
         return map_rows
@@ -175,7 +204,7 @@ class EditJob(PictureJob):
     @classmethod
     def _words_are_in_the_prompts(cls, words: list[str], info: ValidationInfo) -> list[str]:
         if words:
-            _only_for(("p2p",), info)
+            _only_for_readers(info)
         blend, source = info.field_name == "blend", str(info.data.get("src", ""))
         for word in words if blend else [parse_weight(text)[0] for text in words]:
             for target in info.data.get("trg", []):
@@ -188,13 +217,16 @@ class EditJob(PictureJob):
     @classmethod
     def _sentences_are_about_one_target(cls, sentences: list[str], info: ValidationInfo) -> list[str]:
         if sentences:
-            _only_for(("pix2pix-zero",), info)
+            _only_for_readers(info)
         if sentences and info.field_name == "trg_sentence" and len(info.data.get("trg", [])) > 1:
             raise ValueError("stands for one target: give one trg")
         return sentences
 
 
-def _only_for(methods: tuple[str, ...], info: ValidationInfo) -> None:
-    chosen = info.data.get("method", methods[0])
-    if chosen not in methods and not info.data.get("compare"):
-        raise ValueError(f"is for the method {' or '.join(methods)}, not for {chosen}")
+def _only_for_readers(info: ValidationInfo) -> None:
+    """Refuse an option that the method does not read; `auto` takes one that does."""
+    methods = READ_BY[str(info.field_name)]
+    method = info.data.get("method", methods[0])
+    if method not in (*methods, "auto") and not info.data.get("compare"):
+        readers = " or ".join(filter(None, [", ".join(methods[:-1]), methods[-1]]))
+        raise ValueError(f"is for the method {readers}, not for {method}")

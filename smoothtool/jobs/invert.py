@@ -9,8 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from smoothtool.jobs.base import ModelJob
 from smoothtool.jobs.options import INVERSION, MODEL, Flag
 
-InversionName = Literal["nti", "ddim", "npi", "proxnpi", "direct", "fixed-point", "edict", "belm"]
-SOURCE_AS_NULL = ("npi", "proxnpi", "fixed-point", "edict", "belm")
+InversionName = Literal["nti", "ddim", "npi", "proxnpi", "direct", "fixed-point", "spdinv", "dci", "edict", "belm"]
+SOURCE_AS_NULL = ("npi", "proxnpi", "fixed-point", "spdinv", "dci", "edict", "belm")
 """Inversions whose null half is told the source prompt: a negative prompt would have no place."""
 INVERSION_NAMES: tuple[InversionName, ...] = get_args(InversionName)
 
@@ -21,13 +21,24 @@ class InversionJob(ModelJob):
     inversion: Annotated[InversionName, Flag(panel=INVERSION)] = Field(
         "nti",
         description="Inversion: null-text (nti) gives pictures back faithfully, ddim is quick and rough, npi to "
-        "fixed-point optimise nothing, edict and belm are exact",
+        "fixed-point optimise nothing, spdinv and dci solve every step, edict and belm are exact",
     )
     solver: Annotated[Literal["adam", "gauss-newton"], Flag(panel=INVERSION)] = Field(
         "gauss-newton", description="How null-text inversion optimises; adam is the paper's"
     )
     inner_steps: Annotated[int, Flag(panel=INVERSION)] = Field(
         10, ge=0, le=1000, description="Most optimisation steps of the adam solver per denoising step"
+    )
+    null_anchor: Annotated[float, Flag(panel=INVERSION)] = Field(
+        0, ge=0, allow_inf_nan=False,
+        description="For gauss-newton: weight that keeps null embeddings near the empty prompt's, such as 0.01",
+    )  # fmt: skip
+    null_trust: Annotated[float, Flag(panel=INVERSION)] = Field(
+        0.15, gt=0, allow_inf_nan=False,
+        description="For gauss-newton: how far a null embedding may move in a step, root mean square of its entries",
+    )  # fmt: skip
+    fixed_point_solver: Annotated[Literal["anderson", "plain", "adamw"], Flag(panel=INVERSION)] = Field(
+        "anderson", description="How spdinv and dci solve a step; adamw is the papers', with gradients"
     )
 
     @field_validator("inversion", check_fields=False)

@@ -60,8 +60,13 @@ def parse_fraction(text: str) -> float:
 
 def has_words(prompt: str, phrase: str) -> bool:
     """Whether one or several whole words follow each other in the prompt, whatever their case."""
-    clean, wanted = ([word.strip(".,;:!?\"'") for word in text.lower().split()] for text in (prompt, phrase))
+    clean, wanted = words_of(prompt), words_of(phrase)
     return any(clean[at : at + len(wanted)] == wanted for at in range(len(clean)) if wanted)
+
+
+def words_of(prompt: str) -> list[str]:
+    """The words in lower case, without the punctuation around them."""
+    return [word.strip(".,;:!?\"'") for word in prompt.lower().split()]
 
 
 def parse_weight(text: str) -> tuple[str, float]:

@@ -1,4 +1,7 @@
-"""What holds where nothing was asked for: the user's settings, then the model's own values, then smoothtool's."""
+"""What holds where nothing was asked for: the user's settings, then the model's own values, then smoothtool's.
+
+What was left to `auto` is chosen here too, where all else is known.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from smoothtool.errors import ModelError, UsageError
-from smoothtool.jobs import Job, ModelJob, try_job
+from smoothtool.jobs import EditJob, Job, ModelJob, chosen, try_job
 from smoothtool.weights.models import SETTINGS, model_defaults, preferred_name, settings_file, user_settings
 
 OF_THE_USER = tuple(key for key in SETTINGS if key != "model")
@@ -18,10 +21,15 @@ OF_A_MODEL = ("steps", "guidance")
 def with_defaults(job: Job) -> Job:
     """The job with every option that nobody gave as the user's settings or the model have it; `job.origins` says so.
 
-    Raises: UsageError when the settings file or the model's file holds a value that the option does not take.
+    Raises: UsageError when the settings file or the model's file holds a value that the option does not take, or when
+    no editing method does with all that was given.
     """
-    if not isinstance(job, ModelJob):
-        return job
+    filled = _filled(job) if isinstance(job, ModelJob) else job
+    return chosen(filled) if isinstance(filled, EditJob) else filled
+
+
+def _filled(job: ModelJob) -> Job:
+    """The job with the values of settings and model in the place of smoothtool's defaults."""
     found: dict[str, tuple[Any, str]] = {}
     for values, origin in _sources(job):
         for key, value in values.items():
@@ -35,9 +43,8 @@ def with_defaults(job: Job) -> Job:
         origins = {key: origin for key, (_, origin) in found.items()}
         lines = [f"{origins.get(p.key, 'the settings')}: {p.key} {p.what}" for p in problems]
         raise UsageError("\n".join(lines), f"correct it in {settings_file()}, or give the option itself")
-    return job.completed(
-        {key: getattr(filled, key) for key in found}, {key: origin for key, (_, origin) in found.items()}
-    )
+    origins = {key: f"the default of {origin}" for key, (_, origin) in found.items()}
+    return job.completed({key: getattr(filled, key) for key in found}, origins)
 
 
 def _sources(job: ModelJob) -> list[tuple[Mapping[str, Any], str]]:

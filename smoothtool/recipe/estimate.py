@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from smoothtool.jobs import INVERSION_NAMES, Job, identity_steps
+from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, Job, identity_steps
 
 SHARED = (
     "image", "images", "src", "model", "lora", "size", "steps", "guidance", "negative", "inversion", "solver",
-    "inner_steps",
+    "inner_steps", "null_anchor", "null_trust", "fixed_point_solver",
 )  # fmt: skip
 """What an inversion depends on: jobs that agree in all of it share one through the cache."""
 
@@ -43,12 +43,11 @@ def _inversion(job: Settings) -> float:
     """Per denoising step: one call to invert, and what the method does to find its way back."""
     method = job["inversion"]
     if method == "auto":
-        own = {"sdedit": "none", "cycle": "none", "pnp": "ddim", "pix2pix-zero": "direct", "p2p": "direct",
-               "masactrl": "direct"}  # fmt: skip
-        method = own.get(job["method"], "nti")
+        method = "direct" if job["method"] == "pix2pix-zero" else next(iter(EDIT_INVERSIONS[job["method"]][0]), "none")
     null_text = 10 if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]
-    per_step = {"nti": null_text, "none": 0, "direct": 1, "edict": 4, "fixed-point": 5}.get(method, 2)
-    return float(job["steps"] * per_step)
+    solved = {"anderson": 4, "plain": 5, "adamw": 25}[job["fixed_point_solver"]]
+    per_step = {"nti": null_text, "none": 0, "direct": 1, "edict": 4, "fixed-point": 5, "spdinv": solved, "dci": solved}
+    return float(job["steps"] * per_step.get(method, 2))
 
 
 def _interpolate(job: Settings) -> float:
@@ -60,8 +59,8 @@ def _interpolate(job: Settings) -> float:
 
 def _edit(job: Settings) -> float:
     ratios = [float(text) for text in job["ratio"]] or [0.8]
-    parts = {"switch": sum(ratios), "sdedit": job["strength"], "cycle": job["strength"], "pix2pix-zero": 3.0,
-             "disentangle": 19.0}  # fmt: skip
+    parts = {"switch": sum(ratios), "sdedit": job["strength"], "cycle": job["strength"], "flowedit": job["strength"],
+             "pix2pix-zero": 3.0, "disentangle": 19.0}  # fmt: skip
     if job["compare"]:
         inverted = sum(_inversion({**job, "inversion": name}) for name in ("nti", "ddim", "direct"))
         return inverted + math.ceil((sum(parts.values()) + 3.0) * job["steps"])

@@ -1,15 +1,20 @@
 """Every inversion and editing method on held-out sticker scenes whose true edited picture can be drawn.
 
     python tests/benchmarks/bench_edits.py --icons WORK/icons --out results/edits.jsonl [--scenes 60] [--lora PATH]
-        [--steps 50] [--guidance 7.5] [--shard 0/2] [--solver adam --only switch/nti p2p/nti]
+        [--steps 50] [--shard 0/2] [--only flowedit/none switch/nti] [--set guidance=3 null_anchor=0.01]
+        [--half find] [--beside switch/direct] [--winners]
 
 WORK is the folder of `python -m smoothtool.stickers.making icons --work WORK`. A quarter of the scenes each replaces an
 item, adds one, changes the style, changes the background. Figures: PSNR and SSIM to the source where the true edit
 equals the source, PSNR to the true edit elsewhere, CLIP score of the target prompt, UNet calls, seconds. "no edit" and
 "true edit" are the two pictures through the VAE: what doing nothing earns, and the most that can be had. The
 reconstruction of `npi` is DDIM's at guidance 1. Every result is a line of the file as soon as it is there, and a second
-run with the same settings goes on; --tables prints what is there, --against OTHER.jsonl also what changes from there to
-here on the same scenes, with 95 % intervals. Shards 0/2 and 1/2 are two processes on one file.
+run goes on. --set gives options of `edit` to what runs now; a file may hold many settings side by side. --half find and
+--half report are two halves of the scenes: find settings on the first, tell figures of the second.
+
+--tables prints what is there; --against OTHER.jsonl also what changes from there to here on the same scenes, --beside
+what every variant has more than that one, both with 95 % intervals; --winners the table of `--method auto`. Shards 0/2
+and 1/2 are two processes on one file.
 """
 
 from __future__ import annotations
@@ -20,26 +25,25 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from statistics import fmean
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from edit_results import BOUNDS, NOTHING, print_against, print_beside, print_tables, variant_of, winner_lines
 from PIL import Image
 
 from smoothtool.commands.edit.methods import EDITS, Source
+from smoothtool.commands.edit.stages import DEFAULT_RATIO
 from smoothtool.commands.invert.cached import Inverted, compute_inversion
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError
-from smoothtool.files.drawing.markdown import markdown_table
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.fitting import Fitted, to_pixel_values
 from smoothtool.files.pictures.images import to_image
 from smoothtool.files.storage.records import append_record, read_records
-from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
-from smoothtool.metrics.bootstrap import paired_difference
+from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job, parse_setting
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.metrics.reconstruction import mse, psnr_db, ssim
 from smoothtool.stickers.world.icons import CONCEPTS, STYLES
@@ -49,18 +53,20 @@ from smoothtool.weights.models import STICKERS
 
 SEED = 7_000_000_000
 UNCHANGED = 0.06  # of the range -1 to 1: eight grey levels, more than the VAE changes a plain place
-QUALITY = ("outside_psnr_db", "outside_ssim", "inside_to_truth_psnr_db", "clip_score")
-BOUNDS = ("no edit", "true edit")
+HALVES = ("find", "report")
 VARIANTS = [
     *((bound, "none") for bound in BOUNDS),
     *(("switch", name) for name in INVERSION_NAMES),
     ("p2p", "nti"),
     ("p2p", "direct"),
+    ("p2p", "spdinv"),
+    ("p2p", "dci"),
     ("masactrl", "direct"),
     ("pnp", "ddim"),
     ("pix2pix-zero", "regularised"),
     ("sdedit", "none"),
     ("cycle", "none"),
+    ("flowedit", "none"),
     ("disentangle", "nti"),
 ]
 
@@ -132,6 +138,7 @@ def figures(edited: torch.Tensor, before: torch.Tensor, truth: torch.Tensor, pro
         "outside_psnr_db": masked_psnr(edited, before, ~region) if bool((~region).any()) else None,
         "outside_ssim": float(ssim(torch.where(region, before, edited), before)),
         "inside_to_truth_psnr_db": masked_psnr(edited, truth, region),
+        "truth_psnr_db": masked_psnr(edited, truth, torch.ones_like(region)),
         "clip_score": float(clip.score(edited, [prompt])[0]),
     }
 
@@ -150,12 +157,13 @@ class Drawn:
     def result(self, method: str, name: str) -> tuple[dict[str, Any], Image.Image]:
         """(row, picture) of one variant."""
         if method in BOUNDS:
-            edited = self.through_vae(self.before if method == "no edit" else self.truth)
+            edited = self.through_vae(self.before if method == NOTHING else self.truth)
             return figures(edited, self.before, self.truth, self.prompts[1], self.clip), to_image(edited)
         job = self.job(method, name)
         row, inverted = self.inverted("" if method == "pnp" else self.prompts[0], name, job)
         calls, started = self.model.counter.calls, time.perf_counter()
-        latents = EDITS[method](Source(self.model, job, silent, self.picture, inverted), self.prompts[1], 0.8)
+        ratio = float((job.ratio or [DEFAULT_RATIO])[0])
+        latents = EDITS[method](Source(self.model, job, silent, self.picture, inverted), self.prompts[1], ratio)
         cost = {"edit_calls": self.model.counter.calls - calls, "edit_seconds": time.perf_counter() - started}
         edited = self.model.decode_latents(latents)
         return row | cost | figures(edited, self.before, self.truth, self.prompts[1], self.clip), to_image(edited)
@@ -164,8 +172,8 @@ class Drawn:
         options, chosen = self.options, name if name in EDIT_INVERSIONS[method][0] else "auto"
         return make_job("edit", {
             "image": "drawn", "src": self.prompts[0], "trg": self.prompts[1], "method": method, "inversion": chosen,
-            "seed": 0, "steps": options.steps, "solver": options.solver, "clip": options.model / "clip",
-            "guidance": options.guidance,
+            "seed": 0, "steps": options.steps, "clip": options.model / "clip",
+            **dict(map(parse_setting, options.set)),
         })  # fmt: skip
 
     def inverted(self, prompt: str, name: str, job: Any) -> tuple[dict[str, Any], Inverted | None]:
@@ -193,7 +201,8 @@ def edit_all(
     """(row, picture) for every variant that is still wanted; one that fails says why, and the others go on."""
     drawn = Drawn(model, clip, task, options)
     for method, name in wanted:
-        head = {"task": task.index, "kind": task.kind, "method": method, "inversion": name}
+        head = {"task": task.index, "kind": task.kind, "method": method, "inversion": name,
+                "settings": settings_of(method, options)}  # fmt: skip
         try:
             row, picture = drawn.result(method, name)
         except SmoothtoolError as error:
@@ -201,50 +210,19 @@ def edit_all(
         yield head | row, picture
 
 
-def table(
-    rows: list[dict[str, Any]], keys: tuple[str, ...], groups: list[tuple[str, ...]], heads: tuple[str, ...]
-) -> str:
-    lines = []
-    for group in groups:
-        chosen = [row for row in rows if tuple(row[head] for head in heads) == group]
-        if chosen:
-            means = {key: _mean([row.get(key) for row in chosen]) for key in keys}
-            failed = sum("error" in row for row in chosen)
-            counts = {"n": len(chosen) - failed, "failed": failed}
-            lines.append({**dict(zip(heads, group, strict=True)), **counts, **means})
-    return markdown_table(lines) if lines else ""
+def settings_of(method: str, options: argparse.Namespace) -> str:
+    """The settings that a result was made with; those of the bounds change nothing."""
+    return "" if method in BOUNDS else " ".join(sorted(options.set))
 
 
-def print_differences(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
-    """Mean and interval of after - before over the scenes that both have."""
-    for method, inversion in VARIANTS:
-        first, second = (
-            {row["task"]: row for row in rows if (row["method"], row["inversion"]) == (method, inversion)}
-            for rows in (before, after)
-        )
-        for key in ("reconstruction_psnr_db", *QUALITY):
-            tasks = [task for task in first.keys() & second.keys() if key in first[task] and key in second[task]]
-            if tasks:
-                change = paired_difference([first[task][key] for task in tasks], [second[task][key] for task in tasks])
-                span = f"{change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f}) over {change.count}"
-                print(f"{method}/{inversion}  {key}  {span}")
-
-
-def _mean(values: list[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return fmean(there) if there else None
-
-
-def print_tables(rows: list[dict[str, Any]]) -> None:
-    cost = ("inversion_calls", "inversion_seconds", "edit_calls", "edit_seconds")
-    print(table(rows, (*QUALITY, *cost), VARIANTS, ("method", "inversion")))
-    kinds = [(kind, *variant) for kind in CHANGES for variant in VARIANTS]
-    print(table(rows, QUALITY, kinds, ("kind", "method", "inversion")))
-    switch = [row for row in rows if row["method"] == "switch"]
-    names = [(name,) for name in INVERSION_NAMES]
-    quality = ("reconstruction_psnr_db", "vae_psnr_db", "reconstruction_mse", "vae_mse")
-    given_back = (*quality, "inversion_calls", "inversion_seconds")
-    print(table(switch, given_back, names, ("inversion",)))
+def is_wanted(index: int, half: str | None, shard: str) -> bool:
+    """Whether a task is in that half and shard; each has its part of every kind."""
+    group, (mine, shards) = index // len(CHANGES), map(int, shard.split("/"))
+    if half is not None:
+        if group % 2 != HALVES.index(half):
+            return False
+        group //= 2
+    return group % shards == mine
 
 
 def main() -> None:
@@ -255,14 +233,16 @@ def main() -> None:
     parser.add_argument("--lora", type=Path)
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=7.5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--skip", nargs="*", default=[], choices=list(EDITS), help="methods to leave out")
     parser.add_argument("--only", nargs="*", default=["/".join(v) for v in VARIANTS], help="METHOD/INVERSION to run")
-    parser.add_argument("--solver", default="gauss-newton", choices=["gauss-newton", "adam"], help="for null-text")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of edit, for what runs now")
+    parser.add_argument("--half", choices=HALVES, help="one half of the scenes")
     parser.add_argument("--shard", default="0/1", help="INDEX/COUNT of the scenes")
     parser.add_argument("--tables", action="store_true")
     parser.add_argument("--against", type=Path, help="results to compare with, scene by scene")
+    parser.add_argument("--beside", help="METHOD/INVERSION to compare the others with, scene by scene")
+    parser.add_argument("--winners", action="store_true", help="the best method by kind, as --method auto has it")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = read_records(options.out.parent, options.out.name)
@@ -270,20 +250,26 @@ def main() -> None:
         model, clip = load_model(options.model, "stickers", device=options.device), load_clip(options.model / "clip")
         if options.lora:
             load_lora(model, options.lora)
-        rows += run(model, clip, options, {(row["task"], row["method"], row["inversion"]) for row in rows})
-    print_tables(rows)
+        rows += run(model, clip, options, {(row["task"], *variant_of(row)) for row in rows})
+    rows = [row for row in rows if is_wanted(row["task"], options.half, "0/1")]
+    print_tables(rows, VARIANTS)
     if options.against:
-        print_differences(read_records(options.against.parent, options.against.name), rows)
+        print_against(read_records(options.against.parent, options.against.name), rows)
+    if options.beside:
+        print_beside(rows, *options.beside.split("/"))
+    if options.winners:
+        print("\n".join(winner_lines(rows, list(CHANGES))))
 
 
 def run(model: DiffusionModel, clip: Clip, options: argparse.Namespace, done: set[Any]) -> list[dict[str, Any]]:
-    rows, (shard, shards) = [], map(int, options.shard.split("/"))
+    rows: list[dict[str, Any]] = []
     for task in tasks(options.scenes):
-        if task.index // len(CHANGES) % shards != shard:  # every shard has its part of each kind
+        if not is_wanted(task.index, options.half, options.shard):
             continue
         wanted = [
             v for v in VARIANTS
-            if "/".join(v) in options.only and v[0] not in options.skip and (task.index, *v) not in done
+            if ("/".join(v) in options.only or v[0] in BOUNDS) and v[0] not in options.skip
+            and (task.index, *v, settings_of(v[0], options)) not in done
         ]  # fmt: skip
         pictures = [render(scene, options.icons) for scene in (task.source, task.target)]
         for row, picture in edit_all(model, clip, task, wanted, options):

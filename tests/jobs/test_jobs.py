@@ -142,7 +142,7 @@ EDIT = {"image": "x.png", "src": "a red fox", "trg": ["a blue fox"]}
         ({"compare": True, "trg": ["a cat", "a dog"]}, "one target"),
         ({"compare": True, "ratio": ["0.6", "0.8"]}, "one number"),
         ({"compare": True, "inversion": "ddim"}, "each on its own inversion"),
-        ({"strength": 0.5}, "for the method sdedit or cycle, not for switch"),
+        ({"strength": 0.5}, "for the method sdedit, cycle or flowedit, not for switch"),
         ({"method": "sdedit", "cross_steps": 0.2}, "for the method p2p, not for sdedit"),
         ({"steps": 1000}, "999"),
     ],

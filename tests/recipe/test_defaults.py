@@ -33,7 +33,7 @@ def guidance_of(model: Path, **given: object) -> tuple[float, dict[str, str]]:
 
 
 def test_a_model_brings_its_own_guidance(model: Path) -> None:
-    assert guidance_of(model) == (3.5, {"guidance": f"the model {model}"})
+    assert guidance_of(model) == (3.5, {"guidance": f"the default of the model {model}"})
 
 
 def test_what_was_given_wins_even_when_it_is_the_usual_value(model: Path) -> None:
@@ -42,7 +42,7 @@ def test_what_was_given_wins_even_when_it_is_the_usual_value(model: Path) -> Non
 
 def test_the_users_settings_win_over_the_models(model: Path, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("guidance: 5\n")
-    assert guidance_of(model) == (5.0, {"guidance": str(tmp_path / "settings.yaml")})
+    assert guidance_of(model) == (5.0, {"guidance": f"the default of {tmp_path / 'settings.yaml'}"})
 
 
 def test_a_model_without_values_of_its_own_leaves_smoothtools(model: Path) -> None:
@@ -59,7 +59,7 @@ def test_the_users_model_brings_its_values_under_auto(model: Path, tmp_path: Pat
 def test_a_plan_holds_the_values_that_will_be_used(model: Path) -> None:
     plan = plan_flags("invert", {"image": ["samples:fox"], "src": "a fox", "model": str(model)})
     assert plan.items[0].job.settings()["guidance"] == 3.5
-    assert plan.items[0].job.origins == {"guidance": f"the model {model}"}
+    assert plan.items[0].job.origins == {"guidance": f"the default of the model {model}"}
 
 
 def test_a_wrong_value_in_the_settings_names_the_file(model: Path, tmp_path: Path) -> None:

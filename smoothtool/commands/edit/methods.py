@@ -20,6 +20,7 @@ from smoothtool.files.pictures.images import Fitted
 from smoothtool.jobs import parse_weight
 from smoothtool.methods.editing.cycle import cycle_steps
 from smoothtool.methods.editing.disentangle import PictureLoss, disentangle_steps
+from smoothtool.methods.editing.flowedit import flowedit_steps
 from smoothtool.methods.editing.masactrl import masactrl_steps
 from smoothtool.methods.editing.pix2pix_zero import edit_direction, pix2pix_zero_steps, sentences
 from smoothtool.methods.editing.plug_and_play import plug_and_play_steps
@@ -98,6 +99,15 @@ def _cycle(source: Source, target: str, ratio: float) -> torch.Tensor:
     job, latents = source.job, source.latents
     texts = (source.text(job.src), source.text(target), source.null)
     steps = cycle_steps(source.model, latents, *texts, job.steps, job.guidance, _generator(job), strength=job.strength)
+    return source.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
+
+
+def _flowedit(source: Source, target: str, ratio: float) -> torch.Tensor:
+    job, latents = source.job, source.latents
+    texts = (source.text(job.src), source.text(target), source.null)
+    steps = flowedit_steps(
+        source.model, latents, *texts, job.steps, job.guidance, _generator(job), job.source_guidance, job.strength
+    )
     return source.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
 
 
@@ -218,6 +228,7 @@ EDITS: dict[str, Callable[[Source, str, float], torch.Tensor]] = {
     "pnp": _plug_and_play,
     "pix2pix-zero": _pix2pix_zero,
     "cycle": _cycle,
+    "flowedit": _flowedit,
     "disentangle": _disentangle,
     "masactrl": _masactrl,
 }

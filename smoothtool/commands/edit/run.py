@@ -1,4 +1,4 @@
-"""`smoothtool edit`: change a picture by words, by any of eight methods, from one inversion."""
+"""`smoothtool edit`: change a picture by words, by any of nine methods, from one inversion."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from smoothtool.files.pictures.provenance import a1111_parameters
 from smoothtool.files.storage.inversions import is_inversion
 from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
+from smoothtool.jobs import chosen
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 def run(job: EditJob, track: Track) -> Report:
     """Edit one picture; leaves edited*.png, before-after.png, report.json, job.yaml; sheet.png for several."""
-    job, report = begin(job, [job.image])
+    job, report = begin(chosen(job), [job.image])
+    if "method" in job.origins:
+        track.note(f"method {job.method}: {job.origins['method']}")
     with result_folder(report, job) as folder:
         # 1. model
         with timed(report, "load"):

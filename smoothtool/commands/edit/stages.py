@@ -71,8 +71,8 @@ def inversion_for(job: EditJob) -> str | None:
 
 
 def _check_file(job: EditJob, inversion: Inversion, info: Mapping[str, Any], prompt: str) -> None:
-    if job.method in ("sdedit", "cycle"):
-        return  # they take the picture's latents alone
+    if inversion_for(job) is None:
+        return  # it takes the picture's latents alone
     fitting, why = EDIT_INVERSIONS[job.method]
     wanted = fitting if job.inversion == "auto" else (job.inversion,)
     if inversion.method not in wanted:

@@ -181,7 +181,7 @@ def _sequence(
     return pixel_values if ends.fitted is None else crop_back(pixel_values, ends.fitted)
 
 
-OTHER_PIVOTS = ("fixed-point", "edict", "belm")
+OTHER_PIVOTS = ("fixed-point", "spdinv", "dci", "edict", "belm")
 PathBetween = Callable[[DiffusionModel, Ends, int, Sequence[float], "InterpolateJob"], Iterator[torch.Tensor]]
 """The in-betweens [n, C, h, w] of the pair of ends that begins at an index, after every step of making them."""
 

@@ -94,10 +94,9 @@ def _start(
 
 def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: InversionJob) -> dict[str, Any]:
     """All that an inversion depends on besides the pixels: the cache key's second half, kept in inversion files."""
-    own: dict[str, dict[str, Any]] = {
-        "nti": {"solver": job.solver, "inner_steps": job.inner_steps},
-        "regularised": {"seed": job.seed},
-    }
+    null_text = ("solver", "inner_steps", "null_anchor", "null_trust")
+    read = {"nti": null_text, "spdinv": ("fixed_point_solver",), "dci": ("fixed_point_solver",),
+            "regularised": ("seed",)}  # fmt: skip
     return {
         "model": model.fingerprint,
         "loras": [[lora["fingerprint"], lora["scale"]] for lora in model.loras],
@@ -110,7 +109,7 @@ def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: Inver
         "version": __version__,
         "revision": REVISION,
         **({"negative": job.negative} if job.negative else {}),
-        **own.get(job.inversion, {}),
+        **{key: getattr(job, key) for key in read.get(job.inversion, ())},
     }
 
 
@@ -159,12 +158,12 @@ def _check_belongs(model: DiffusionModel, inversion: Inversion, size_px: tuple[i
 
 
 def note_convergence(inversion: Inversion, track: Track, report: Report) -> None:
-    """A null-text fit that ends far from the picture is said aloud."""
+    """A null-text fit that ends far from the picture, or a step that was not solved, is said aloud."""
     if not inversion.converged:
-        note = (
-            f"the inversion has not converged (loss {inversion.losses[-1]:.2g} at the last step): "
-            "expect pictures that differ from the input; try more --steps, --guidance 3, or a --src that fits"
-        )
+        nti = inversion.method == "nti"
+        left = f"loss {inversion.losses[-1]:.2g} at the last step" if nti else f"residual {max(inversion.losses):.2g}"
+        remedy = "more --steps, --guidance 3, or a --src that fits" if nti else "more --steps, or a --src that fits"
+        note = f"the inversion has not converged ({left}): expect pictures that differ from the input; try {remedy}"
         track.note(note)
         if note not in report.notes:  # methods that are compared share an inversion
             report.notes.append(note)

@@ -12,25 +12,31 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant
 from smoothtool.methods.editing.pix2pix_zero import regularised_inversion_steps
 from smoothtool.methods.inversion.belm import belm_inversion_steps
+from smoothtool.methods.inversion.dci import dci_steps
 from smoothtool.methods.inversion.ddim import InversionStep, ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.direct import pivot_path
 from smoothtool.methods.inversion.edict import edict_inversion_steps, finest
-from smoothtool.methods.inversion.fixed_point import fixed_point_steps
+from smoothtool.methods.inversion.fixed_point import FixedPointStep, fixed_point_steps
+from smoothtool.methods.inversion.fixed_point_solvers import (
+    FixedPointSolver,
+    adamw_solver,
+    anderson_solver,
+    plain_solver,
+)
 from smoothtool.methods.inversion.negative_prompt import negative_prompt_embeds
 from smoothtool.methods.inversion.null_text import Solver, adam_solver, gauss_newton_solver, null_text_steps
 from smoothtool.methods.inversion.resume import resumed_steps
+from smoothtool.methods.inversion.spdinv import spdinv_steps
 from smoothtool.types import Conditioning, Inversion, LatentTrajectory, Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import InversionJob
 
 CONVERGED_LOSS = 1e-2
-"""Latents have unit variance: a mean squared error above 1 % per picture at the last step is seen in the picture."""
+"""Latents have unit variance: a mean squared error above 1 % per picture is seen in the picture."""
 
-EACH = ("nti", "ddim", "npi", "proxnpi", "direct", "edict", "belm")
-"""Inversions that can be taken apart by picture. `fixed-point` keeps one residual for all of a batch."""
 LOSSES = "losses"
-"""In `extra` of a null-text inversion with one null embedding per picture: the last losses [N, B]."""
+"""In `extra` of an inversion whose pictures were fitted apart: what is left after every step, [N, B]."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def _null_text(start: Start) -> Inversion:
         null_embeds=torch.stack([step.null_embeds for step in steps]),
         sampled=torch.stack([pivots.noise, *(step.latents for step in steps)]),
         losses=tuple(step.losses[-1] for step in steps),
-        converged=last_loss <= CONVERGED_LOSS,
+        converged=_converged("nti", [last_loss]),
         extra={LOSSES: torch.tensor([step.last_losses for step in steps])} if len(start.null) > 1 else {},
     )
 
@@ -111,12 +117,30 @@ def _direct(start: Start) -> Inversion:
 
 
 def _fixed_point(start: Start) -> Inversion:
-    steps = list(start.track(
-        fixed_point_steps(start.model, start.latents, start.text, start.job.steps), "inverting", start.job.steps
-    ))  # fmt: skip
+    steps = fixed_point_steps(start.model, start.latents, start.text, start.job.steps)
+    return _solved(start, "fixed-point", steps)
+
+
+def _spdinv(start: Start) -> Inversion:
+    solver = FIXED_POINT_SOLVERS[start.job.fixed_point_solver]()
+    return _solved(start, "spdinv", spdinv_steps(start.model, start.latents, start.text, start.job.steps, solver))
+
+
+def _dci(start: Start) -> Inversion:
+    solver = FIXED_POINT_SOLVERS[start.job.fixed_point_solver]()
+    return _solved(start, "dci", dci_steps(start.model, start.latents, start.text, start.job.steps, solver))
+
+
+def _solved(start: Start, method: str, steps: Iterable[FixedPointStep]) -> Inversion:
+    """Walk along the solved steps, and back with the source prompt as null; the losses are the residuals."""
+    done = list(start.track(steps, "inverting", start.job.steps))
+    left = [step.last_residuals for step in reversed(done)]
+    worst = tuple(max(residuals) for residuals in left)
     inversion = replace(
-        start.as_null(start.unsampled("fixed-point", trajectory_of(start.latents, list(steps)))),
-        losses=tuple(max(step.last_residuals) for step in reversed(steps)),
+        start.as_null(start.unsampled(method, trajectory_of(start.latents, list(done)))),
+        losses=worst,
+        converged=_converged(method, worst),
+        extra={LOSSES: torch.tensor(left)} if len(start.null) > 1 else {},
     )
     return start.sampled(inversion, guidance_scale=1.0)
 
@@ -157,6 +181,8 @@ INVERSIONS: dict[str, Callable[[Start], Inversion]] = {
     "proxnpi": _proximal,
     "direct": _direct,
     "fixed-point": _fixed_point,
+    "spdinv": _spdinv,
+    "dci": _dci,
     "edict": _edict,
     "belm": _belm,
     "regularised": _regularised,
@@ -164,19 +190,21 @@ INVERSIONS: dict[str, Callable[[Start], Inversion]] = {
 
 
 def invert_each(start: Start) -> list[Inversion]:
-    """Every picture's own inversion, as it would be alone, from one batch; `start.null` has a row for each.
-
-    For the methods in EACH.
-    """
+    """Every picture's own inversion, as it would be alone, from one batch; `start.null` has a row for each."""
     whole = INVERSIONS[start.job.inversion](start)
     losses = whole.extra.pop(LOSSES, None)
     alone = [_picture_of(whole, index) for index in range(len(start.prompts))]
     if losses is None:
         return alone
     return [
-        replace(one, losses=tuple(own), converged=own[-1] <= CONVERGED_LOSS)
+        replace(one, losses=tuple(own), converged=_converged(whole.method, own))
         for one, own in zip(alone, losses.T.tolist(), strict=True)
     ]
+
+
+def _converged(method: str, losses: Sequence[float]) -> bool:
+    """Whether one picture came through: null-text at its end, the solved steps of the others at every one."""
+    return (losses[-1] if method == "nti" else max(losses) ** 2) <= CONVERGED_LOSS
 
 
 def _picture_of(whole: Inversion, index: int) -> Inversion:
@@ -219,4 +247,13 @@ def join_inversions(alone: Sequence[Inversion]) -> Inversion:
 
 def make_solver(job: InversionJob) -> Solver:
     """The null-text solver of the job."""
-    return adam_solver(job.inner_steps) if job.solver == "adam" else gauss_newton_solver()
+    if job.solver == "adam":
+        return adam_solver(job.inner_steps)
+    return gauss_newton_solver(trust_rms=job.null_trust, anchor_weight=job.null_anchor)
+
+
+FIXED_POINT_SOLVERS: dict[str, Callable[[], FixedPointSolver]] = {
+    "anderson": anderson_solver,
+    "plain": plain_solver,
+    "adamw": adamw_solver,
+}

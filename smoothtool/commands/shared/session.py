@@ -100,7 +100,7 @@ def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
     folder = job.output or next_free(DEFAULT_ROOT / default_name(job.command, inputs))
     settings = {key: _kept(value, folder, job.lent_folder) for key, value in job.settings().items()}
     report = Report(command=job.command, folder=folder, job=settings, versions=versions())
-    report.notes += [f"{key} {getattr(job, key)}: the default of {origin}" for key, origin in job.origins.items()]
+    report.notes += [f"{key} {getattr(job, key)}: {origin}" for key, origin in job.origins.items()]
     return report
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import torch
 
-from smoothtool.diffusion.ddim import pred_original_sample
+from smoothtool.diffusion.ddim import pred_noise, pred_original_sample
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, guide
 from smoothtool.methods.editing.sdedit import start_index
@@ -72,4 +72,5 @@ def flow_time(alpha_prod: float) -> float:
 
 def _velocity(latents: torch.Tensor, noise_pred: torch.Tensor, alpha_prod: float) -> torch.Tensor:
     """v = eps - x0_hat, [1, C, h, w], which moves z_flow."""
-    return noise_pred - pred_original_sample(latents, noise_pred, alpha_prod)
+    noise = pred_noise(latents, noise_pred, alpha_prod)
+    return noise - pred_original_sample(latents, noise_pred, alpha_prod)

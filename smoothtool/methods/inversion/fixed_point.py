@@ -10,7 +10,7 @@ started at the plain DDIM estimate f(z_s). The map contracts for the small steps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ import torch
 from smoothtool.diffusion.ddim import ddim_step
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.methods.inversion.ddim import InversionStep
-from smoothtool.methods.inversion.fixed_point_solvers import FixedPointSolver, plain_solver
+from smoothtool.methods.inversion.fixed_point_solvers import FixedPointSolver, Map, plain_solver
 from smoothtool.types import Conditioning
 
 ROUNDS = 3
@@ -50,25 +50,29 @@ def implicit_steps(
     text: Conditioning,
     num_inference_steps: int,
     solver: FixedPointSolver,
-    corrected: Callable[[torch.Tensor], torch.Tensor] = lambda noise: noise,
+    corrected: Map = lambda noise: noise,
 ) -> Iterator[FixedPointStep]:
     """The fixed point of f(z_t) = ddim_step(z_s, corrected(eps(z_t, t, text))) at every step, at guidance 1.
 
     latents    [B, C, h, w] of the image, text of batch B or 1
-    corrected  what becomes of a noise prediction [B, C, h, w] before it is followed
+    corrected  what becomes of a noise prediction [B, C, h, w] before it is followed; at abar = 0, where the model
+               predicts no noise, nothing
     """
     text = text.expand(len(latents))
-    for step_index, pair in reversed(list(enumerate(model.schedule.alpha_pairs(num_inference_steps)))):
-        timestep, alpha_prod, alpha_prod_previous = pair
+    pairs = model.schedule.alpha_pairs(num_inference_steps)
+    for step_index, (timestep, alpha_prod, alpha_prod_previous) in reversed(list(enumerate(pairs))):
 
-        def image_of(
-            point: torch.Tensor, z: torch.Tensor = latents, pair: tuple[int, float, float] = pair
+        def follow(
+            noise: torch.Tensor, z: torch.Tensor = latents, low: float = alpha_prod_previous, high: float = alpha_prod
         ) -> torch.Tensor:
+            """z_t [B, C, h, w] by a noise prediction of the same shape."""
+            return ddim_step(z, corrected(noise) if high else noise, low, high)
+
+        def image_of(point: torch.Tensor, follow: Map = follow, timestep: int = timestep) -> torch.Tensor:
             """f, [B, C, h, w]."""
-            return ddim_step(z, corrected(model.predict_noise(point, pair[0], text)), pair[2], pair[1])
+            return follow(model.predict_noise(point, timestep, text))
 
         noise = model.predict_noise(latents, timestep, text)
         start = ddim_step(latents, noise, alpha_prod_previous, alpha_prod)
-        known = latents, ddim_step(latents, corrected(noise), alpha_prod_previous, alpha_prod)
-        latents, residuals = solver(image_of, start, known)
+        latents, residuals = solver(image_of, start, (latents, follow(noise)))
         yield FixedPointStep(step_index, timestep, latents, residuals)

@@ -18,6 +18,7 @@ from smoothtool.commands.invert.methods import INVERSIONS
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.pictures.images import read_settings
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
+from smoothtool.jobs.edit_choice import ANY, REPLACE, WINNERS
 from smoothtool.methods.editing.prompt_switch import switch_index
 from smoothtool.types import silent
 
@@ -117,6 +118,19 @@ def test_every_method_changes_the_picture(session, picture, clip, method):
     assert not np.array_equal(edited, source)
     assert report.figures["edits"][0]["unet_calls"] > 0
     assert 0 <= report.figures["edits"][0]["clip_score"] <= 100
+
+
+def test_auto_takes_a_method_and_says_which_and_why(session, picture):
+    report = run_edit(picture, method="auto")
+    winner = WINNERS.get(REPLACE, WINNERS[ANY])
+    assert report.job["method"] == winner.method
+    assert any(note.startswith(f"method {winner.method}: chosen because words are replaced") for note in report.notes)
+    assert f"method: {winner.method}" in (report.folder / "job.yaml").read_text()
+
+
+def test_flowedits_source_guidance_reaches_the_method(session, picture):
+    first, second = (run_edit(picture, method="flowedit", source_guidance=scale) for scale in (1, 5))
+    assert not np.array_equal(pixels(first.folder / "edited.png"), pixels(second.folder / "edited.png"))
 
 
 def test_the_same_seed_gives_the_same_edit(session, picture):
@@ -237,4 +251,11 @@ def test_sdedit_takes_the_latents_of_any_inversion_file(session, picture):
 
 def test_comparing_without_a_source_prompt_leaves_out_what_needs_one(session, picture, clip):
     report = run_edit(picture, compare=True, clip=str(clip), src="")
-    assert [row["method"] for row in report.figures["compare"]] == ["switch", "sdedit", "pnp", "cycle", "masactrl"]
+    assert [row["method"] for row in report.figures["compare"]] == [
+        "switch",
+        "sdedit",
+        "pnp",
+        "cycle",
+        "flowedit",
+        "masactrl",
+    ]
