@@ -200,7 +200,7 @@ def test_a_mask_that_vanishes_among_the_latents_is_refused(session, picture, tmp
         drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method="fastdrag"), silent)
 
 
-@pytest.mark.parametrize(("method", "steps"), [("dragdiffusion", 80), ("gooddrag", 80), ("fastdrag", 0), ("warp", 0)])
+@pytest.mark.parametrize(("method", "steps"), [("dragdiffusion", 80), ("gooddrag", 70), ("fastdrag", 0), ("warp", 0)])
 def test_fastdrag_and_warp_learn_nothing_unless_asked(method, steps):
     asked = make_job("drag", {"image": "cat.png", "point": ["8,12:30,12"], "method": method})
     assert identity_steps(asked.method, asked.lora_steps) == steps

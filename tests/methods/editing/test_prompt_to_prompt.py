@@ -80,8 +80,8 @@ def test_a_token_is_paired_with_the_first_of_several_equal_ones():
 
 @pytest.mark.parametrize("steps", [6, 50, 51])
 def test_controls_last_for_the_programs_whole_numbers_of_steps(steps):
-    controls = Controls(lambda a_src, a_tgt: a_src, cross_ratio=0.4, self_ratio=0.6)
-    each = [prompt_to_prompt._Attend(controls, index, steps, blend=None) for index in range(steps)]
+    controls = Controls(lambda a_src, a_tgt: a_src, cross_ratio=0.4)
+    each = [prompt_to_prompt._Attend(controls, index, steps, 0.6, blend=None) for index in range(steps)]
     assert sum(attend.edit is not None for attend in each) == 4 * (steps + 1) // 10
     assert sum(attend.inject for attend in each) == 6 * steps // 10
 
