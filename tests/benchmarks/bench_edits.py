@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -225,7 +225,12 @@ def is_wanted(index: int, half: str | None, shard: str) -> bool:
     return group % shards == mine
 
 
-def main() -> None:
+def results(path: Path) -> list[dict[str, Any]]:
+    """What is there already."""
+    return read_records(path.parent, path.name, {"task": int, "kind": str, "method": str, "inversion": str})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--icons", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -243,9 +248,9 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="results to compare with, scene by scene")
     parser.add_argument("--beside", help="METHOD/INVERSION to compare the others with, scene by scene")
     parser.add_argument("--winners", action="store_true", help="the best method by kind, as --method auto has it")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = read_records(options.out.parent, options.out.name)
+    rows = results(options.out)
     if not options.tables:
         model, clip = load_model(options.model, "stickers", device=options.device), load_clip(options.model / "clip")
         if options.lora:
@@ -254,7 +259,7 @@ def main() -> None:
     rows = [row for row in rows if is_wanted(row["task"], options.half, "0/1")]
     print_tables(rows, VARIANTS)
     if options.against:
-        print_against(read_records(options.against.parent, options.against.name), rows)
+        print_against(results(options.against), rows)
     if options.beside:
         print_beside(rows, *options.beside.split("/"))
     if options.winners:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_edits import CHANGES, changed_region, is_wanted, tasks
+from bench_edits import CHANGES, changed_region, is_wanted, main, tasks
 from edit_results import winner, winner_lines
 
+from smoothtool.files.storage.records import append_record
 from smoothtool.jobs import kind_of_edit
 from smoothtool.stickers.world.scenes import caption, scene_is_held_out
 
@@ -73,3 +74,13 @@ def test_winners_are_printed_as_the_table_of_auto_has_them():
     table = eval("{" + "".join(lines) + "}", vars(edit_choice))
     assert list(table) == [edit_choice.ADD, edit_choice.ANY, edit_choice.NO_SOURCE]
     assert table[edit_choice.ADD] == edit_choice.Winner("cycle", "none", 1, 14.5, 20.0, {"guidance": "3"})
+
+
+def test_results_in_a_file_are_read_into_tables_and_winners(tmp_path: Path, capsys):
+    for row in RESULTS:
+        append_record(tmp_path / "edits.jsonl", row)
+    out = str(tmp_path / "edits.jsonl")
+    main(["--icons", "none", "--out", out, "--tables", "--winners", "--beside", "cycle/none", "--against", out])
+    printed = capsys.readouterr().out
+    assert '    ADD: Winner("cycle", "none", 1, 14.5, 20.0,' in printed
+    assert printed.count("| p2p ") == 2  # over all scenes, and of its kind
