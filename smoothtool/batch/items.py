@@ -90,9 +90,9 @@ def _identity(key: str, value: Any, digests: Digests) -> Any:
     if key == "model":
         return digests.of_model(value)
     text, scale = parse_lora(value)
-    if key == "lora" and value != "none" and not Path(text).exists():
+    if key == "lora" and value != "none" and not os.path.exists(text):
         raise ModelError(f"{text}: there is no such LoRA", "check the path")
-    return [digests.of(Path(text)), scale] if value not in NAMES_OR_PLACES[key] and Path(text).exists() else value
+    return [digests.of(Path(text)), scale] if value not in NAMES_OR_PLACES[key] and os.path.exists(text) else value
 
 
 def _sha(data: Any) -> str:

@@ -20,7 +20,7 @@ from smoothtool.batch.worker import Batch, open_batch, work_here
 from smoothtool.commands.shared.model_pool import model_key
 from smoothtool.errors import StorageError, UsageError, storage_error
 from smoothtool.files.storage.digests import Digests
-from smoothtool.files.storage.output import create_folder, free_space_check
+from smoothtool.files.storage.output import create_folder, free_space_check, results_folder
 from smoothtool.files.storage.writing import start_log
 from smoothtool.types import Outcome, Track
 from smoothtool.version import __version__
@@ -111,7 +111,7 @@ def _open_folder(path: Path) -> Path:
 
     Raises: UsageError when it holds other things, StorageError when it cannot be written.
     """
-    folder = path.expanduser().absolute()
+    folder = results_folder(path)
     try:
         if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob(PATTERN)):
             raise UsageError(f"{path}: the folder is not empty, and not of a batch", "another folder with -o")

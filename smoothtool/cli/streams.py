@@ -39,10 +39,11 @@ def steady_streams() -> Iterator[None]:
         try:
             yield
         finally:
-            for name, stream in before.items():
+            for name, mode in STREAMS:
                 with suppress(OSError, ValueError):
-                    getattr(sys, name).flush()
-                setattr(sys, name, stream)
+                    if mode == "w":
+                        getattr(sys, name).flush()
+                setattr(sys, name, before[name])
 
 
 class SteadyStream:

@@ -34,13 +34,14 @@ def ui(
     if missing:
         raise UsageError(f"the page needs {' and '.join(missing)}", "pip install 'smoothtool[ui]'")
     silence_libraries()
+    from smoothtool.files.storage.output import results_folder
     from smoothtool.jobs import make_job
     from smoothtool.ui.runs import Session
 
     common = {"model": model, "lora": lora or [], "device": device, "dtype": dtype}
     make_job("edit", {"image": "samples:fox", "trg": "a fox", **common})  # a wrong value is said now
     folder = output or Path("smoothtool-out") / f"ui-{datetime.now():%Y-%m-%d-%H%M%S}"
-    with Session(folder.expanduser().absolute(), common) as session, listen(port) as listener:
+    with Session(results_folder(folder), common) as session, listen(port) as listener:
         _serve(session, listener, browser)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -62,6 +63,8 @@ class Job(BaseModel):
         kind = kind_of(cls.model_fields[str(info.field_name)])
         if kind is list and isinstance(value, (str, Path)):
             return [str(value)]
+        if kind is Path and isinstance(value, (str, Path)):
+            return os.path.expanduser(value)
         if kind is not bool and isinstance(value, bool):
             raise ValueError("")
         return str(value) if kind is str and isinstance(value, Path) else value

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from smoothtool.jobs.base import ModelJob
 from smoothtool.jobs.notation import parse_setting, parse_shard
-from smoothtool.jobs.options import SAMPLING, SEED_END, Flag
+from smoothtool.jobs.options import COUNT_END, SAMPLING, SEED_END, Flag
 
 
 class BenchJob(ModelJob):
@@ -31,7 +31,9 @@ class BenchJob(ModelJob):
     options: Annotated[list[str], Flag()] = Field(
         [], alias="set", description="Any other option of that command as KEY=VALUE; repeat for more"
     )
-    limit: Annotated[int | None, Flag("-n")] = Field(None, ge=1, description="Measure the first so many items only")
+    limit: Annotated[int | None, Flag("-n")] = Field(
+        None, ge=1, lt=COUNT_END, description="Measure the first so many items only"
+    )
     shard: Annotated[str | None, Flag(delivery=True)] = Field(
         None, description="Make a share of the items only: 1/4 to 4/4, all with the same -o"
     )

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob, ReportJob
 from smoothtool.jobs.notation import parse_lora, parse_shard
-from smoothtool.jobs.options import SAMPLING, SEED_END, Flag
+from smoothtool.jobs.options import COUNT_END, SAMPLING, SEED_END, Flag
 
 
 class IstdJob(ModelJob):
@@ -20,7 +20,7 @@ class IstdJob(ModelJob):
     prompts: Annotated[str | None, Flag("-p")] = Field(
         None, description="Prompts, one a line, or COCO's captions .json; stickers has its own list"
     )
-    n: Annotated[int, Flag("-n")] = Field(500, ge=1, description="How many prompts to walk under")
+    n: Annotated[int, Flag("-n")] = Field(500, ge=1, lt=COUNT_END, description="How many prompts to walk under")
     frames: Annotated[int, Flag()] = Field(11, ge=3, le=1000, description="Pictures per walk, both ends included")
     compare_lora: Annotated[list[str], Flag()] = Field(
         [], description="Measure again with this LoRA (PATH[:SCALE]) on top, in pairs; default: with the model's own"
@@ -106,12 +106,16 @@ class TablesJob(ModelJob):
     prompts: Annotated[str | None, Flag("-p")] = Field(
         None, description="Prompts of ISTD, one a line, or COCO's captions .json; stickers has its own list"
     )
-    n: Annotated[int, Flag("-n")] = Field(500, ge=1, description="How many prompts ISTD walks under")
+    n: Annotated[int, Flag("-n")] = Field(500, ge=1, lt=COUNT_END, description="How many prompts ISTD walks under")
     pictures: Annotated[int, Flag()] = Field(
-        500, ge=2, description="Pictures made per model, and real ones they are compared with"
+        500, ge=2, lt=COUNT_END, description="Pictures made per model, and real ones they are compared with"
     )
-    inverted: Annotated[int, Flag()] = Field(20, ge=1, description="Pictures that are inverted and given back")
-    pairs: Annotated[int, Flag()] = Field(4, ge=1, description="Pairs of pictures that are walked between")
+    inverted: Annotated[int, Flag()] = Field(
+        20, ge=1, lt=COUNT_END, description="Pictures that are inverted and given back"
+    )
+    pairs: Annotated[int, Flag()] = Field(
+        4, ge=1, lt=COUNT_END, description="Pairs of pictures that are walked between"
+    )
     smooth: Annotated[str, Flag()] = Field(
         "default",
         min_length=1,
@@ -119,7 +123,7 @@ class TablesJob(ModelJob):
     )
     train_data: Annotated[str, Flag()] = Field("stickers:train", min_length=1, description="Data to train on, as train")
     train_steps: Annotated[int, Flag()] = Field(
-        2000, ge=0, description="Steps of every training; 0 leaves what needs one empty"
+        2000, ge=0, lt=COUNT_END, description="Steps of every training; 0 leaves what needs one empty"
     )
     train_batch_size: Annotated[int, Flag()] = Field(16, ge=1, le=4096, description="Pictures per training step")
     learning_rate: Annotated[float, Flag()] = Field(

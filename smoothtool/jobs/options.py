@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 
 SEED_END = 2**63
 """Seeds are what torch's generators take."""
+COUNT_END = 10**9
+"""Counts without another bound end here, far beyond anything that could be meant and within what floats hold."""
 OPTIONS, INVERSION, SAMPLING, MODEL, OUTPUT = PANELS = ("Options", "Inversion", "Sampling", "Model", "Output")
 """Headings of the help, in the order in which they and their options are listed everywhere."""
 
@@ -75,5 +77,5 @@ def range_of(field: FieldInfo) -> str:
     words = ""
     for bound, word in (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below")):
         values = [getattr(extra, bound) for extra in field.metadata if hasattr(extra, bound)]
-        words += "".join(f" {word} {value}" for value in values if value != SEED_END)
+        words += "".join(f" {word} {value}" for value in values if value not in (SEED_END, COUNT_END))
     return words

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob
-from smoothtool.jobs.options import Flag
+from smoothtool.jobs.options import COUNT_END, Flag
 
 
 class TrainJob(ModelJob):
@@ -20,7 +20,7 @@ class TrainJob(ModelJob):
         description="Folder with metadata.jsonl, metadata.csv or a .txt beside each picture; webdataset's NAME.tar, "
         "'NAME-{000..011}.tar' or a folder of them; stickers:train",
     )
-    max_steps: Annotated[int, Flag("-n")] = Field(1000, ge=1, description="Optimizer steps")
+    max_steps: Annotated[int, Flag("-n")] = Field(1000, ge=1, lt=COUNT_END, description="Optimizer steps")
     batch_size: Annotated[int, Flag("-b")] = Field(4, ge=1, le=4096, description="Pictures per process at once")
     accumulate: Annotated[int, Flag()] = Field(1, ge=1, le=4096, description="Batches added up per optimizer step")
     variation_weight: Annotated[float, Flag()] = Field(
@@ -47,7 +47,7 @@ class TrainJob(ModelJob):
     weight_decay: Annotated[float, Flag()] = Field(
         1e-4, ge=0, le=1, allow_inf_nan=False, description="Weight decay of AdamW"
     )
-    warmup_steps: Annotated[int, Flag()] = Field(0, ge=0, description="Steps of linear warm-up")
+    warmup_steps: Annotated[int, Flag()] = Field(0, ge=0, lt=COUNT_END, description="Steps of linear warm-up")
     max_grad_norm: Annotated[float, Flag()] = Field(1.0, gt=0, description="Longer gradients are cut to this length")
     prompt_dropout: Annotated[float, Flag()] = Field(
         0.0, ge=0, le=1, allow_inf_nan=False, description="Share of samples trained without their caption"
@@ -68,9 +68,11 @@ class TrainJob(ModelJob):
     )
     gradient_checkpointing: Annotated[bool, Flag()] = Field(False, description="Less memory for more time")
     compile: Annotated[bool, Flag()] = Field(False, description="Compile the UNet first")
-    checkpoint_every: Annotated[int, Flag(delivery=True)] = Field(500, ge=1, description="Steps between checkpoints")
+    checkpoint_every: Annotated[int, Flag(delivery=True)] = Field(
+        500, ge=1, lt=COUNT_END, description="Steps between checkpoints"
+    )
     sample_every: Annotated[int, Flag(delivery=True)] = Field(
-        0, ge=0, description="Steps between sheets of sample walks; 0 makes none"
+        0, ge=0, lt=COUNT_END, description="Steps between sheets of sample walks; 0 makes none"
     )
     tracker: Annotated[Literal["none", "tensorboard", "wandb"], Flag(delivery=True)] = Field(
         "none", description="Show the figures there too (needs smoothtool[tensorboard] or smoothtool[wandb])"

@@ -61,8 +61,20 @@ def try_job(model: type[Job], settings: Mapping[str, Any]) -> tuple[Job | None, 
     try:
         return model.model_validate(dict(settings)), []
     except ValidationError as error:
-        problems = [_problem(model, dict(detail)) for detail in error.errors(include_url=False)]
-        return None, list(dict.fromkeys(problems))
+        details = [dict(detail) for detail in error.errors(include_url=False)]
+        if all(detail["loc"] for detail in details):
+            return None, list(dict.fromkeys(_problem(model, detail) for detail in details))
+    # A complaint that quotes bytes of a command line that are no text gets lost on its way: quote something readable.
+    readable = {key: _readable(value) for key, value in settings.items()}
+    broken = [Problem(key, "is not UTF-8: it has to be text") for key in settings if readable[key] != settings[key]]
+    _, problems = try_job(model, readable) if broken else (None, [])
+    return None, problems or broken
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_readable(part) for part in value]
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 @cache

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from smoothtool.errors import UsageError
-from smoothtool.jobs import JOBS, InterpolateJob, make_job, parse_lora, parse_size
-from smoothtool.jobs.options import PANELS, flag_of
+from smoothtool.jobs import JOBS, InterpolateJob, fields_of, make_job, parse_lora, parse_size, try_job
+from smoothtool.jobs.options import PANELS, flag_of, kind_of
 
 
 def told(command: str, **settings: object) -> list[str]:
@@ -191,3 +191,20 @@ def test_a_metric_refuses_what_it_would_not_read():
         make_job("eval", {"metric": "recon", "folders": ["a", "b"], "prompts": "p.txt"})
     with pytest.raises(UsageError, match="--features is for the metric fid, not for walk"):
         make_job("eval", {"metric": "walk", "folders": ["a"], "features": "clip"})
+
+
+@pytest.mark.parametrize("key", ["point", "lora", "size", "mask", "src", "model", "device", "steps"])
+def test_bytes_that_are_no_text_are_a_job_or_a_problem_with_its_key(key: str) -> None:
+    job, problems = try_job(JOBS["drag"], {"image": "a\udcff.png", "point": ["1,1:2,2"], key: "\udcff"})
+    assert (job is not None) == (key in ("lora", "mask"))  # files may be called so
+    assert {problem.key for problem in problems} <= {key, "points"}
+
+
+def test_every_count_has_an_end() -> None:
+    counts = [(command, name, field) for command, model in JOBS.items() for name, field in fields_of(model)]
+    endless = [
+        (command, name)
+        for command, name, field in counts
+        if kind_of(field) is int and not any(hasattr(bound, end) for bound in field.metadata for end in ("le", "lt"))
+    ]
+    assert not endless

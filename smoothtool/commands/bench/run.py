@@ -21,11 +21,12 @@ from smoothtool.commands.shared.model_pool import Shared
 from smoothtool.commands.shared.session import next_free, start_report
 from smoothtool.errors import BatchError, SmoothtoolError, UsageError, explain, out_of_memory
 from smoothtool.files.drawing.markdown import markdown_table
-from smoothtool.files.storage.output import create_folder, output_folder
+from smoothtool.files.storage.output import create_folder, output_folder, results_folder
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs import make_job, parse_setting, parse_shard
+from smoothtool.readers.regular import at_home
 from smoothtool.types import Report, Track, silent
 from smoothtool.version import __version__
 
@@ -42,7 +43,7 @@ def run(job: BenchJob, track: Track) -> Report:
     """Make and measure; leaves items/, items.jsonl (which a second run continues), items.csv, table.md, table.html."""
     benchmark = BENCHMARKS[job.benchmark]
     # 1. items, each as a job of the command that makes it; the folder
-    items = benchmark.read(Path(job.folder).expanduser())[: job.limit]
+    items = benchmark.read(at_home(job.folder))[: job.limit]
     asked = {item.key: _job_of(job, benchmark, item) for item in items}
     report = start_report(job, [job.benchmark, Path(job.folder).name])
     report.folder = _open_folder(job, report)
@@ -91,7 +92,7 @@ def _one_model() -> Iterator[None]:
 
 def _open_folder(job: BenchJob, report: Report) -> Path:
     """A new folder, or one with records to go on with; --force makes each item again, and then replaces it."""
-    folder = report.folder.expanduser().resolve()
+    folder = results_folder(report.folder)
     if any(folder.glob(RECORDS)):
         return folder
     moved_on = None if job.output else lambda: next_free(report.folder)

@@ -25,6 +25,7 @@ from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.metrics.fid import INCEPTION_NAME, Features, frechet, inception_features, inception_missing
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, mean_quality, qualities
 from smoothtool.metrics.sequences import PairDistance, deviation, path_figures
+from smoothtool.readers.regular import at_home
 from smoothtool.types import Report, Track
 from smoothtool.weights.models import STICKERS
 
@@ -114,7 +115,7 @@ def _clip_score(job: EvalJob, report: Report, reader: _Reader, track: Track) -> 
     """100 max(cos, 0) per picture, and the mean with its interval."""
     clip, paths = _clip(job), reader.pictures(job.folders[0])
     names = [path.name for path in paths]
-    prompts = prompts_of(Path(job.prompts), names) if job.prompts else [reader.own_prompt(path) for path in paths]
+    prompts = prompts_of(at_home(job.prompts), names) if job.prompts else [reader.own_prompt(path) for path in paths]
     scores = {}
     for path, prompt in track(zip(paths, prompts, strict=True), "scoring", len(paths)):
         scores[path.name] = float(clip.score(reader.pixel_values(path), [prompt]))

@@ -31,6 +31,7 @@ from smoothtool.jobs.notation import working_size
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
 from smoothtool.metrics.bootstrap import ENOUGH, bootstrap_mean, paired_difference
 from smoothtool.metrics.sequences import Deviation, deviation
+from smoothtool.readers.regular import at_home
 from smoothtool.types import Report, Track
 from smoothtool.version import __version__
 from smoothtool.weights.models import resolve_model
@@ -113,7 +114,7 @@ def _prompts(job: IstdJob, report: Report, track: Track) -> list[str]:
     """The first n distinct prompts; what was left out is noted."""
     if job.prompts is None and resolve_model(job.model).name != "stickers":
         raise UsageError("--prompts is missing: only stickers has a list of its own", "--prompts captions_val2017.json")
-    listed = read_prompts(Path(job.prompts) if job.prompts else DEFAULT_PROMPTS)
+    listed = read_prompts(at_home(job.prompts) if job.prompts else DEFAULT_PROMPTS)
     distinct = list(dict.fromkeys(listed))
     notes = []
     if len(distinct) < len(listed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,10 +45,11 @@ from smoothtool.errors import BatchError, ModelError, UsageError
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import load_image
-from smoothtool.files.storage.output import create_folder, output_folder
+from smoothtool.files.storage.output import create_folder, output_folder, results_folder
 from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_picture, write_text_atomic
 from smoothtool.jobs import parse_lora
+from smoothtool.readers.regular import at_home
 from smoothtool.types import Report, Track
 from smoothtool.weights.models import resolve_model
 from smoothtool.weights.sample_pictures import DEFAULT_PROMPTS, natural
@@ -118,9 +120,9 @@ def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob
         track.note(place.notice)
     if job.prompts is None and place.name != "stickers":
         raise UsageError("--prompts is missing: only stickers has a list of its own", "--prompts captions_val2017.json")
-    if job.smooth != "default" and not Path(parse_lora(job.smooth)[0]).expanduser().exists():
+    if job.smooth != "default" and not os.path.exists(parse_lora(job.smooth)[0]):
         raise ModelError(f"--smooth {job.smooth}: there is no such file", "a LoRA made by smoothtool train")
-    prompts = str(Path(job.prompts or DEFAULT_PROMPTS).absolute())
+    prompts = str(at_home(str(job.prompts or DEFAULT_PROMPTS)).absolute())
     read_prompts(Path(prompts))  # a list that cannot be read is told now, not after the trainings
     lora = tuple(text for text in job.lora if text != "none")
     base = Variant("base", str(place.folder or place.single_file), lora)
@@ -145,7 +147,7 @@ def _of_rank(bench: Bench, base: Variant, by_lambda: dict[str, Variant], rank: s
 
 def _open_folder(job: TablesJob, report: Report) -> None:
     """A new folder, or one with runs to go on with; --force makes each again, and replaces it when that is made."""
-    folder = report.folder.expanduser().resolve()
+    folder = results_folder(report.folder)
     if not (folder / RUNS).is_dir():
         moved_on = None if job.output else lambda: next_free(report.folder)
         folder = create_folder(output_folder(report.folder, force=False), moved_on)

@@ -17,6 +17,7 @@ from smoothtool.errors import ModelError, StorageError, UsageError
 from smoothtool.files.storage.inversions import load_inversion, save_inversion, sidecar
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.writing import plain
+from smoothtool.readers.regular import at_home
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ LOCK_TIMEOUT_S = 10.0
 
 def cache_folder(kind: str) -> Path:
     """Where a kind of cached results lies: below $SMOOTHTOOL_CACHE, or the user's cache folder of this system."""
-    return Path(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool")).expanduser() / kind
+    return at_home(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool")) / kind
 
 
 def cache_key(pixel_values: torch.Tensor, settings: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from smoothtool.errors import UsageError, storage_error
 from smoothtool.files.storage.exchange import replace_folder
 from smoothtool.files.storage.leftovers import held, moved_beside
-from smoothtool.files.storage.output import check_movable, create_folder, output_folder
+from smoothtool.files.storage.output import check_movable, create_folder, output_folder, results_folder
 
 AGAIN = ".again"
 """Folder inside a result in which it is begun again; it takes the place of the whole when it is finished."""
@@ -72,9 +72,8 @@ def growing_folder(
     force    begin again: what is there is replaced when that is done
     Raises: UsageError and StorageError as `output_folder` does.
     """
-    folder = root.expanduser().absolute()
+    folder = results_folder(root)
     if is_ours(folder):
-        folder = folder.resolve()
         if force:
             check_movable(folder, root)
         return GrowingFolder(folder, begun=force or is_ours(folder / AGAIN), fresh=force)

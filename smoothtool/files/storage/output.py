@@ -14,8 +14,26 @@ from smoothtool.files.storage.exchange import put_back, replace_folder
 from smoothtool.files.storage.leftovers import is_leftover, sweep_leftovers, temporary_folder
 
 REPORT = "report.json"
+LONGEST_NAME_BYTES = 255
+"""Of one part of a path, on the file systems of Linux, macOS and Windows."""
 MovedOn = Callable[[Path], Path]
 """The finished folder, whose place another process has taken -> where it goes instead."""
+
+
+def results_folder(root: Path) -> Path:
+    """The absolute path of a folder for results, with links followed.
+
+    Raises: UsageError for what can be no folder: too long, a loop of links, an unknown user's home, a zero byte.
+    """
+    try:
+        folder = root.expanduser().resolve()
+        folder.exists()
+        if any(len(os.fsencode(part)) > LONGEST_NAME_BYTES for part in folder.parts):
+            raise ValueError("File name too long")  # where nothing of the path is there yet
+    except (OSError, RuntimeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{root}: this cannot be a folder ({why})", "another folder with -o") from error
+    return folder
 
 
 def output_folder(root: Path, *, force: bool, known_by: str = REPORT) -> Path:
@@ -25,13 +43,9 @@ def output_folder(root: Path, *, force: bool, known_by: str = REPORT) -> Path:
     smoothtool (`force` replaces the whole folder, which must never be someone's picture collection); StorageError when
     it cannot be written.
     """
-    try:
-        folder = root.expanduser().resolve()
-        folder.exists()
-        with suppress(OSError):
-            put_back(folder)
-    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
-        raise UsageError(f"{root}: this cannot be a folder ({error})", "another folder with -o") from error
+    folder = results_folder(root)
+    with suppress(OSError):
+        put_back(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{root}: there is a file of that name", "another folder with -o")
     if folder.is_dir():
@@ -44,7 +58,7 @@ def output_folder(root: Path, *, force: bool, known_by: str = REPORT) -> Path:
 
 def free_space_check(folder: Path, needed_bytes: float) -> None:
     """Raises: StorageError when the disk that holds `folder` (which need not exist yet) has less room than needed."""
-    free = shutil.disk_usage(_nearest_existing(folder.expanduser().resolve())).free
+    free = shutil.disk_usage(_nearest_existing(results_folder(folder))).free
     if free < needed_bytes:
         have, need = (f"{count / 1e6:.1f} MB" for count in (free, needed_bytes))
         raise StorageError(

@@ -10,7 +10,7 @@ import pytest
 
 from smoothtool.errors import StorageError, UsageError
 from smoothtool.files.storage import output
-from smoothtool.files.storage.output import create_folder, free_space_check, new_folder, output_folder
+from smoothtool.files.storage.output import create_folder, free_space_check, new_folder, output_folder, results_folder
 
 
 def earlier_result(folder: Path) -> Path:
@@ -206,3 +206,15 @@ def test_a_disk_that_fails_is_told_with_the_place(tmp_path: Path, monkeypatch: p
     with pytest.raises(StorageError, match=r"out: cannot be written \(No space"), new_folder(tmp_path / "out", False):
         pass
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["loop", "loop/out", "n" * 300, "~nosuchuser/x", "a\0b"])
+def test_what_can_be_no_folder_is_refused_in_a_sentence(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(UsageError, match="this cannot be a folder") as refused:
+        results_folder(Path(name))
+    assert "\n" not in refused.value.what
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
