@@ -114,9 +114,10 @@ def low_rank_change(pieces: Pieces, alpha: float, weight: torch.Tensor) -> LowRa
 
 def _lora(pieces: Pieces, alpha: float, weight: torch.Tensor) -> LowRankChange:
     down, up = pieces["down"], pieces["up"]
-    rank = len(down) if down.ndim else 0
+    rank = _length(down)
     if "mid" in pieces:
         middle = pieces["mid"]
+        _need_kernel(middle, weight)
         _need(down, (rank, weight.shape[1], *(1 for _ in weight.shape[2:])))
         _need(middle, (len(middle), rank, *weight.shape[2:]))
         down = torch.einsum("jrkl,ri->jikl", middle, down.flatten(1))
@@ -128,12 +129,12 @@ def _lora(pieces: Pieces, alpha: float, weight: torch.Tensor) -> LowRankChange:
 def _loha(pieces: Pieces, alpha: float, weight: torch.Tensor) -> LowRankChange:
     out, columns = len(weight), weight[0].numel()
     factors = [(pieces[f"hada_w{n}_a"], pieces[f"hada_w{n}_b"], pieces.get(f"hada_t{n}")) for n in "12"]
-    rank = len(factors[0][1]) if factors[0][1].ndim else 0
+    rank = _length(factors[0][1])
     scale = alpha / max(1, rank)
     if all(core is None for _, _, core in factors):
         for left, right, _ in factors:
-            _need(left, (out, len(right) if right.ndim else 0))
-            _need(right, (len(right), columns))
+            _need(left, (out, _length(right)))
+            _need(right, (_length(right), columns))
         (left, right, _), (left_2, right_2, _) = factors
         if len(right) * len(right_2) < min(out, columns):  # the product's own rank: columns and rows of both, paired
             up = torch.einsum("oi,oj->oij", left, left_2).flatten(1)
@@ -149,8 +150,8 @@ def _lokr(pieces: Pieces, alpha: float, weight: torch.Tensor) -> LowRankChange:
     rank = rank_2 or rank_1
     scale = 1.0 if rank is None else alpha / max(1, rank)
     out, columns = len(weight), weight[0].numel()
-    flat = right.flatten(1)
-    if left.ndim != 2 or right.ndim < 2 or len(left) * len(right) != out or left.shape[1] * flat.shape[1] != columns:
+    fits = left.ndim == 2 and right.ndim >= 2 and len(left) * len(right) == out
+    if not fits or left.shape[1] * right[0].numel() != columns:
         raise WrongShapeError([*left.shape, "x", *right.shape], list(weight.shape))
     kernel = weight.shape[2:]
     right = right.reshape(len(right), -1, *kernel)
@@ -163,10 +164,12 @@ def _kronecker_part(pieces: Pieces, which: str) -> tuple[torch.Tensor, int | Non
     if f"lokr_{which}" in pieces:
         return pieces[f"lokr_{which}"], None
     left, right, core = pieces[f"lokr_{which}_a"], pieces[f"lokr_{which}_b"], pieces.get("lokr_t2")
-    rank = len(right) if right.ndim else 0
+    rank = _length(right)
     if core is not None and which == "w2":
-        _need(left, (rank, *left.shape[1:2]))
-        _need(core, (rank, rank, *core.shape[2:4]))
+        if core.ndim != 4 or left.ndim != 2 or right.ndim != 2:
+            raise WrongShapeError(list(core.shape), [rank, rank, "k", "k"])
+        _need(left, (rank, *left.shape[1:]))
+        _need(core, (rank, rank, *core.shape[2:]))
         return torch.einsum("ijkl,jr,ip->prkl", core, right, left), rank
     _need(left, (*left.shape[:1], rank))
     _need(right, (rank, *right.shape[1:2]))
@@ -176,10 +179,11 @@ def _kronecker_part(pieces: Pieces, which: str) -> tuple[torch.Tensor, int | Non
 def _rebuilt(left: torch.Tensor, right: torch.Tensor, core: torch.Tensor | None, weight: torch.Tensor) -> torch.Tensor:
     """One factor of LoHa as [out, in k k]; with a core (Tucker) its kernel is the core's."""
     if core is None:
-        _need(left, (len(weight), len(right)))
-        _need(right, (len(right), weight[0].numel()))
+        _need(left, (len(weight), _length(right)))
+        _need(right, (_length(right), weight[0].numel()))
         return left @ right
-    rank = len(left) if left.ndim else 0
+    _need_kernel(core, weight)
+    rank = _length(left)
     _need(left, (rank, len(weight)))
     _need(right, (rank, weight.shape[1]))
     _need(core, (rank, rank, *weight.shape[2:]))
@@ -225,6 +229,16 @@ def _fitted(tensor: torch.Tensor, want: tuple[int, ...]) -> torch.Tensor:
     if not same or 0 in want:
         raise WrongShapeError(list(tensor.shape), list(want))
     return tensor.reshape(want)
+
+
+def _length(tensor: torch.Tensor) -> int:
+    return len(tensor) if tensor.ndim else 0
+
+
+def _need_kernel(core: torch.Tensor, weight: torch.Tensor) -> None:
+    """A tensor between the two has a kernel, which only a convolution has."""
+    if weight.ndim != 4 or core.shape[2:] != weight.shape[2:]:
+        raise WrongShapeError(list(core.shape), ["r", "r", *weight.shape[2:]])
 
 
 def _need(tensor: torch.Tensor, want: tuple[int, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random as random_module
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from smoothtool.diffusion.ldm_names import ldm_names
 from smoothtool.diffusion.lora import load_lora, lora_disabled
 from smoothtool.diffusion.lora_keys import adaptable
+from smoothtool.diffusion.lora_kinds import ENDINGS, WrongShapeError, low_rank_change
 from smoothtool.errors import ModelError
 
 LINEAR = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -319,3 +321,26 @@ def test_a_folder_without_a_lora_is_named(model, tmp_path):
 def test_the_suffix_is_read_whatever_its_case(model, tmp_path):
     load_lora(model, write(tmp_path / "x.SafeTensors", plain(model)))
     assert load_file(tmp_path / "x.SafeTensors")
+
+
+def test_tensors_of_any_shape_are_a_change_or_refused_by_shape():
+    """Every set of pieces with a few dimensions changed: nothing else comes out than a change of the layer's shape."""
+    dice = random_module.Random(0)
+    weights = [torch.randn(16, 8), torch.randn(8, 16, 3, 3), torch.randn(8, 16, 1, 1)]
+    made = refused = 0
+    for _ in range(600):
+        weight, kind = dice.choice(weights), dice.choice(KINDS)
+        tensors, _ = kind(weight)
+        pieces = {ENDINGS["." + ending]: value for ending, value in tensors.items() if ending != "alpha"}
+        for role in dice.sample(sorted(pieces), dice.randrange(len(pieces) + 1)):
+            shape = [dice.choice([side, side, 0, 1, 3]) for side in pieces[role].shape]
+            shape = shape[: dice.choice([len(shape), len(shape), 1, 0])] + [2] * dice.choice([0, 0, 0, 1])
+            pieces[role] = torch.zeros(shape)
+        try:
+            change = low_rank_change(pieces, 2.0, weight)
+        except WrongShapeError:
+            refused += 1
+        else:
+            made += 1
+            assert (change.up.flatten(1) @ change.down.flatten(1)).shape == weight.flatten(1).shape
+    assert made > 50 < refused

@@ -131,10 +131,10 @@ def _from_dragbench(content: bytes, place: str) -> DragItem:
     """Handles and targets alternate; the mask is an array of 0 and 1, height by width."""
     data = as_fields(parse_pickle(content, place, hint=HINT), place, hint=HINT)
     found = _plain_list(data.values.get("points"))
-    named = as_fields({f"points[{at}]": _plain_list(pair) for at, pair in enumerate(found or [])}, place, hint=HINT)
-    places = [_position(named, key) for key in named.values]
-    if found is None or len(places) % 2:
+    if not isinstance(found, list) or len(found) % 2:
         raise data.wrong("points", "an even list of places, handle and target by turns")
+    named = as_fields({f"points[{at}]": _plain_list(pair) for at, pair in enumerate(found)}, place, hint=HINT)
+    places = [_position(named, key) for key in named.values]
     rows = [[*handle, *target] for handle, target in zip(places[::2], places[1::2], strict=True)]
     mask = data.values.get("mask")
     mask = np.asarray(mask) if _is_grid(mask) else mask
