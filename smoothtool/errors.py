@@ -15,8 +15,8 @@ from pathlib import Path
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes after Ctrl-C and after SIGTERM, as of every program that these signals end."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as of every program that it ends."""
 
 
 class SmoothtoolError(Exception):

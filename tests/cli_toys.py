@@ -7,12 +7,14 @@ import signal
 import pytest
 
 from smoothtool.cli.app import main
+from smoothtool.cli.signals import ENDING
 
 
 def call_main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """(exit code, stdout, stderr); the handler of signals that `main` sets is taken off again."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in ENDING}
     with pytest.raises(SystemExit) as left:
         main(arguments)
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     return int(left.value.code or 0), *capsys.readouterr()

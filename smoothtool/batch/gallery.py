@@ -45,16 +45,20 @@ class Card:
     notes: list[str]
 
 
-def write_gallery(path: Path, title: str, counts: Mapping[str, int], cards: Sequence[Card], track: Track) -> None:
+def write_gallery(
+    path: Path, title: str, counts: Mapping[str, int], cards: Sequence[Card], track: Track, *, thumbnails: bool = True
+) -> None:
     """HTML with thumbnails inside; everything that people wrote is escaped, and nothing is loaded from elsewhere.
 
     Written card by card: a page of thousands is many times larger than what has to be in memory for it.
+    thumbnails  make those that are missing
     """
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters["url"] = lambda text: quote(text.encode("utf-8", "replace"))
     kept = _Thumbnails(path.parent / THUMBNAILS)
-    missing = [picture for picture in dict.fromkeys(_pictures(cards)) if not kept.have(picture)]
+    shown = dict.fromkeys(_pictures(cards)) if thumbnails else ()
+    missing = [picture for picture in shown if not kept.have(picture)]
     for picture in track(missing, "thumbnails", len(missing)) if missing else ():
         kept.make(picture)
     metrics = sorted({name for card in cards for name in card.metrics})

@@ -79,12 +79,24 @@ class Journal:
 
     def sweep(self) -> None:
         """Delete what killed processes left half-written, unless another process is at work."""
-        now = time.time()
+        now, locks = time.time(), self.folder / LOCKS
         try:
-            (self.folder / LOCKS).rmdir()
-        except OSError:
+            if all(_freed(path) for path in list(locks.iterdir())):
+                locks.rmdir()
+                sweep_leftovers(self.folder, deep=True, before=now)
+        except OSError:  # there are none, or there is a new one
             return
-        sweep_leftovers(self.folder, deep=True, before=now)
+
+
+def _freed(path: Path) -> bool:
+    """Whether nobody holds a lock any more, whose file is then gone: its process may have died just before."""
+    lock = FileLock(path)
+    try:
+        with lock.acquire(timeout=0):
+            path.unlink(missing_ok=True)
+            return True
+    except Timeout:
+        return False
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -107,7 +119,9 @@ def _acquired(lock: FileLock, folder: Path, patience_s: float) -> bool:
         try:
             folder.mkdir(exist_ok=True)
             lock.acquire(timeout=patience_s)
-            return True
+            if Path(lock.lock_file).exists():
+                return True
+            lock.release()  # of a file that was taken away in the same moment
         except Timeout:
             return False
         except (FileNotFoundError, FileExistsError):

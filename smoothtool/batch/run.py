@@ -73,34 +73,38 @@ def run_batch(plan: Plan, how: How, track: Track) -> list[Outcome]:
     mine = [work for work in share if not batch.settle(work)]
     _check_replaced(mine, journal, plan.folder, how)
     free_space_check(folder, len(mine) * ITEM_BYTES)
+    stop = _Stop()
     try:
-        with _one_more_item(track) as stopped, closing(engine(batch, mine, stopped)) as settled:
+        with _heard(stop, track), closing(engine(batch, mine, lambda: stop.asked)) as settled:
             for _ in track(settled, "items", len(mine)):
                 pass
         if batch.stuck:
             track.note(f"{len(batch.stuck)} items stay to do: their model does not load")
             raise next(iter(batch.stuck.values()))
-    except BaseException:
+    except BaseException as fault:
+        hurried = stop.at_once or isinstance(fault, SystemExit)
         with suppress(OSError, StorageError):  # of a disk that is full: what stopped the batch is what has to be told
-            _sum_up(plan, works, batch, started)
+            _sum_up(plan, works, batch, started, hurried=hurried)
         raise
     return _sum_up(plan, works, batch, started)
 
 
-def _sum_up(plan: Plan, works: Sequence[Work], batch: Batch, started: float) -> list[Outcome]:
+def _sum_up(plan: Plan, works: Sequence[Work], batch: Batch, started: float, *, hurried: bool = False) -> list[Outcome]:
     """Write down how things stand, and clear away what was broken off.
 
     Under a claim, so that no other process takes the half-written page for a leftover.
+    hurried  neither wait for another process nor decode pictures: the page shows what it has thumbnails of
     """
     journal = batch.journal
     try:
-        with journal.claim(journal.own.name, PAGE_PATIENCE_S):
+        with journal.claim(journal.own.name, 0 if hurried else PAGE_PATIENCE_S):
             journal.refresh()
             for work in works:
                 if not batch.settle(work):
                     batch.outcomes[work.name] = Outcome(work.name, work.item.job.command, "waiting", batch.why(work))
             outcomes = [batch.outcomes[work.name] for work in works]
-            write_summary(plan, outcomes, journal.folder, time.perf_counter() - started, batch.track)
+            seconds = time.perf_counter() - started
+            write_summary(plan, outcomes, journal.folder, seconds, batch.track, thumbnails=not hurried)
     finally:
         journal.sweep()
     return outcomes
@@ -168,23 +172,30 @@ def _engine(how: How) -> Engine:
     return partial(work_on_ray, workers=how.workers, retry_failed=how.retry_failed)
 
 
+@dataclass
+class _Stop:
+    """Whether Ctrl-C has asked to stop after the item at hand, or a second one at once."""
+
+    asked: bool = False
+    at_once: bool = False
+
+
 @contextmanager
-def _one_more_item(track: Track) -> Iterator[Callable[[], bool]]:
+def _heard(stop: _Stop, track: Track) -> Iterator[None]:
     """Ctrl-C once: the item at hand is finished, then the batch stops; twice: it stops at once."""
-    asked = False
 
     def on_interrupt(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
+        if stop.asked:
+            stop.at_once = True
             raise KeyboardInterrupt
-        asked = True
+        stop.asked = True
         track.note("stopping after the item at hand; Ctrl-C again stops now. The same command goes on from here")
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield
         return
     earlier = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        yield lambda: asked
+        yield
     finally:
         signal.signal(signal.SIGINT, earlier)

@@ -24,8 +24,10 @@ SHOWN = ("edited", "reconstruction", "dragged", "sheet", "plot", "before_after")
 DONE = ("made", "skipped")
 
 
-def write_summary(plan: Plan, outcomes: Sequence[Outcome], folder: Path, seconds: float, track: Track) -> None:
-    """batch.json and index.html, as things stand."""
+def write_summary(
+    plan: Plan, outcomes: Sequence[Outcome], folder: Path, seconds: float, track: Track, *, thumbnails: bool = True
+) -> None:
+    """batch.json and index.html, as things stand; without `thumbnails`, those that are there already are shown."""
     reports = [_report(folder, outcome) for outcome in outcomes]
     rows = [_row(*pair) for pair in zip(outcomes, reports, strict=True)]
     counts = dict(Counter(outcome.status for outcome in outcomes))
@@ -37,7 +39,7 @@ def write_summary(plan: Plan, outcomes: Sequence[Outcome], folder: Path, seconds
         _card(item.job, outcome, row, report, folder, varied)
         for item, outcome, row, report in zip(plan.items, outcomes, rows, reports, strict=True)
     ]
-    write_gallery(folder / "index.html", plan.title, counts, cards, track)
+    write_gallery(folder / "index.html", plan.title, counts, cards, track, thumbnails=thumbnails)
 
 
 def _report(folder: Path, outcome: Outcome) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from shutil import get_terminal_size
@@ -16,8 +15,8 @@ from smoothtool.cli.console import NARROW
 from smoothtool.cli.faults import as_usage_error, report_fault
 from smoothtool.cli.flags import job_command
 from smoothtool.cli.launch import launch
+from smoothtool.cli.signals import obey
 from smoothtool.cli.streams import steady_streams
-from smoothtool.errors import TERMINATED
 from smoothtool.jobs import JOBS
 from smoothtool.version import __version__
 
@@ -64,7 +63,7 @@ app.add_typer(cached.app, name="cache")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    obey()
     if get_terminal_size().columns < NARROW:
         app.rich_markup_mode = None  # help without boxes, which would leave no room for words
     console.show.json = "--json" in (sys.argv[1:] if arguments is None else arguments)

@@ -126,6 +126,10 @@ class Progress:
         return self
 
     def __exit__(self, *problem: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
         if self.bars is not None:
             self.bars.stop()
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.cli import console
-from smoothtool.cli.faults import failure
+from smoothtool.cli.faults import failure, report_fault
 from smoothtool.cli.figures import figure_lines
 from smoothtool.cli.shards import shard_from_environment
+from smoothtool.cli.signals import at_once
 from smoothtool.cli.streams import speaks_utf8
 from smoothtool.errors import BatchError, Stopped, UsageError, closest
 from smoothtool.jobs import Job, parse_shard
@@ -96,7 +97,7 @@ def _summary(plan: Plan) -> str:
 def _run_batch(plan: Plan, wish: Wish) -> None:
     """stdout is the folder of every result, one a line, or batch.json; stderr a table, and what failed."""
     with console.Progress() as progress:
-        batch = importlib.import_module("smoothtool.batch.run")
+        batch = _loaded("smoothtool.batch.run", progress)
         force = any(getattr(item.job, "force", False) for item in plan.items)
         how = batch.How(_shard(plan, wish), wish.retry_failed, force, _engine(wish), wish.workers)
         outcomes = batch.run_batch(plan, how, progress)
@@ -177,13 +178,25 @@ def silence_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _loaded(module: str, progress: console.Progress) -> Any:
+    """The torch half of the house. Loading it takes seconds, in which Ctrl-C leaves at once."""
+
+    def tell() -> None:
+        progress.stop()
+        console.notice("stopped: nothing was kept")
+        report_fault(KeyboardInterrupt())
+
+    with at_once(tell):
+        return importlib.import_module(module)
+
+
 def _run(job: Job) -> None:
     for name in (*getattr(job, "images", ()), getattr(job, "image", None)):
         if name:
             resolve_picture(name)  # a missing file is told at once; importing torch takes seconds
     try:
         with console.Progress() as progress:
-            command = importlib.import_module(f"smoothtool.commands.{job.command}.run")
+            command = _loaded(f"smoothtool.commands.{job.command}.run", progress)
             report = command.run(job, progress)
     except KeyboardInterrupt as stop:
         kept = stop.kept if isinstance(stop, Stopped) else ""

@@ -221,6 +221,20 @@ def test_interrupted_twice_it_stops_at_once_and_leaves_nothing_half_done(root: P
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.parametrize(
+    "end",
+    [lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)], lambda: sys.exit(143)],
+    ids=["ctrl-c", "term"],
+)
+def test_stopped_at_once_it_decodes_no_picture_for_the_page(root: Path, monkeypatch: pytest.MonkeyPatch, end) -> None:
+    monkeypatch.setattr("smoothtool.batch.gallery.load_image", lambda *_, **__: pytest.fail("a picture was decoded"))
+    use(monkeypatch, root, inside=lambda folder: end() if (root / "out" / "p0").exists() else None)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        go(root)
+    assert json.loads((root / "out" / "batch.json").read_text())["counts"] == {"made": 1, "waiting": 3}
+    assert "p0" in (root / "out" / "index.html").read_text()
+
+
 def start(root: Path, accident: str, victim: str = "p2.png") -> subprocess.Popen:
     return subprocess.Popen([sys.executable, str(TOYS), str(root), accident, victim], cwd=TOYS.parents[1],
                             env={"PYTHONPATH": str(TOYS.parents[1]), "OMP_NUM_THREADS": "1"})  # fmt: skip

@@ -14,11 +14,11 @@ def test_half_written_files_and_folders_are_swept_as_soon_as_no_process_is_at_wo
     (tmp_path / "sub" / ".0123456789ab.part" / "frames").mkdir(parents=True)
     (tmp_path / ".ba9876543210.part.json").write_text("{")
     (tmp_path / LOCKS).mkdir()
-    (tmp_path / LOCKS / "of-another-process").touch()
+    (tmp_path / LOCKS / "of-one-that-died").touch()
     journal = Journal(tmp_path, "items.jsonl")
-    journal.sweep()
-    assert len(list(tmp_path.rglob("*.part*"))) == 2
-    (tmp_path / LOCKS / "of-another-process").unlink()
+    with FileLock(tmp_path / LOCKS / "of-another-process"):
+        journal.sweep()
+        assert len(list(tmp_path.rglob("*.part*"))) == 2
     journal.sweep()
     assert list(tmp_path.rglob("*")) == [tmp_path / "sub"]
 

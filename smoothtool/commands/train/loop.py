@@ -110,7 +110,8 @@ def _any_process(trainer: Trainer, stop: bool) -> bool:
 def _stopped_by_signals() -> Iterator[list[int]]:
     """Signals arrive in the list handed out; one that did is raised again at the end, as it would have been."""
     arrived: list[int] = []
-    watched = (signal.SIGINT, signal.SIGTERM)
+    ending = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    watched = [number for number in ending if signal.getsignal(number) is not signal.SIG_IGN]
 
     def note(number: int, frame: Any) -> None:
         arrived.append(number)
