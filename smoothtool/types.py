@@ -22,6 +22,9 @@ class Track(Protocol):
     def note(self, text: str) -> None:
         """Tell the user one line now, for example which model was chosen."""
 
+    def tell(self, text: str) -> None:
+        """The same, of what the user cannot do without, for example an address: --quiet does not hide it."""
+
     def status(self, text: str) -> None:
         """Figures of the moment, shown in the place of the last ones."""
 
@@ -33,6 +36,9 @@ class Silent:
         return items
 
     def note(self, text: str) -> None:
+        return None
+
+    def tell(self, text: str) -> None:
         return None
 
     def status(self, text: str) -> None:

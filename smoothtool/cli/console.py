@@ -82,10 +82,15 @@ def table(rows: Sequence[Sequence[str]]) -> None:
         data("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def tell(text: str) -> None:
+    """A line that the person cannot do without, even with --quiet."""
+    stderr.print(Text(visible(text)), soft_wrap=True)
+
+
 def notice(text: str) -> None:
     """A line for the person, not part of the data; user text in it is never markup."""
     if not show.quiet:
-        stderr.print(Text(visible(text)), soft_wrap=True)
+        tell(text)
 
 
 def error(what: str, hint: str = "") -> None:
@@ -154,6 +159,9 @@ class Progress:
         if text not in self.noted:
             self.noted.add(text)
             notice(text)
+
+    def tell(self, text: str) -> None:
+        tell(text)
 
     def status(self, text: str) -> None:
         """Under the bars, drawn with them a few times a second; not shown where there are none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import secrets
 import socket
-import webbrowser
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -60,13 +59,15 @@ def listen(port: int) -> socket.socket:
 def _serve(session: object, listener: socket.socket, browser: bool) -> None:
     import uvicorn
 
+    from smoothtool.commands.shared.browser import open_in_browser
     from smoothtool.ui.server import create_app
 
     token, port = secrets.token_urlsafe(24), listener.getsockname()[1]
     address = f"http://127.0.0.1:{port}/?token={token}"
-    app = create_app(session, token, {f"127.0.0.1:{port}", f"localhost:{port}"})  # type: ignore[arg-type]
+    hosts, invitation = {f"127.0.0.1:{port}", f"localhost:{port}"}, secrets.token_urlsafe(24)
+    app = create_app(session, token, hosts, invitation)  # type: ignore[arg-type]
     console.data(address)
     console.notice("open that address; Ctrl-C ends the page")
     if browser:
-        webbrowser.open(address)
+        open_in_browser(f"http://127.0.0.1:{port}/?invitation={invitation}")
     uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])

@@ -133,6 +133,9 @@ class ComfyTrack:
     def note(self, text: str) -> None:
         print(f"smoothtool: {text}")  # noqa: T201 - ComfyUI's log is its console
 
+    def tell(self, text: str) -> None:
+        self.note(text)
+
     def status(self, text: str) -> None:
         return None
 

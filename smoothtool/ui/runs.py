@@ -72,6 +72,9 @@ class RunTrack:
         if text not in self.run.notes:
             self.run.notes.append(text)
 
+    def tell(self, text: str) -> None:
+        self.note(text)
+
     def status(self, text: str) -> None:
         return None
 

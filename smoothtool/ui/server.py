@@ -43,8 +43,8 @@ HEADERS = {
 class Guard:
     """Turns strangers away before anything else happens: wrong Host, another Origin, no token."""
 
-    def __init__(self, app: ASGIApp, token: str, hosts: set[str]) -> None:
-        self.app, self.token, self.hosts = app, token, hosts
+    def __init__(self, app: ASGIApp, token: str, hosts: set[str], invitation: str | None) -> None:
+        self.app, self.token, self.hosts, self.invitation = app, token, hosts, invitation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,21 +58,33 @@ class Guard:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         strange = host not in self.hosts or (origin is not None and origin != f"http://{host}")
         given = request.cookies.get(COOKIE) or request.query_params.get("token", "")
-        if strange or not secrets.compare_digest(given.encode(), self.token.encode()):
+        if strange or not (self._is_invited(request) or secrets.compare_digest(given.encode(), self.token.encode())):
             return _say(403, "open the address that smoothtool printed")
         return None
 
+    def _is_invited(self, request: Request) -> bool:
+        """Whether the browser shows the invitation, which is then used up: its command line is not secret."""
+        given = request.query_params.get("invitation", "")
+        invited = self.invitation is not None and secrets.compare_digest(given.encode(), self.invitation.encode())
+        if invited:
+            self.invitation = None
+        return invited
+
     def _welcome(self, request: Request) -> Response | None:
         """The first visit: the token moves from the address into a cookie."""
-        if "token" not in request.query_params:
+        if not {"token", "invitation"} & request.query_params.keys():
             return None
         answer = RedirectResponse("/", status_code=303, headers=HEADERS)
         answer.set_cookie(COOKIE, self.token, httponly=True, samesite="strict")
         return answer
 
 
-def create_app(session: Session, token: str, hosts: set[str]) -> Guard:
-    """The application. hosts: the `Host` headers it answers to, such as 127.0.0.1:8123."""
+def create_app(session: Session, token: str, hosts: set[str], invitation: str | None = None) -> Guard:
+    """The application.
+
+    hosts       the `Host` headers it answers to, such as 127.0.0.1:8123
+    invitation  stands for the token once, in an address that others may see
+    """
 
     async def page(request: Request) -> Response:
         return Response((HERE / "page.html").read_text("utf-8"), media_type="text/html", headers=HEADERS)
@@ -143,7 +155,7 @@ def create_app(session: Session, token: str, hosts: set[str]) -> Guard:
         Route("/pictures", add_picture, methods=["POST"]),
         Route("/pictures/{name}", picture),
     ]
-    return Guard(Starlette(routes=routes), token, hosts)
+    return Guard(Starlette(routes=routes), token, hosts, invitation)
 
 
 async def _body(request: Request, limit: int) -> bytes | None:

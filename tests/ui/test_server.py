@@ -51,6 +51,16 @@ def finished(client: TestClient, number: int = 1, seconds: float = 120) -> dict[
     raise AssertionError(f"still {run['status']} at {run['stage']}")
 
 
+def test_an_invitation_opens_the_page_once_and_gives_the_cookie(session: Session) -> None:
+    app = create_app(session, "secret", {HOST}, "once")
+    first, second = (TestClient(app, base_url=f"http://{HOST}", follow_redirects=False) for _ in range(2))
+    assert first.get("/?invitation=wrong").status_code == 403
+    answer = first.get("/?invitation=once")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert first.get("/").status_code == 200
+    assert second.get("/?invitation=once").status_code == 403
+
+
 def test_the_token_moves_from_the_address_into_a_cookie(session: Session) -> None:
     client = TestClient(create_app(session, "secret", {HOST}), base_url=f"http://{HOST}", follow_redirects=False)
     answer = client.get("/?token=secret")

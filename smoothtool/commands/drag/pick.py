@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import webbrowser
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from smoothtool.commands.drag.page.server import PageRequest, PointPage
 from smoothtool.commands.drag.picture import drag_picture
-from smoothtool.commands.shared.session import open_session, start_report
+from smoothtool.commands.shared.browser import open_in_browser
+from smoothtool.commands.shared.folders import stopped_with
+from smoothtool.commands.shared.session import next_free, open_session, start_report
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import SmoothtoolError, UsageError
+from smoothtool.errors import InputError, StorageError, UsageError, explain
 from smoothtool.files.lists.points import write_points
 from smoothtool.files.pictures.images import load_image
-from smoothtool.files.storage.output import output_folder
+from smoothtool.files.storage.output import create_folder, output_folder
 from smoothtool.files.storage.writing import write_bytes_atomic
 from smoothtool.types import Report, Track
 from smoothtool.weights.sample_pictures import resolve_picture
@@ -40,6 +42,9 @@ class PageTrack:
     def note(self, text: str) -> None:
         self.track.note(text)
 
+    def tell(self, text: str) -> None:
+        self.track.tell(text)
+
     def status(self, text: str) -> None:
         self.track.status(text)
 
@@ -53,32 +58,57 @@ def run_picked(job: DragJob, track: Track) -> Report:
         raise UsageError("--pick: there is no picture to click in", "smoothtool drag picture.png --pick")
     picture = load_image(resolve_picture(job.image))
     root = start_report(job, [job.image])
-    folder = output_folder(root.folder, force=job.force)
-    model: DiffusionModel | None = None
-    report: Report | None = None
-    with PointPage(picture) as page:
-        track.note(f"open {page.url}")
-        webbrowser.open(page.url)
+    output_folder(root.folder, force=job.force)
+    picked = _Picked(job, root)
+    with PointPage(picture) as page, stopped_with(picked.kept):
+        track.tell(f"open {page.url}")
+        open_in_browser(page.url_for_browser)
         for request in page.requests():
-            try:
-                asked = _keep(job, request, folder)
-                if request.action == "save":
-                    report = report or root
-                    page.say(f"saved in {folder}")
-                    continue
-                model = model or open_session(job, track)
-                report = drag_picture(asked, PageTrack(page, track), model)
-                page.show(load_image(report.folder / "dragged.png"))
-            except SmoothtoolError as error:
-                page.fail(str(error))
-    if report is None:
+            picked.answer(request, page, track)
+    if picked.report is None:
         raise UsageError("--pick: the page was finished before anything was run or saved", "click two points, then Run")
-    return report
+    return picked.report
+
+
+@dataclass
+class _Picked:
+    """What has come of the page so far; the model stays loaded from one Run to the next."""
+
+    job: DragJob
+    root: Report
+    report: Report | None = None
+    model: DiffusionModel | None = None
+    made: bool = False
+
+    def answer(self, request: PageRequest, page: PointPage, track: Track) -> None:
+        """Run or save; whatever goes wrong is told on the page, where the person may try again."""
+        try:
+            self._make_folder()
+            asked = _keep(self.job, request, self.root.folder)
+            if request.action == "save":
+                self.report = self.report or self.root
+                page.say(f"saved in {self.root.folder}")
+                return
+            self.model = self.model or open_session(self.job, track)
+            self.report = drag_picture(asked, PageTrack(page, track), self.model)
+            page.show(load_image(self.report.folder / "dragged.png"))
+        except (UsageError, InputError, StorageError) as error:
+            page.fail(str(error))
+        except Exception as error:
+            self.model = None  # it may have been left changed
+            page.fail(str(explain(error)))
+
+    def kept(self) -> str:
+        return f"what was run and saved is in {self.root.folder}" if self.report is not None else ""
+
+    def _make_folder(self) -> None:
+        if not self.made:
+            moved_on = None if self.job.output else lambda: next_free(self.root.folder)
+            self.root.folder, self.made = create_folder(self.root.folder, moved_on), True
 
 
 def _keep(job: DragJob, request: PageRequest, folder: Path) -> DragJob:
     """Write points.json and mask.png; the job that uses them, with a result folder that does not exist yet."""
-    folder.mkdir(parents=True, exist_ok=True)
     number = next(number for number in count(1) if not (folder / f"run-{number}").exists())
     write_points(folder / "points.json", request.points, job.src)
     mask = job.mask

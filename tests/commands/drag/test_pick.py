@@ -14,7 +14,8 @@ from PIL import Image
 from smoothtool.commands.drag import pick
 from smoothtool.commands.drag import picture as drag_picture
 from smoothtool.commands.drag import run as drag
-from smoothtool.errors import UsageError
+from smoothtool.commands.shared import browser
+from smoothtool.errors import Stopped, UsageError
 from smoothtool.jobs import make_job
 from smoothtool.types import Silent
 
@@ -25,7 +26,7 @@ class Person(Silent):
     def __init__(self, *presses):
         self.presses, self.states = presses, []
 
-    def note(self, text):
+    def tell(self, text):
         if text.startswith("open "):
             threading.Thread(target=self.press_all, args=(text[5:],), daemon=True).start()
 
@@ -46,7 +47,7 @@ class Person(Silent):
 def job(model, monkeypatch, tmp_path):
     monkeypatch.setattr(pick, "open_session", lambda job, track: model)
     monkeypatch.setattr(drag_picture, "open_session", lambda job, track: pytest.fail("the model was loaded again"))
-    monkeypatch.setattr(pick.webbrowser, "open", lambda url: True)
+    monkeypatch.setattr(browser.webbrowser, "open", lambda url: True)
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "cat.png")
     settings = {"image": str(tmp_path / "cat.png"), "pick": True, "steps": 4, "lora_steps": 0, "iterations": 1}
     return make_job("drag", {**settings, "output": tmp_path / "out", "seed": 1})
@@ -58,6 +59,7 @@ def painted() -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+FAULTS = [OSError(5, "Input/output error", "/x/mask.png"), RuntimeError("boom"), MemoryError(), UsageError("no", "yes")]
 BODY = {"points": [{"handle": [8, 12], "target": [24, 12]}], "mask": None}
 
 
@@ -72,11 +74,44 @@ def test_every_run_leaves_a_folder_and_its_result_on_the_page(job, tmp_path):
     assert json.loads((tmp_path / "out" / "points.json").read_text())["points"][0]["target"] == [24, 12]
 
 
-def test_a_run_that_fails_is_told_on_the_page_and_the_next_one_works(job):
-    person = Person(("run", {**BODY, "mask": base64.b64encode(b"no picture").decode()}), ("run", BODY))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_run_that_fails_in_any_way_is_told_on_the_page_and_the_next_one_works(job, monkeypatch, fault):
+    whole, faults = pick.drag_picture, [fault]
+
+    def sometimes(*arguments):
+        if faults:
+            raise faults.pop()
+        return whole(*arguments)
+
+    monkeypatch.setattr(pick, "drag_picture", sometimes)
+    person = Person(("run", BODY), ("run", BODY))
     drag.run(job, person)
-    assert "mask-1.png" in person.states[0]["error"]
+    assert person.states[0]["error"]
     assert person.states[1]["results"] == 1
+
+
+def test_a_browser_that_stays_in_the_foreground_does_not_hold_up_the_page(job, monkeypatch):
+    asked, done = [], threading.Event()
+
+    def foreground(address):
+        asked.append(address)
+        done.wait(30)
+
+    monkeypatch.setattr(browser.webbrowser, "open", foreground)
+    drag.run(job, Person(("save", BODY)))
+    done.set()
+    assert "token=" not in asked[0]
+
+
+def test_stopped_after_a_run_it_says_where_the_results_are(job, tmp_path, monkeypatch):
+    def interrupted(self):
+        yield from whole(self)
+        raise KeyboardInterrupt
+
+    whole = pick.PointPage.requests
+    monkeypatch.setattr(pick.PointPage, "requests", interrupted)
+    with pytest.raises(Stopped, match=str(tmp_path / "out")):
+        drag.run(job, Person(("save", BODY)))
 
 
 def test_finishing_without_any_run_is_no_success(job):

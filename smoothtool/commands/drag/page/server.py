@@ -10,27 +10,31 @@ import base64
 import json
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
 from queue import Empty, Queue
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
 
-from smoothtool.errors import SmoothtoolError
+from smoothtool.commands.drag.page.local_server import LocalServer
+from smoothtool.errors import InputError, SmoothtoolError
 from smoothtool.files.lists.points import check_points, item_from_json
+from smoothtool.files.pictures.images import load_image
 from smoothtool.readers.fields import as_fields, parse_json
 from smoothtool.types import DragPoints
 
 PAGE = Path(__file__).parent / "index.html"
 LARGEST_BODY_BYTES = 32_000_000
 """A painted mask is far smaller."""
-SECONDS_TO_SEND = 20
+SECONDS_TO_SEND = 10
+LENGTH_DIGITS = 12
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -56,12 +60,12 @@ class PointPage:
 
     def __init__(self, picture: Image.Image) -> None:
         self.size_px, self.token, self.nonce = picture.size, secrets.token_urlsafe(24), secrets.token_urlsafe(12)
+        self.invitation: str | None = secrets.token_urlsafe(24)
         self.state: dict[str, Any] = {"busy": False, "progress": 0.0, "text": "", "error": "", "results": 0}
         self.queue: Queue[PageRequest | None] = Queue()
         self.pictures = {"/picture.png": _png(picture)}
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"page": self}))
-        self._server.daemon_threads = True
+        self._server = LocalServer(type("Handler", (_Handler,), {"page": self}))
 
     @property
     def origin(self) -> str:
@@ -70,6 +74,19 @@ class PointPage:
     @property
     def url(self) -> str:
         return f"{self.origin}/?token={self.token}"
+
+    @property
+    def url_for_browser(self) -> str:
+        """Opens the page once: the command line of a browser can be read by every user of the machine."""
+        return f"{self.origin}/?invitation={self.invitation}"
+
+    def accepts_invitation(self, given: str) -> bool:
+        """Whether it is the one, which is then used up."""
+        with self.lock:
+            right = self.invitation is not None and secrets.compare_digest(given.encode(), self.invitation.encode())
+            if right:
+                self.invitation = None
+        return right
 
     def __enter__(self) -> PointPage:
         threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
@@ -112,6 +129,8 @@ class PointPage:
             check_points(points, self.size_px)
             mask = as_fields(parse_json(body, "the request"), "the request").text("mask", "")
             mask_png = base64.b64decode(mask, validate=True) if mask else None
+            if mask_png is not None:
+                self._check_mask(mask_png)
         except SmoothtoolError as error:
             return HTTPStatus.BAD_REQUEST, error.what.removeprefix("--point: ")
         except ValueError:
@@ -122,6 +141,13 @@ class PointPage:
             self.state |= {"busy": True, "progress": 0.0, "text": "starting", "error": ""}
         self.queue.put(PageRequest(action, points, mask_png))
         return HTTPStatus.ACCEPTED, ""
+
+    def _check_mask(self, content: bytes) -> None:
+        """Raises: InputError when it is no picture of the size of the one that is dragged in."""
+        width, height = self.size_px
+        mask = load_image(Path("the mask"), content=content, max_pixels=width * height)
+        if mask.size != self.size_px:
+            raise InputError(f"the mask: {mask.width}x{mask.height} px, the picture has {width}x{height}", "the page")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -150,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
             self._say(HTTPStatus.LENGTH_REQUIRED, {"error": "a request needs its length"})
-        elif int(length) > LARGEST_BODY_BYTES:
+        elif len(length) > LENGTH_DIGITS or int(length) > LARGEST_BODY_BYTES:
             self._say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": "the request is too large"})
         elif path in ("/run", "/save"):
             status, error = self.page.accept(path[1:], self.rfile.read(int(length)))
@@ -162,26 +188,35 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(HTTPStatus.NOT_FOUND, {"error": "there is nothing here"})
 
     def _entered(self) -> str | None:
-        """The path that is asked for, or None after turning a stranger away."""
-        parts = urlsplit(self.path)
-        tokens = parse_qs(parts.query).get("token", [""])
+        """The path that is asked for, or None after turning a stranger away, or showing the browser in."""
+        try:
+            parts = urlsplit(self.path)
+            asked = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        except ValueError:
+            self._say(HTTPStatus.BAD_REQUEST, {"error": "this is no address"})
+            return None
         origin, host = self.headers.get("Origin"), self.headers.get("Host", "")
-        known = secrets.compare_digest(tokens[0].encode(), self.page.token.encode())
-        if known and origin in (None, self.page.origin) and f"http://{host}" == self.page.origin:
+        here = origin in (None, self.page.origin) and f"http://{host}" == self.page.origin
+        if here and secrets.compare_digest(asked.get("token", "").encode(), self.page.token.encode()):
             return parts.path
-        self._say(HTTPStatus.FORBIDDEN, {"error": "open the address that smoothtool printed"})
+        if here and self.command == "GET" and self.page.accepts_invitation(asked.get("invitation", "")):
+            self._answer(HTTPStatus.SEE_OTHER, "text/plain", b"", {"Location": f"/?token={self.page.token}"})
+        else:
+            self._say(HTTPStatus.FORBIDDEN, {"error": "open the address that smoothtool printed"})
         return None
 
     def _say(self, status: HTTPStatus, data: dict[str, Any]) -> None:
         self._answer(status, "application/json", json.dumps(data).encode())
 
-    def _answer(self, status: HTTPStatus, kind: str, content: bytes) -> None:
+    def _answer(
+        self, status: HTTPStatus, kind: str, content: bytes, more: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         policy = (
             "default-src 'none'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
         )
         policy += f"form-action 'none'; script-src 'nonce-{self.page.nonce}'; style-src 'nonce-{self.page.nonce}'"
         self.send_response(status)
-        for name, value in {**SECURITY_HEADERS, "Content-Security-Policy": policy}.items():
+        for name, value in {**SECURITY_HEADERS, "Content-Security-Policy": policy, **more}.items():
             self.send_header(name, value)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
