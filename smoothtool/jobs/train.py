@@ -30,11 +30,17 @@ class TrainJob(ModelJob):
         allow_inf_nan=False,
         description="Weight of the regulariser; 0 is plain LoRA training",
     )
+    every: Annotated[int, Flag()] = Field(
+        1, ge=1, le=1000, description="Regularise every K-th step only, with K times the weight, for less time"
+    )
     gradient: Annotated[Literal["central", "one-sided", "forward-variation", "double-backward"], Flag()] = Field(
         "central", description="How the regulariser is differentiated; double-backward is the paper's, slow and large"
     )
     relative_step: Annotated[float | None, Flag()] = Field(
-        None, gt=0, le=1, description="Length of its finite difference; by default what the precision allows"
+        None,
+        gt=0,
+        le=1,
+        description="Length of its finite difference; by default what the model's kind and the precision allow",
     )
     running_mean_start: Annotated[Literal["first-batch", "zero"], Flag()] = Field(
         "first-batch", description="Where the running mean of the variation begins; zero is the paper's program"

@@ -93,5 +93,5 @@ _CALLS: dict[str, Callable[[Settings], float]] = {
     "edit": _edit,
     "drag": _drag,
     "istd": _istd,
-    "train": lambda job: float(3 * job["max_steps"] * job["accumulate"]),
+    "train": lambda job: job["max_steps"] * job["accumulate"] * (1 + 2 / job["every"]),
 }

@@ -1,44 +1,63 @@
-"""How long the regulariser's finite difference is, relative to the noisy latents."""
+"""How long the regulariser's finite difference is, relative to the noisy latents, and where no length will do.
+
+Too long a difference meets the curvature of the model, too short a one the rounding of its passes. Both errors are
+drawn against the length by tests/benchmarks/bench_difference.py, per prediction type and arithmetic, beside the double
+backward; the lengths below are where the worst samples err least.
+"""
 
 from __future__ import annotations
 
 import torch
 
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.errors import UsageError
 from smoothtool.methods.smoothness.step_variation import Gradient
 
-FLOAT32: dict[Gradient, float] = {"central": 3e-3, "one-sided": 1e-3, "forward-variation": 3e-3}
-VELOCITY = 1e-3
-"""The central one where the model predicts velocities: the gradient's error at t = 980 is 1.7e-4 with it, and 1.6e-3
-with 3e-3 (a tiny model in float32). On the embedded model it is 1e-4 to 4e-2 for two samples in three. The others, near
-the noisiest steps, have curvature so sharp that no step of a usable length resolves it (54 % at 1e-3 for one of them):
-there the difference is the gradient of a smoothed regulariser, and the cut of long gradients bounds what it can do.
+EXACT: dict[str, dict[Gradient, float]] = {
+    "epsilon": {"central": 3e-4, "one-sided": 3e-4, "forward-variation": 3e-4},
+    "v_prediction": {"central": 3e-5, "one-sided": 3e-5, "forward-variation": 1e-4},
+}
+"""In true float32. For noise they are shorter than is best for the benchmark's random weights, since trained ones curve
+more. For velocities the worst of 21 samples of the embedded model was wrong by 0.6 % with 3e-5 and by 280 % with 1e-3.
 """
-COARSE = 0.03
+COARSE: dict[str, dict[Gradient, float]] = {
+    "epsilon": {"central": 0.03, "one-sided": 0.03, "forward-variation": 0.03},
+    "v_prediction": {},
+}
 """Where products are rounded to 10 bits, as TF32 and float16 do."""
 
 
-def finite_difference_step(gradient: Gradient, model: DiffusionModel, *, mixed: bool = False) -> float:
-    """What the precision of the perturbed passes allows: float32, TF32 or float16.
+def finite_difference_step(gradient: Gradient, model: DiffusionModel, *, mixed: bool = False) -> float | None:
+    """The length r for this model, and None where none is resolved; `double-backward` takes none and gets 0.
 
-    mixed  whether they run under autocast
+    mixed  whether the perturbed passes run under autocast
     """
+    if gradient == "double-backward":
+        return 0.0
     exact = model.unet.dtype == torch.float32 and not mixed
-    if not exact or (model.device.type != "cpu" and not _needs_float32(gradient, model)):
-        return COARSE
-    if gradient == "central" and model.schedule.prediction_type == "v_prediction":
-        return VELOCITY
-    return FLOAT32.get(gradient, COARSE)
+    lengths = EXACT if exact and (model.device.type == "cpu" or _needs_float32(gradient, model)) else COARSE
+    return lengths[model.schedule.prediction_type].get(gradient)
+
+
+def required_difference_step(gradient: Gradient, model: DiffusionModel, *, mixed: bool = False) -> float:
+    """The length r.
+
+    Raises: UsageError where none is resolved.
+    """
+    length = finite_difference_step(gradient, model, mixed=mixed)
+    if length is None:
+        raise UsageError(
+            f"--gradient {gradient}: this model predicts velocities, whose differences need float32 passes",
+            "--dtype float32 without --mixed-precision, or --gradient double-backward",
+        )
+    return length
 
 
 def forbid_tf32(gradient: Gradient, model: DiffusionModel) -> None:
-    """True float32 products on CUDA, where the step that TF32 needs would be too long: for velocities (errors of 3 to
-    160 % of the gradient on the embedded model), and for the one-sided difference, whose error grows with its length.
-    """
+    """True float32 products on CUDA where there is no length for TF32."""
     if _needs_float32(gradient, model):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 def _needs_float32(gradient: Gradient, model: DiffusionModel) -> bool:
-    velocities = model.schedule.prediction_type == "v_prediction"
-    return gradient == "one-sided" or (gradient == "central" and velocities)
+    return gradient != "double-backward" and gradient not in COARSE[model.schedule.prediction_type]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -27,16 +27,26 @@ from smoothtool.methods.smoothness.step_variation import (
     LossTerm,
     NoisyBatch,
     Regularisation,
+    disagreement,
     loss_terms,
     noise_gradient,
 )
 from smoothtool.training.bands import in_bands
 from smoothtool.training.batch import drawn_batch
-from smoothtool.training.difference import finite_difference_step, forbid_tf32
+from smoothtool.training.difference import forbid_tf32, required_difference_step
 from smoothtool.training.examples import Examples
 from smoothtool.training.order import BatchOrder
 from smoothtool.types import Conditioning
 
+CHECKED_EVERY = 32
+"""One sample in so many is differentiated a second time, at twice the length: a fifteenth more work in such steps."""
+UNRESOLVED = 0.1
+"""How far the gradients of two lengths may be apart; beyond it a sample trains without the regulariser."""
+CHECKED_AT_LEAST, MOST_UNRESOLVED = 8, 0.25
+"""After so many checks, a larger share of unresolved samples ends the training."""
+NOT_AT_ALL = 1e6
+MOST_WATCHED = 2**24
+"""Weights whose gradients are compared: all of a LoRA's, some of a whole UNet's."""
 COMPILED_ERROR = 0.03
 """How far a compiled UNet's gradient to the noise may be from the plain one's, relatively."""
 
@@ -58,6 +68,7 @@ class TrainSettings:
     full: bool = False
     ema: float = 0.0
     variation_weight: float = 1.0
+    every: int = 1
     gradient: Gradient = "central"
     relative_step: float | None = None
     running_mean_start: Literal["first-batch", "zero"] = "first-batch"
@@ -69,6 +80,8 @@ class TrainSettings:
 class TrainStep:
     """One optimizer step done.
 
+    regulariser, running_mean  None without a regulariser; the first also in steps that leave it out
+    checked, unresolved  samples whose finite difference was compared with a longer one, and those where they differed
     samples    pictures of all processes
     at_once    pictures per process that went through the UNet together: the batch, or less where memory ran out
     bands  per timestep band ("0-249", …) the means of `base_loss`, `n` and `regulariser`, and `samples`
@@ -82,6 +95,8 @@ class TrainStep:
     samples: int
     at_once: int
     seconds: float
+    checked: int
+    unresolved: int
     bands: dict[str, dict[str, float]]
 
 
@@ -107,11 +122,23 @@ class Trainer:
             forbid_tf32(settings.gradient, model)
         self.regularisation = Regularisation(
             settings.gradient,
-            settings.variation_weight,
-            settings.relative_step or finite_difference_step(settings.gradient, model, mixed=mixed),
+            settings.variation_weight * settings.every,
+            settings.relative_step or required_difference_step(settings.gradient, model, mixed=mixed),
             partial(accelerator.reduce, reduction="mean"),
         )
+        weights = sum(parameter.numel() for parameter in self.parameters)
+        self.watched = self.parameters[:: -(-weights // MOST_WATCHED)]
+        self.checked = self.unresolved = 0  # since this process began
         self._unet: Any = torch.compile(model.unet) if settings.compile else model.unet
+
+    @property
+    def regularised(self) -> bool:
+        """Whether the next step has the regulariser: every K-th has, with K times its weight.
+
+        Lazy regularisation (Karras et al., StyleGAN2, CVPR 2020, arXiv:1912.04958, appendix B). Their change of Adam's
+        rate and betas has no part in it: it makes up for a second update of its own, and here both losses share one.
+        """
+        return self.settings.variation_weight > 0 and self.step % self.settings.every == 0
 
     def check_compiled(self) -> float:
         """How far the compiled UNet's gradient to the noise is from the plain one's, relatively, on the next batch.
@@ -200,28 +227,30 @@ class Trainer:
         figures, length = self._gradients(), self._reduced_length()
         figures = self.accelerator.gather(figures).cpu()  # the only time in a step that the host waits for a GPU
         self._check_finite(figures, length)
+        checked, unresolved = self._check_resolved(figures)
+        regularised = self.regularised
         self._apply_gradients()
         self.step += 1
-        timesteps, base, norms, regulariser = figures.unbind(dim=1)
+        timesteps, base, norms, regulariser, _ = figures.unbind(dim=1)
         mean = self.running_mean if self.settings.variation_weight else None
+        varied = {"n": norms, "regulariser": regulariser} if regularised else {}
         return TrainStep(
             step=self.step,
             base_loss=float(base.mean()),
-            regulariser=None if mean is None else float(regulariser.mean()),
+            regulariser=float(regulariser.mean()) if regularised else None,
             running_mean=None if mean is None else float(mean),
             learning_rate=learning_rate,
             samples=len(base),
             at_once=self.at_once or self.settings.batch_size,
             seconds=time.perf_counter() - started,
-            bands=in_bands(
-                timesteps,
-                len(self.model.schedule.alphas_cumprod),
-                {"base_loss": base, "n": norms, "regulariser": regulariser},
-            ),
+            checked=checked,
+            unresolved=unresolved,
+            bands=in_bands(timesteps, len(self.model.schedule.alphas_cumprod), {"base_loss": base, **varied}),
         )
 
     def _gradients(self) -> torch.Tensor:
-        """Add up the gradients of one step; per sample its timestep, base loss, n and (n - a)^2, [samples, 4].
+        """Add up the gradients of one step; [samples, 5]: timestep, base loss, n, (n - a)^2, and how far the difference
+        is from a longer one (-1 where nobody looked).
 
         A step whose memory runs out begins again with half as many pictures at once.
         """
@@ -258,16 +287,37 @@ class Trainer:
     def _accumulate(self, number: int) -> torch.Tensor:
         """Gradients of batch `number`, added up; its rows of `_gradients`."""
         batch, timesteps, conditioning = self._batch(number)
+        found = self._disagreements(number, batch, timesteps, conditioning)
+        batch = replace(batch, resolved=(found <= UNRESOLVED).to(batch.noise))
         size = self.at_once or len(timesteps)
         parts = [slice(at, at + size) for at in range(0, len(timesteps), size)]
-        return torch.cat([self._backward(batch.rows(part), timesteps[part], conditioning[part]) for part in parts])
+        rows = [self._backward(batch.rows(part), timesteps[part], conditioning[part]) for part in parts]
+        return torch.cat([torch.cat(rows), found[:, None]], dim=1)
+
+    def _disagreements(
+        self, number: int, batch: NoisyBatch, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
+        """[B] how far the difference of one sample in `CHECKED_EVERY` is from one twice as long; -1 elsewhere."""
+        found = torch.full((len(timesteps),), -1.0, device=self.model.device)
+        if not self.regularised or self.settings.gradient == "double-backward":
+            return found
+        step, within = divmod(number, self.settings.accumulate)
+        before = (step // self.settings.every * self.settings.accumulate + within) * len(timesteps)
+        for row in range(-before % CHECKED_EVERY, len(timesteps), CHECKED_EVERY):
+            part = slice(row, row + 1)
+            told = {"timesteps": timesteps[part], "conditioning": conditioning[part], "unet": self.model.unet}
+            predict = partial(self._predict, **told)  # not the compiled UNet: it would be compiled for a batch of one
+            value = disagreement(predict, batch.rows(part), self.regularisation, self.watched)
+            found[row] = value.float().nan_to_num(nan=torch.inf).clamp(max=NOT_AT_ALL)
+        return found
 
     def _backward(self, batch: NoisyBatch, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """Gradients of pictures that go through the UNet together; their loss counts by their share of the step."""
         share = len(timesteps) / (self.settings.batch_size * self.settings.accumulate)
         predict = partial(self._predict, timesteps=timesteps, conditioning=conditioning)
         base = torch.zeros(len(timesteps), device=self.model.device)
-        terms = loss_terms(predict, batch, self._mean_on_device(), self.regularisation, self.parameters)
+        settings = self.regularisation if self.regularised else replace(self.regularisation, weight=0.0)
+        terms = loss_terms(predict, batch, self._mean_on_device(), settings, self.parameters)
         term: LossTerm | None = None
         for term in terms:
             self.accelerator.backward(term.loss * share)
@@ -288,11 +338,13 @@ class Trainer:
             self.model, self.examples, indices, part, number, seed=settings.seed, prompt_dropout=settings.prompt_dropout
         )
 
-    def _predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        exact = self.settings.gradient == "double-backward" and self.settings.variation_weight > 0
+    def _predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, unet: Any = None
+    ) -> torch.Tensor:
+        exact = self.settings.gradient == "double-backward" and self.regularised
         attention = sdpa_kernel(SDPBackend.MATH) if exact else nullcontext()
         with attention, self.accelerator.autocast():
-            return predict_noise_at(self.model, latents, timesteps, conditioning, self._unet)
+            return predict_noise_at(self.model, latents, timesteps, conditioning, unet or self._unet)
 
     def _reduced_length(self) -> torch.Tensor:
         """Average the gradients over the processes, and cut them; their length before."""
@@ -314,6 +366,23 @@ class Trainer:
             self._refuse("the loss", figures[bad, 0])
         if self.accelerator.scaler is None and not bool(length.isfinite()):
             self._refuse("the gradient", figures[:, 0])
+
+    def _check_resolved(self, figures: torch.Tensor) -> tuple[int, int]:
+        """How many samples' differences were checked in this step, and how many of them were not resolved.
+
+        Raises: ModelError when that is the rule rather than the exception.
+        """
+        disagreements = figures[:, 4]
+        checked, unresolved = int((disagreements >= 0).sum()), int((disagreements > UNRESOLVED).sum())
+        self.checked, self.unresolved = self.checked + checked, self.unresolved + unresolved
+        if self.checked >= CHECKED_AT_LEAST and self.unresolved > MOST_UNRESOLVED * self.checked:
+            self.optimizer.zero_grad(set_to_none=True)
+            share, length = f"{self.unresolved} of {self.checked} samples", self.regularisation.relative_step
+            raise ModelError(
+                f"step {self.step + 1}: the regulariser's difference of relative step {length:g} is wrong for {share}",
+                "--dtype float32 without --mixed-precision, another --relative-step, or --gradient double-backward",
+            )
+        return checked, unresolved
 
     def _refuse(self, what: str, timesteps: torch.Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,9 @@ Same weights, same batch, one process, nothing else running. Shapes: `stickers` 
 `--batch`: its attention keeps maps of tokens x tokens, and its second derivatives are many small passes over memory,
 which are dear where activations leave the cache.
 
+`central, every K` is the mean over K steps, of which the first has the regulariser (`train --every K`); "check of one
+sample" is what one sample in 32 costs besides.
+
 A plain step is one forward and one backward pass of frozen weights with a trained LoRA, fused attention, no VAE. FLOPs
 are counted with attention as matrix products. Activation memory is what the graph keeps for backward passes at its
 peak, without weights; on CUDA the allocator's peak above the resting level is printed as well.
@@ -35,7 +38,13 @@ from toys import tiny_model
 
 from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
-from smoothtool.methods.smoothness.step_variation import NoisyBatch, Regularisation, loss_terms, noise_gradient
+from smoothtool.methods.smoothness.step_variation import (
+    NoisyBatch,
+    Regularisation,
+    disagreement,
+    loss_terms,
+    noise_gradient,
+)
 from smoothtool.types import Conditioning
 
 SIDE_BATCH_REPEATS = {"stickers": (16, 16, 5), "sd15": (32, 1, 2)}
@@ -164,7 +173,21 @@ def main() -> None:
         for term in loss_terms(predict, batch, running_mean, settings, parameters):
             term.loss.backward()
 
+    def check_one() -> None:
+        row, told = slice(0, 1), Conditioning(text.prompt_embeds[:1])
+        one = partial(predict_noise_at, model, timesteps=timesteps[row].to(device), conditioning=told)
+        disagreement(one, batch.rows(row), Regularisation("central", 1.0, STEPS["central"]), parameters)
+
+    def lazy(every: int) -> None:
+        """`--every K`: one step with the regulariser, and K - 1 without."""
+        ours("central")
+        for _ in range(every - 1):
+            ours("plain")
+
     steps = {name: lambda name=name: ours(name) for name in STEPS}
+    periods = {f"central, every {every}": every for every in (4, 8)}
+    steps |= {name: lambda every=every: lazy(every) for name, every in periods.items()}
+    steps["check of one sample"] = check_one
     if not asked.checkpointing and not asked.compile:
         steps["reference"] = lambda: reference_step(predict, batch)
     print(f"{asked.shape}, batch {size}, latents {side} x {side}, {device}, {torch.get_num_threads()} threads, "
@@ -176,8 +199,8 @@ def main() -> None:
     plain = None
     for name, step in steps.items():
         seconds, kept, allocated = measure(step, list(model.unet.parameters()), repeats, device.type == "cuda")
-        flops = 0.0 if asked.compile else gigaflops(step)
-        found = (seconds, kept / 1e6, allocated / 1e6, flops)
+        flops, period = 0.0 if asked.compile else gigaflops(step), periods.get(name, 1)
+        found = (seconds / period, kept / 1e6, allocated / 1e6, flops / period)
         plain = plain or found
         cells = (f"{value:18.4g} {value / base if base else 0:6.2f}" for value, base in zip(found, plain, strict=True))
         print("".join(cells), name, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ PLOT_POINTS = 100
 LOG = "training.jsonl"
 LOGGED = {"step": int, "samples": int, "seconds": float, "bands": dict}
 """What every line of the log has."""
+LOSSES = ("base_loss", "regulariser", "running_mean")
+"""Of a step in the log; None where a step has none."""
 MAY_CHANGE = {"max_steps", "steps", "guidance", "device", "model", "lora", "data"}
 """Settings that a resumed training may change: its length, its sample walks, and names whose content is compared."""
 
@@ -72,6 +75,7 @@ def write_results(state: TrainingRun) -> None:
         write_picture(folder / "training.png", plot)
         report.files |= {"log": LOG, "plot": "training.png"}
         report.figures |= _figures(rows, state.examples)
+        _tell_unresolved(state, rows)
     write_report(report, folder)
 
 
@@ -91,36 +95,57 @@ def _save_full(model: DiffusionModel, folder: Path) -> dict[str, Any]:
     return {"model": "model"}
 
 
+def _tell_unresolved(state: TrainingRun, rows: Sequence[dict[str, Any]]) -> None:
+    """How many samples the regulariser's finite difference was checked on, and how many it was not right for."""
+    if not state.job.variation_weight or state.job.gradient == "double-backward":
+        return
+    checked, unresolved = (sum(row.get(name, 0) for row in rows) for name in ("checked", "unresolved"))
+    length = state.trainer.regularisation.relative_step
+    state.report.figures["difference"] = {"relative_step": length, "checked": checked, "unresolved": unresolved}
+    if unresolved:
+        note = (
+            f"the regulariser's finite difference was not resolved for {unresolved} of the {checked} samples that were "
+            "checked; those were trained without it"
+        )
+        state.report.notes.append(note)
+        state.track.note(note)
+
+
 def _figures(rows: Sequence[dict[str, Any]], examples: Examples) -> dict[str, Any]:
     last = rows[-max(1, len(rows) // 10) :]
-    names = [name for name in ("base_loss", "regulariser", "running_mean") if last[-1][name] is not None]
+    known = {name: [row[name] for row in last if row[name] is not None] for name in LOSSES}
     return {
         "steps": rows[-1]["step"], "samples": sum(row["samples"] for row in rows),
         "pictures": sum(len(bucket) for bucket in examples.buckets),
-        "last_tenth": {name: sum(row[name] for row in last) / len(last) for name in names},
+        "last_tenth": {name: sum(values) / len(values) for name, values in known.items() if values},
         "samples_per_s": sum(row["samples"] for row in last) / sum(row["seconds"] for row in last),
         "bands": _bands(rows),
     }  # fmt: skip
 
 
 def _bands(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """n, L_reg and base loss per timestep band, over the last half of the training."""
-    found: dict[str, dict[str, float]] = {}
+    """n, L_reg and base loss per timestep band over the last half of a training, each over what has it."""
+    sums: defaultdict[tuple[str, str], float] = defaultdict(float)
+    counts: defaultdict[tuple[str, str], float] = defaultdict(float)
     for row in rows[len(rows) // 2 :]:
         for band, figures in row["bands"].items():
-            sums = found.setdefault(band, dict.fromkeys(figures, 0.0))
             for name, value in figures.items():
-                sums[name] += value if name == "samples" else value * figures["samples"]
-    return {band: {name: value if name == "samples" else value / sums["samples"] for name, value in sums.items()}
-            for band, sums in sorted(found.items())}  # fmt: skip
+                weight = 1 if name == "samples" else figures["samples"]
+                sums[band, name] += weight * value
+                counts[band, name] += weight
+    found: dict[str, dict[str, float]] = {}
+    for (band, name), total in sorted(sums.items()):
+        found.setdefault(band, {})[name] = total if name == "samples" else total / counts[band, name]
+    return found
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> list[Line]:
-    width = max(1, len(rows) // PLOT_POINTS)
-    groups = [rows[at : at + width] for at in range(0, len(rows), width)]
     lines = []
-    for name in ("base_loss", "regulariser", "running_mean"):
-        if rows[-1][name] is not None:
+    for name in LOSSES:
+        known = [row for row in rows if row[name] is not None]
+        width = max(1, len(known) // PLOT_POINTS)
+        groups = [known[at : at + width] for at in range(0, len(known), width)]
+        if known:
             values = [sorted(row[name] for row in group) for group in groups]
             steps = [group[-1]["step"] for group in groups]
             means = [sum(part) / len(part) for part in values]

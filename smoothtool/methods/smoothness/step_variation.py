@@ -8,13 +8,20 @@ the derivative of x0_hat along u is a finite difference: first-order passes only
 
 Every gradient is a generator of `LossTerm`s. Each term's `loss` is differentiated before the next is asked for, so
 that only one graph is alive at a time; the sum of the gradients is the gradient of the loss above.
+
+A finite difference needs a length: too long, and it meets the model's curvature (an error that grows as the square of
+the length, or as the length where it is one-sided); too short, and it meets rounding. Neither shows in the loss, so
+`disagreement` compares two lengths.
+
+On purpose not as in the authors' program: a is the mean over all processes, starts at the first batch's mean unless
+asked for 0, and the weights dL_reg/dn know that a depends on n (as the program's graph does).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -40,6 +47,7 @@ class NoisyBatch:
     probe           standard normal [B, C, h, w]; v = sqrt(1 - abar_t) probe / sqrt(C h w)
     alphas_cumprod  abar_t [B]
     loss_weights    [B] factors of the squared error in eps: 1, or 1 / abar_t where the model predicts v
+    resolved        [B] factors of the regulariser: 1, or 0 where its difference is known to be wrong; None: all 1
 
     Where abar_t = 0 (zero terminal SNR) predictions are v itself, which is -x0_hat: see `diffusion.ddim`.
     """
@@ -49,6 +57,7 @@ class NoisyBatch:
     probe: torch.Tensor
     alphas_cumprod: torch.Tensor
     loss_weights: torch.Tensor
+    resolved: torch.Tensor | None = None
 
     @property
     def signal(self) -> torch.Tensor:
@@ -77,7 +86,8 @@ class NoisyBatch:
 
     def rows(self, part: slice) -> NoisyBatch:
         """Some of the samples."""
-        return NoisyBatch(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
+        whole = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return NoisyBatch(**{name: value[part] for name, value in whole.items() if value is not None})
 
     def noisy(self, noise: torch.Tensor) -> torch.Tensor:
         """z_t under this noise."""
@@ -92,8 +102,7 @@ class NoisyBatch:
 @dataclass(frozen=True)
 class Regularisation:
     """weight         lambda; 0 trains without the regulariser
-    relative_step  length r of the finite difference, to the length of z_t (3e-3 central and 1e-3 one-sided in float32,
-                   0.03 in TF32 and float16; bfloat16 is too coarse)
+    relative_step  length r of the finite difference, to the length of z_t: see `training.difference`
     average        a scalar's mean over all processes
     """
 
@@ -167,6 +176,34 @@ def variation(
     return Variation(norms, after, (norms - after).square().mean(), weights)
 
 
+def variation_gradient(
+    predict: Predict, batch: NoisyBatch, settings: Regularisation, parameters: Sequence[nn.Parameter]
+) -> torch.Tensor:
+    """d L_reg / d theta [P] with the running mean at 0, as these settings compute it; leaves no gradient anywhere."""
+    alone = replace(batch, loss_weights=torch.zeros_like(batch.loss_weights))
+    scaled = replace(settings, weight=_GRADIENT_SCALE, average=lambda value: value)
+    total = torch.zeros(())
+    for term in loss_terms(predict, alone, torch.zeros_like(batch.alphas_cumprod[0]), scaled, parameters):
+        parts = torch.autograd.grad(term.loss, list(parameters), allow_unused=True)
+        flat = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts, strict=True)]
+        total = total.to(batch.noise) + torch.cat([part.flatten() for part in flat]) / _GRADIENT_SCALE
+    return total
+
+
+def disagreement(
+    predict: Predict, batch: NoisyBatch, settings: Regularisation, parameters: Sequence[nn.Parameter]
+) -> torch.Tensor:
+    """How far the gradients at r and at 2 r are apart, relative to the one at r: a scalar.
+
+    Where curvature rules, three times the error at r (for one-sided, once); where rounding does, about once.
+    """
+    near, far = (
+        variation_gradient(predict, batch, replace(settings, relative_step=length), parameters)
+        for length in (settings.relative_step, 2 * settings.relative_step)
+    )
+    return (near - far).norm() / near.norm().clamp_min(torch.finfo(near.dtype).tiny)
+
+
 def noise_gradient(predict: Predict, batch: NoisyBatch, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
     """g = d <x0_hat, v> / d eps [B, C, h, w], with the parameters frozen."""
     with _frozen(parameters), torch.enable_grad():
@@ -198,7 +235,7 @@ def _central(
         noise_pred = predict(batch.noisy(shifted))
         base = 0.5 * batch.base_loss(shifted, noise_pred)
         along = _x0_along_direction(noise_pred, batch) * sign / (2 * delta.flatten())
-        yield LossTerm(base.mean() + settings.weight * (found.weights * along).sum(), base.detach(), found)
+        yield LossTerm(base.mean() + (_pull(found, batch, settings) * along).sum(), base.detach(), found)
 
 
 def _one_sided(
@@ -211,7 +248,7 @@ def _one_sided(
     norms, unit = _length_and_unit(gradient)
     found = variation(norms, running_mean, settings.average)
     delta = _step_length(batch, settings)
-    weights = settings.weight * found.weights / delta.flatten()
+    weights = _pull(found, batch, settings) / delta.flatten()
     base = batch.base_loss(batch.noise, noise_pred)
     yield LossTerm(base.mean() - (weights * _x0_along_direction(noise_pred, batch)).sum(), base.detach(), found)
     del noise_pred  # its graph was used up by the caller's backward pass
@@ -235,7 +272,7 @@ def _forward_variation(
     norms = length * x0_slope.flatten(1).norm(dim=1)
     found = variation(norms, running_mean, settings.average)
     base = 0.5 * (batch.base_loss(plus, plus_pred) + batch.base_loss(minus, minus_pred))
-    yield LossTerm(base.mean() + settings.weight * (found.weights * norms).sum(), base.detach(), found)
+    yield LossTerm(base.mean() + (_pull(found, batch, settings) * norms).sum(), base.detach(), found)
 
 
 def _double_backward(
@@ -247,7 +284,13 @@ def _double_backward(
     norms = _noise_gradient(noise_pred, noise, batch, create_graph=True).flatten(1).norm(dim=1)
     found = variation(norms, running_mean, settings.average)
     base = batch.base_loss(batch.noise, noise_pred)
-    yield LossTerm(base.mean() + settings.weight * (found.weights * norms).sum(), base.detach(), found)
+    yield LossTerm(base.mean() + (_pull(found, batch, settings) * norms).sum(), base.detach(), found)
+
+
+def _pull(found: Variation, batch: NoisyBatch, settings: Regularisation) -> torch.Tensor:
+    """lambda dL_reg / dn [B], and 0 for samples whose difference is not resolved."""
+    weights = settings.weight * found.weights
+    return weights if batch.resolved is None else weights * batch.resolved
 
 
 def _noise_gradient(

@@ -19,6 +19,7 @@ from smoothtool.commands.train import run as train
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.jobs import TrainJob
+from smoothtool.training import trainer
 from smoothtool.types import Silent, silent
 
 
@@ -36,9 +37,55 @@ def test_a_training_leaves_everything_that_is_promised(job):
     assert {"n", "regulariser", "base_loss", "samples"} == set(next(iter(report.figures["bands"].values())))
 
 
+def test_every_kth_step_has_the_regulariser_with_k_times_its_weight(job, tmp_path):
+    lazy = train.run(job(**{"lambda": 2.0}, every=3, output=tmp_path / "lazy"), silent)
+    assert [row["regulariser"] is not None for row in log(lazy)] == [True, False, False, True]
+    assert lazy.unet_calls == 3 + 1 + 1 + 3 + checks(lazy)
+    one, other = (
+        train.run(job(**{"lambda": weight}, every=every, max_steps=1, output=tmp_path / str(every)), silent)
+        for weight, every in ((2.0, 3), (6.0, 1))
+    )
+    assert same(weights(one), weights(other))
+    assert log(lazy)[0]["regulariser"] == log(other)[0]["regulariser"]
+    assert "n" not in next(iter(log(lazy)[1]["bands"].values()))
+
+
+def checks(report) -> int:
+    """UNet calls of comparing two lengths: three for each."""
+    return 6 * sum(row["checked"] for row in log(report))
+
+
+def test_a_step_without_the_regulariser_is_one_of_plain_training(job, tmp_path):
+    """Both go on from one checkpoint: the second of two lazy steps, and a second step of lambda 0."""
+    lazy = train.run(job(every=2, max_steps=2, output=tmp_path / "lazy"), silent)
+    train.run(job(every=2, max_steps=1), silent)
+    plain = train.run(job(**{"lambda": 0.0}, max_steps=2, resume=True, force=True), silent)
+    assert log(plain)[1]["base_loss"] == log(lazy)[1]["base_loss"]
+    assert same(load_file(plain.folder / "lora.safetensors"), weights(lazy))
+
+
+def test_the_log_and_the_report_say_how_often_the_difference_was_right(job, tmp_path, monkeypatch):
+    report = train.run(job(max_steps=1, output=tmp_path / "right"), silent)
+    assert report.figures["difference"] == {"relative_step": 3e-4, "checked": 1, "unresolved": 0}
+    monkeypatch.setattr(trainer, "disagreement", lambda *_: torch.tensor(0.5))
+    wrong = train.run(job(max_steps=1, output=tmp_path / "wrong"), silent)
+    assert (log(wrong)[0]["checked"], log(wrong)[0]["unresolved"]) == (1, 1)
+    assert any("not resolved for 1 of the 1 samples" in note for note in wrong.notes)
+    assert not same(weights(wrong), weights(report))
+
+
+def test_a_difference_that_is_wrong_as_a_rule_ends_the_training(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "disagreement", lambda *_: torch.tensor(torch.nan))
+    monkeypatch.setattr(trainer, "CHECKED_EVERY", 1)
+    with pytest.raises(ModelError, match=r"step 4: .* is wrong for 8 of 8 samples") as refused:
+        train.run(job(max_steps=9), silent)
+    assert "--gradient double-backward" in refused.value.hint
+
+
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(job, tmp_path, gradient):
-    settings = {"gradient": gradient, "accumulate": 2, "prompt_dropout": 0.3, "ema": 0.9, "crop": "buckets"}
+    settings = {"gradient": gradient, "accumulate": 2, "prompt_dropout": 0.3, "ema": 0.9, "crop": "buckets",
+                "every": 2 if gradient == "central" else 1}  # fmt: skip
     whole = train.run(job(**settings, output=tmp_path / "whole"), silent)
     train.run(job(**settings, max_steps=2), silent)
     resumed = train.run(job(**settings, resume=True), silent)
@@ -99,6 +146,7 @@ from pathlib import Path
 from toys import tiny_model
 from smoothtool.commands.train import run as train
 from smoothtool.jobs import TrainJob
+from smoothtool.training import trainer
 from smoothtool.types import Silent
 import json
 train.open_session = lambda job, track: tiny_model(Path({tokenizer!r}))
@@ -254,6 +302,7 @@ import torch
 from toys import tiny_model
 from smoothtool.commands.train import run as train
 from smoothtool.jobs import TrainJob
+from smoothtool.training import trainer
 from smoothtool.types import silent
 torch.set_num_threads(1)
 train.open_session = lambda job, track: tiny_model(Path({tokenizer!r}) / str(torch.randint(2**31, ()).item()))

@@ -11,7 +11,14 @@ from toys import tiny_model
 
 from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
-from smoothtool.methods.smoothness.step_variation import NoisyBatch, Regularisation, loss_terms, variation
+from smoothtool.methods.smoothness.step_variation import (
+    NoisyBatch,
+    Regularisation,
+    disagreement,
+    loss_terms,
+    variation,
+    variation_gradient,
+)
 
 STEPS = {"central": 3e-3, "one-sided": 1e-3, "forward-variation": 3e-3, "double-backward": 3e-3}
 
@@ -214,6 +221,53 @@ def test_lambda_zero_is_plain_training(model, trained):
     found, term = gradient_of("central", predict, batch, trained, weight=0.0)
     torch.testing.assert_close(found, expected)
     assert term.variation is None
+
+
+@pytest.mark.parametrize("gradient", ["central", "one-sided"])
+def test_the_variation_gradient_is_the_double_backwards_and_is_left_nowhere(model, trained, gradient):
+    batch, predict = noisy_batch(model, 500, size=1), predictor(model, 500, size=1)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = variation_gradient(predict, batch, Regularisation("double-backward"), trained)
+    found = variation_gradient(predict, batch, Regularisation(gradient, relative_step=3e-4), trained)
+    assert relative(found, expected) < 5e-3
+    assert all(p.grad is None and p.requires_grad for p in trained)
+
+
+@pytest.mark.parametrize(("width", "agrees"), [(100.0, True), (0.02, False)])
+def test_two_lengths_disagree_where_the_difference_is_longer_than_the_models_waves(width, agrees):
+    """eps = theta sin(z / width); r = 0.1 moves every entry of z by about 0.1. The witness is the double backward."""
+    torch.manual_seed(0)
+    theta = torch.nn.Parameter(torch.ones(1, 4, 16, 16, dtype=torch.float64) + 0.1 * torch.rand(1, 4, 16, 16))
+    latents, noise, probe = torch.randn(3, 1, 4, 16, 16, dtype=torch.float64)
+    batch = NoisyBatch(latents, noise, probe, torch.tensor([0.5]).double(), torch.ones(1).double())
+
+    def predict(z):
+        return theta * torch.sin(z / width)
+
+    settings = Regularisation("central", relative_step=0.1)
+    error = relative(*(variation_gradient(predict, batch, replace(settings, gradient=kind), [theta])
+                       for kind in ("central", "double-backward")))  # fmt: skip
+    found = float(disagreement(predict, batch, settings, [theta]))
+    assert (error < 0.01, found < 0.03) == (agrees, agrees)
+    assert (error > 0.5, found > 0.5) == (not agrees, not agrees)
+
+
+@pytest.mark.parametrize("gradient", STEPS)
+def test_a_sample_whose_difference_is_not_resolved_trains_without_the_regulariser(model, trained, gradient):
+    batch, predict, mean = noisy_batch(model, 500), predictor(model, 500), torch.tensor(0.3)
+
+    def with_resolved(*resolved: float):
+        part = replace(batch, resolved=torch.tensor(resolved))
+        return gradient_of(gradient, predict, part, trained, mean, 10.0)[0]
+
+    whole, *_ = gradient_of(gradient, predict, batch, trained, mean, 10.0)
+    assert relative(with_resolved(1, 1), whole) < 1e-3
+    none, first, second = with_resolved(0, 0), with_resolved(1, 0), with_resolved(0, 1)
+    assert relative(first + second - none, whole) < 1e-2  # each sample has its own share of the regulariser
+    assert relative(first, none) > 0.1
+    assert relative(second, none) > 0.1
+    plain, *_ = witness(predict, batch, trained, mean, weight=0.0)
+    assert relative(none, plain) < 1e-2
 
 
 def test_parameters_are_trainable_again_after_an_error(model, trained):
