@@ -186,7 +186,7 @@ def test_a_full_disk_ends_the_batch_and_the_next_run_goes_on(root: Path, monkeyp
 
 
 def test_a_disk_too_full_for_the_record_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("smoothtool.batch.journal.append_record", full)
@@ -310,7 +310,7 @@ def test_a_plan_of_one_plain_file_is_no_batch(root: Path) -> None:
 
 
 def test_the_page_at_work_is_no_leftover_to_another_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(plan, outcomes, folder: Path, *_: object) -> None:
+    def write(plan, outcomes, folder: Path, *_: object, **__: object) -> None:
         (folder / ".0123456789ab.part.html").write_text("half")
         time.sleep(0.02)
         Journal(folder).sweep()
