@@ -31,7 +31,7 @@ class InversionJob(ModelJob):
     )
     null_anchor: Annotated[float, Flag(panel=INVERSION)] = Field(
         0, ge=0, allow_inf_nan=False,
-        description="For gauss-newton: weight that keeps null embeddings near the empty prompt's, such as 0.01",
+        description="For gauss-newton: weight that keeps null embeddings near the empty prompt's, such as 1",
     )  # fmt: skip
     null_trust: Annotated[float, Flag(panel=INVERSION)] = Field(
         0.15, gt=0, allow_inf_nan=False,

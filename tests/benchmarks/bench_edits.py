@@ -1,7 +1,7 @@
 """Every inversion and editing method on held-out sticker scenes whose true edited picture can be drawn.
 
     python tests/benchmarks/bench_edits.py --icons WORK/icons --out results/edits.jsonl [--scenes 60] [--lora PATH]
-        [--steps 50] [--shard 0/2] [--only flowedit/none switch/nti] [--set guidance=3 null_anchor=0.01]
+        [--steps 50] [--shard 0/2] [--only flowedit/none switch/nti] [--set guidance=3 null_anchor=1]
         [--half find] [--beside switch/direct] [--winners]
 
 WORK is the folder of `python -m smoothtool.stickers.making icons --work WORK`. A quarter of the scenes each replaces an
