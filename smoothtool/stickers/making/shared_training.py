@@ -8,6 +8,7 @@ can be made at any moment, and the training goes on from the copy that has not d
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -99,16 +100,28 @@ Station = tuple[Callable[[int], Batch], Callable[[nn.Module, Batch], torch.Tenso
 
 
 def train_shared(shared: Shared, plan: Plan, path: Path, make: Callable[[], Station]) -> None:
-    """Run `plan`, saving to `path`, logging beside it. Every process has a station of its own, from `make()`."""
+    """Run `plan`, saving to `path`, logging beside it. Every process has a station of its own, from `make()`.
+
+    A process that dies ends the training: threading.BrokenBarrierError, and its own error on the screen.
+    """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(plan.workers)
     others = [context.Process(target=_work, args=(rank, shared, plan, path, make, barrier), daemon=True)
               for rank in range(1, plan.workers)]  # fmt: skip
     for process in others:
         process.start()
+    for process in others:
+        threading.Thread(target=_end_with, args=(process, barrier), daemon=True).start()
     _work(0, shared, plan, path, make, barrier)
     for process in others:
         process.join()
+
+
+def _end_with(process: Any, barrier: Any) -> None:
+    """Without this the others would wait at the barrier for ever."""
+    process.join()
+    if process.exitcode:
+        barrier.abort()
 
 
 def _work(rank: int, shared: Shared, plan: Plan, path: Path, make: Callable[[], Station], barrier: Any) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +25,12 @@ def settings_of_torch_are_restored() -> Iterator[None]:
     torch.set_float32_matmul_precision(precision)
 
 
+@pytest.fixture
+def found_by_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They import this file by its module's name, and pytest puts it on no path."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parents[3])])
+
+
 def station() -> Station:
     def batch_of(step: int) -> Batch:
         inputs = torch.randn((8, 5), generator=torch.Generator().manual_seed(step))
@@ -31,6 +40,12 @@ def station() -> Station:
         return model(rows["inputs"])[:, :, None, None]
 
     return batch_of, prediction_of
+
+
+def station_that_fails_elsewhere() -> Station:
+    if multiprocessing.parent_process() is not None:
+        raise SystemExit(3)
+    return station()
 
 
 def trained(path: Path, plan: Plan) -> dict[str, torch.Tensor]:
@@ -56,9 +71,18 @@ def test_training_that_was_stopped_equals_training_that_was_not(tmp_path: Path) 
         torch.testing.assert_close(whole[kind], parts[kind], rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("found_by_new_processes")
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     one, two = (trained(tmp_path / f"{n}.pt", replace(PLAN, workers=n)) for n in (1, 2))
     torch.testing.assert_close(one["model"], two["model"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("found_by_new_processes")
+def test_a_process_that_dies_ends_the_training_of_all(tmp_path: Path) -> None:
+    model, plan = nn.Sequential(nn.Linear(5, 5)), replace(PLAN, workers=2)
+    with pytest.raises(threading.BrokenBarrierError):
+        train_shared(share(model, None, plan), plan, tmp_path / "x.pt", station_that_fails_elsewhere)
+    assert not (tmp_path / "x.pt").exists()
 
 
 def test_frozen_parameters_stay(tmp_path: Path) -> None:
