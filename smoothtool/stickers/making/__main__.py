@@ -1,8 +1,9 @@
 """Make the embedded model: `python -m smoothtool.stickers.making STAGE --work DIR`. Every stage resumes.
 
-From nothing: vae, unet, decoder (any time after vae), clip (when the text encoder is frozen), judge, pack, measure.
+From nothing: vae, unet, decoder (any time after vae), clip (when the text encoder is frozen), judge, pack, guidance,
+measure.
 To go on from the shipped weights: unpack, unet --start smoothtool/weights/stickers, decoder, clip, judge, pack,
-measure. When recipes/train-smooth-lora-stickers.yaml has made a LoRA for them: measure-smooth.
+guidance, measure. When recipes/train-smooth-lora-stickers.yaml has made a LoRA for them: measure-smooth.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ STEPS = {"vae": 2_000, "unet": 80_000, "decoder": 4_000, "clip": 3_000, "judge":
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m smoothtool.stickers.making", description=__doc__)
     parser.add_argument(
-        "stage", choices=["icons", "unpack", "latents", *STEPS, "pack", "samples", "measure", "measure-smooth"]
+        "stage",
+        choices=["icons", "unpack", "latents", *STEPS, "pack", "guidance", "samples", "measure", "measure-smooth"],
     )
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
@@ -66,6 +68,10 @@ def main() -> None:
         from smoothtool.stickers.making.pack import pack
 
         pack(arguments.work)
+    elif arguments.stage == "guidance":
+        from smoothtool.stickers.making.guidance import measure_guidance
+
+        measure_guidance(arguments.work)
     elif arguments.stage == "samples":
         from smoothtool.stickers.world.samples import draw_samples
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from random import Random
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
-from smoothtool.files.drawing.sheets import contact_sheet
-from smoothtool.files.pictures.images import to_image
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.null_text import adam_solver, gauss_newton_solver, null_text_steps
@@ -29,26 +24,29 @@ from smoothtool.metrics.clip_score import load_clip
 from smoothtool.metrics.reconstruction import psnr_db
 from smoothtool.stickers.making.card import write_card
 from smoothtool.stickers.making.clip import clip_accuracy
+from smoothtool.stickers.making.held_out import SAMPLES, STEPS, held_out_scenes, sample, sample_sheet
 from smoothtool.stickers.making.judge import accuracy, load_judge
 from smoothtool.stickers.making.pack import FOLDER
-from smoothtool.stickers.world.pool import HELD_OUT_SEED, to_pixel_values
-from smoothtool.stickers.world.scenes import Scene, caption, render, sample_scene
+from smoothtool.stickers.world.pool import to_pixel_values
+from smoothtool.stickers.world.scenes import Scene, caption, render
+from smoothtool.weights.models import MODEL_DEFAULTS
 
-STEPS, GUIDANCE = 50, 7.5
-SAMPLES, INVERSIONS, VAE_SCENES = 96, 4, 200
+PAPER_GUIDANCE = 7.5
+INVERSIONS, VAE_SCENES = 4, 200
 
 
 def measure(work: Path, folder: Path = FOLDER) -> None:
     """All figures of the card. Scenes, captions and noises are the same every time."""
     model = load_model(folder, "stickers", device="cpu")
-    judge = load_judge(work)
-    singles = list(_held_out(SAMPLES, items=1))
-    samples = _samples(model, [caption(scene) for scene in singles])
-    scenes = list(_held_out(VAE_SCENES))
+    judge, guidance = load_judge(work), default_guidance(folder)
+    singles = list(held_out_scenes(SAMPLES, items=1))
+    samples = sample(model, [caption(scene) for scene in singles], guidance)
+    scenes = list(held_out_scenes(VAE_SCENES))
     unseen = to_pixel_values(np.stack([np.asarray(render(scene, work / "icons")) for scene in scenes]))
     decoded = model.decode_latents(model.encode_images(unseen))
     figures = {
         "vae_psnr_db": float(psnr_db(unseen, decoded).mean()),
+        "guidance": guidance,
         "samples": {"count": SAMPLES, **accuracy(judge, samples, singles)},
         "judge_on_drawings": accuracy(judge, unseen, scenes),
         "judge_on_decoded": accuracy(judge, decoded, scenes),
@@ -59,8 +57,13 @@ def measure(work: Path, folder: Path = FOLDER) -> None:
         "fingerprint": model.fingerprint,
     }
     write_card(figures, folder)
-    write_picture(folder / "samples.png", _sample_sheet(samples, singles))
+    write_picture(folder / "samples.png", sample_sheet(samples, singles))
     print(json.dumps(figures, indent=2))
+
+
+def default_guidance(folder: Path) -> float:
+    """The scale of the model's own default."""
+    return float(json.loads((folder / MODEL_DEFAULTS).read_text())["guidance"])
 
 
 def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
@@ -70,15 +73,15 @@ def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
     """
     figures = json.loads((folder / "figures.json").read_text())
     report = json.loads((work / "istd" / "report.json").read_text())
-    istd = report["figures"]
+    istd, guidance = report["figures"], default_guidance(folder)
     model, judge, clip = load_model(folder, "stickers", device="cpu"), load_judge(work), load_clip(folder / "clip")
-    singles = list(_held_out(SAMPLES, items=1))
+    singles = list(held_out_scenes(SAMPLES, items=1))
     prompts = [caption(scene) for scene in singles]
-    plain = _samples(model, prompts)
+    plain = sample(model, prompts, guidance)
     load_lora(model, folder / "smooth.safetensors")
     if report["model"]["loras"][-1]["fingerprint"] != model.loras[0]["fingerprint"]:
         raise SystemExit(f"{work / 'istd'} is of another LoRA")
-    with_lora = _samples(model, prompts)
+    with_lora = sample(model, prompts, guidance)
     scores = [clip.score(pictures, prompts).tolist() for pictures in (plain, with_lora)]
     figures["smooth"] = {
         "plain": accuracy(judge, plain, singles),
@@ -96,36 +99,13 @@ def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
         "lora": model.loras[0]["fingerprint"],
     }  # fmt: skip
     write_card(figures, folder)
-    write_picture(folder / "samples-smooth.png", _sample_sheet(with_lora, singles))
+    write_picture(folder / "samples-smooth.png", sample_sheet(with_lora, singles))
     print(json.dumps(figures["smooth"], indent=2))
 
 
 def _mean_distance(figures: dict[str, Any]) -> float:
     """Of adjacent pictures, over all walks."""
     return fmean(walk["mean"] for walk in figures["per_prompt"].values())
-
-
-def _sample_sheet(samples: torch.Tensor, scenes: list[Scene]) -> Image.Image:
-    """The first 48, each under its caption."""
-    rows = [range(at, at + 8) for at in range(0, 48, 8)]
-    pictures = [[to_image(samples[at]) for at in row] for row in rows]
-    labels = [[caption(scenes[at]).removeprefix("a ").replace(" background", "") for at in row] for row in rows]
-    return contact_sheet(pictures, labels=labels)
-
-
-def _held_out(count: int, items: int | None = None) -> Iterator[Scene]:
-    for index in range(count):
-        yield sample_scene(Random(2 * HELD_OUT_SEED + index), held_out=True, items=items)
-
-
-def _samples(model: DiffusionModel, prompts: list[str], batch: int = 16) -> torch.Tensor:
-    noise = torch.randn((len(prompts), 4, 16, 16), generator=torch.Generator().manual_seed(0))
-    null, pictures = constant(model.encode_null()), []
-    for at in range(0, len(prompts), batch):
-        text = constant(model.encode_prompts(prompts[at : at + batch]))
-        *_, last = denoise(model, noise[at : at + batch], text, null, STEPS, GUIDANCE)
-        pictures.append(model.decode_latents(last.latents))
-    return torch.cat(pictures)
 
 
 def _clip_accuracy(folder: Path, scenes: list[Scene], work: Path) -> dict[str, float]:
@@ -143,9 +123,9 @@ def _inversions(model: DiffusionModel, pixel_values: torch.Tensor, prompts: list
     for row, prompt in enumerate(prompts):
         z, text, picture = latents[[row]], model.encode_prompts([prompt]), pixel_values[[row]]
         trajectory = trajectory_of(z, list(ddim_inversion_steps(model, z, text, STEPS)))
-        *_, plain = denoise(model, trajectory.noise, constant(text), constant(null), STEPS, GUIDANCE)
-        *_, adam = null_text_steps(model, trajectory, text, null, GUIDANCE, adam_solver())
-        *_, newton = null_text_steps(model, trajectory, text, null, GUIDANCE, gauss_newton_solver())
+        *_, plain = denoise(model, trajectory.noise, constant(text), constant(null), STEPS, PAPER_GUIDANCE)
+        *_, adam = null_text_steps(model, trajectory, text, null, PAPER_GUIDANCE, adam_solver())
+        *_, newton = null_text_steps(model, trajectory, text, null, PAPER_GUIDANCE, gauss_newton_solver())
         for name, step in (("ddim", plain), ("nti_adam", adam), ("nti_gauss_newton", newton)):
             totals[name] += float(psnr_db(picture, model.decode_latents(step.latents))) / len(prompts)
     return {**figures, **totals}

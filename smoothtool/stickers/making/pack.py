@@ -20,9 +20,14 @@ MAX_SHARD = "15MB"
 
 
 def trained_denoiser(work: Path, tokenizer: CLIPTokenizer) -> Denoiser:
-    """The UNet with its averaged weights, and its text encoder."""
+    """The finished UNet where there is one, else the averaged weights of the one in training; and its text encoder.
+
+    At the end of a falling rate the last weights are the best: their average still holds what was before the fall.
+    """
+    finished = work / "unet-decayed.pt"
+    path, kind = (finished, "model") if finished.exists() else (work / "unet.pt", "averaged")
     model = Denoiser(build_unet(), build_text_encoder(tokenizer))
-    model.load_state_dict(torch.load(work / "unet.pt", weights_only=True)["averaged"])
+    model.load_state_dict(torch.load(path, weights_only=True)[kind])
     model.text_encoder = trained_text_encoder(work, tokenizer)
     return model.eval()
 
