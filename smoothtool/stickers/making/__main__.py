@@ -2,8 +2,8 @@
 
 From nothing: vae, unet, decoder (any time after vae), clip (when the text encoder is frozen), judge, pack, guidance,
 measure.
-To go on from the shipped weights: unpack, unet --start smoothtool/weights/stickers, decoder, clip, judge, pack,
-guidance, measure. When recipes/train-smooth-lora-stickers.yaml has made a LoRA for them: measure-smooth.
+To go on from the shipped weights: unpack, unet --start smoothtool/weights/stickers, decoder, clip --start (the same),
+judge, pack, guidance, measure. When recipes/train-smooth-lora-stickers.yaml has made a LoRA for them: measure-smooth.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     unet.add_argument("--workers", type=int, default=2, help="processes of one thread each; 1 on a GPU")
     unet.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after so long")
     unet.add_argument("--compile", action="store_true", help="compile the model first")
-    parser.add_argument("--start", type=Path, help="a model folder to go on from, for example the shipped one")
+    parser.add_argument("--start", type=Path, help="of unet and clip: a model folder to go on from")
     parser.add_argument("--shard", default="0/1", help="of latents: INDEX/COUNT, for several processes")
     arguments = parser.parse_args()
     rate = {} if arguments.rate is None else {"rate": arguments.rate}
@@ -55,7 +55,7 @@ def main() -> None:
     elif arguments.stage == "clip":
         from smoothtool.stickers.making.clip import train_clip
 
-        train_clip(arguments.work, steps, **rate)
+        train_clip(arguments.work, steps, start=arguments.start, **rate)
     elif arguments.stage == "judge":
         from smoothtool.stickers.making.judge import train_judge
 

@@ -75,11 +75,25 @@ def first_choices(
     return (image @ text.T).argmax(dim=1).tolist()
 
 
-def train_clip(work: Path, steps: int, *, rate: float = 1e-3) -> None:
-    """Contrastive training to `work/clip.pt`; the UNet's text encoder must be frozen by then."""
+def new_clip(text_encoder: CLIPTextModel, start: Path | None = None) -> CLIPModel:
+    """Around the text encoder, with the rest of a model folder's CLIP where one is given."""
+    model = build_clip(text_encoder)
+    if start is not None:
+        known = CLIPModel.from_pretrained(start / "clip", dtype=torch.float32).state_dict()
+        model.load_state_dict(
+            {name: value for name, value in known.items() if not name.startswith("text_model.")}, strict=False
+        )
+    return model
+
+
+def train_clip(work: Path, steps: int, *, start: Path | None = None, rate: float = 1e-3) -> None:
+    """Contrastive training to `work/clip.pt`; the UNet's text encoder must be frozen by then.
+
+    start: a model folder whose CLIP to begin from where there is no checkpoint.
+    """
     torch.manual_seed(0)
     tokenizer = load_tokenizer(work)
-    model = build_clip(trained_text_encoder(work, tokenizer))
+    model = new_clip(trained_text_encoder(work, tokenizer), start)
     run = Run("clip", model, work, rate=rate, steps=steps, weight_decay=0.05)
     single = [index for index in range(400) if len(pool_scene(index, held_out=True).items) == 1]
     scenes, unseen = [pool_scene(index, held_out=True) for index in single], held_out_pixel_values(work, 400)[single]

@@ -33,10 +33,10 @@ def trained_denoiser(work: Path, tokenizer: CLIPTokenizer) -> Denoiser:
 
 
 def pack(work: Path, folder: Path = FOLDER) -> None:
-    """Write the model folder; the tiny CLIP goes along as `clip/` when it is trained."""
+    """Write the model folder; the tiny CLIP goes along as `clip/` when it is trained, else the folder's own stays."""
     tokenizer = load_tokenizer(work)
     denoiser = trained_denoiser(work, tokenizer)
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "clip"):
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(folder / part, ignore_errors=True)
     denoiser.unet.half().save_pretrained(folder / "unet", max_shard_size=MAX_SHARD)
     denoiser.text_encoder.half().save_pretrained(folder / "text_encoder")
@@ -45,6 +45,7 @@ def pack(work: Path, folder: Path = FOLDER) -> None:
     if (work / "clip.pt").exists():
         clip = build_clip(denoiser.text_encoder.float())
         clip.load_state_dict(torch.load(work / "clip.pt", weights_only=True)["averaged"])
+        shutil.rmtree(folder / "clip", ignore_errors=True)
         clip.half().save_pretrained(folder / "clip")
         shutil.copytree(work / "tokenizer", folder / "clip", dirs_exist_ok=True)
     (folder / "scheduler").mkdir()
