@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from PIL import Image
 
-from smoothtool.batch.run import How, run_batch
+from smoothtool.batch.run import BatchOptions, run_batch
 from smoothtool.commands.shared.model_pool import Shared
 from smoothtool.errors import ModelError
 from smoothtool.files.pictures.images import load_image, save_image
@@ -107,10 +107,10 @@ def saved_tiny_model(root: Path) -> Path:
     return root / "model"
 
 
-def go(root: Path, how: How | None = None, track: Track = silent, **settings: object) -> list[Outcome]:
+def go(root: Path, options: BatchOptions | None = None, track: Track = silent, **settings: object) -> list[Outcome]:
     """Invert all pictures of root/in into root/out."""
     given = {"image": [str(root / "in")], "output": str(root / "out"), "model": toy_model(root / "model"), **settings}
-    return run_batch(plan_flags("invert", given), how or How(), track)
+    return run_batch(plan_flags("invert", given), options or BatchOptions(), track)
 
 
 def states(outcomes: Sequence[Outcome]) -> dict[str, str]:

@@ -39,10 +39,13 @@ Engine = Callable[[Batch, Sequence[Work], Callable[[], bool]], Generator[Work, N
 
 
 @dataclass(frozen=True)
-class How:
-    """How a batch is worked through, apart from what it is: its share (index from 1, count), and second chances.
+class BatchOptions:
+    """How a batch is run, apart from what it makes.
 
-    workers  of Ray; None for one per GPU of the cluster, or one per machine where there is none
+    shard         the share of the items that this process makes: index from 1, and count
+    retry_failed  make again what failed before
+    force         replace results of other settings
+    workers       of Ray; None for one per GPU of the cluster, or one per machine where there is none
     """
 
     shard: tuple[int, int] = (1, 1)
@@ -52,7 +55,7 @@ class How:
     workers: int | None = None
 
 
-def run_batch(plan: Plan, how: How, track: Track) -> list[Outcome]:
+def run_batch(plan: Plan, options: BatchOptions, track: Track) -> list[Outcome]:
     """Work through the plan, or a share of it; leaves a folder per item, items.jsonl, batch.json and index.html.
 
     Raises: KeyboardInterrupt after the item at hand, when asked to stop; UsageError before any work when the folder
@@ -60,18 +63,18 @@ def run_batch(plan: Plan, how: How, track: Track) -> list[Outcome]:
     all that other models can do, when one does not load: its items stay to do.
     """
     assert plan.folder is not None
-    started, engine = time.perf_counter(), _engine(how)
-    folder = _open_folder(plan.folder)
+    started, engine = time.perf_counter(), _engine(options)
+    folder = _open_batch_folder(plan.folder)
     digests = Digests()
     works = [work_of(item, digests) for item in plan.items]
-    index, count = how.shard
+    index, count = options.shard
     journal = Journal(folder, "items.jsonl" if count == 1 else f"items-{index}-of-{count}.jsonl")
-    batch = open_batch({work.name for work in works}, journal, track, retry_failed=how.retry_failed)
+    batch = open_batch({work.name for work in works}, journal, track, retry_failed=options.retry_failed)
     share = _by_model(works)[index - 1 :: count]
     if not share:
         track.note(f"shard {index}/{count} holds no item of this batch of {len(works)}")
     mine = [work for work in share if not batch.settle(work)]
-    _check_replaced(mine, journal, plan.folder, how)
+    _check_replaced(mine, journal, plan.folder, options)
     free_space_check(folder, len(mine) * ITEM_BYTES)
     stop = _Stop()
     try:
@@ -110,7 +113,7 @@ def _sum_up(plan: Plan, works: Sequence[Work], batch: Batch, started: float, *, 
     return outcomes
 
 
-def _open_folder(path: Path) -> Path:
+def _open_batch_folder(path: Path) -> Path:
     """A new folder, or that of an earlier batch.
 
     Raises: UsageError when it holds other things, StorageError when it cannot be written.
@@ -133,7 +136,7 @@ def _by_model(works: Sequence[Work]) -> list[Work]:
     return sorted(works, key=lambda work: first[model_key(work.item.job)])
 
 
-def _check_replaced(works: Sequence[Work], journal: Journal, typed: Path, how: How) -> None:
+def _check_replaced(works: Sequence[Work], journal: Journal, typed: Path, options: BatchOptions) -> None:
     """A changed picture replaces its result; other settings in the same folder are more likely a slip.
 
     Another version of smoothtool counts as other settings: one batch is made by one.
@@ -145,31 +148,31 @@ def _check_replaced(works: Sequence[Work], journal: Journal, typed: Path, how: H
         if record is not None and record["status"] == "made" and not record["key"].endswith(f"-{work.settings}")
     ]
     older = Counter(version for name in slips if (version := made_by(journal, name)) not in ("", __version__))
-    if older and not how.force:
+    if older and not options.force:
         version, count = older.most_common(1)[0]
         raise UsageError(
             f"{typed}: {count} results there were made by smoothtool {version}, and this is {__version__}",
             f"another folder with -o, --force to make them again, or pip install smoothtool=={version} to go on",
         )
-    if slips and not how.force:
+    if slips and not options.force:
         raise UsageError(
             f"{typed}: {len(slips)} results there were made with other settings, first {slips[0]}",
             "another folder with -o, or --force to replace them",
         )  # fmt: skip
 
 
-def _engine(how: How) -> Engine:
+def _engine(options: BatchOptions) -> Engine:
     """Who does the work: this process, or workers of a Ray cluster.
 
     Raises: UsageError when Ray is not installed.
     """
-    if how.engine == "local":
+    if options.engine == "local":
         return work_here
     try:
         from smoothtool.batch.ray_engine import work_on_ray
     except ModuleNotFoundError as error:
         raise UsageError("--engine ray: Ray is not installed", "pip install 'smoothtool[ray]'") from error
-    return partial(work_on_ray, workers=how.workers, retry_failed=how.retry_failed)
+    return partial(work_on_ray, workers=options.workers, retry_failed=options.retry_failed)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from smoothtool.cli import console
-from smoothtool.cli.launch import Wish
+from smoothtool.cli.launch import RunOptions
 from smoothtool.jobs import Job, fields_of
 from smoothtool.jobs.options import OUTPUT, choices_of, flag_of, key_of, kind_of, label_of, range_of
 from smoothtool.recipe.plan import Plan, picture_key, plan_flags
@@ -32,7 +32,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only", r
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and library logs", rich_help_panel=OUTPUT)]
 
 
-def job_command(model: type[Job], go: Callable[[Plan, Wish], None]) -> Callable[..., None]:
+def job_command(model: type[Job], go: Callable[[Plan, RunOptions], None]) -> Callable[..., None]:
     """A function with the signature Typer needs; it makes the plan and hands it to `go`.
 
     Values arrive as text and are checked by the job model alone, so that every mistake is told at once.
@@ -43,10 +43,10 @@ def job_command(model: type[Job], go: Callable[[Plan, Wish], None]) -> Callable[
 
     def command(dry_run: bool, quiet: bool, debug: bool, **raw: Any) -> None:
         console.show.also(quiet, debug)
-        wish = Wish(dry_run, raw.pop("batch_shard", None), raw.pop("retry_failed", False))
+        options = RunOptions(dry_run, raw.pop("batch_shard", None), raw.pop("retry_failed", False))
         keys = {name: key_of(name, field) for name, field in fields_of(model)}
         given = {keys[name]: value for name, value in raw.items() if value not in (None, False, [])}
-        go(plan_flags(model.command, given), wish)
+        go(plan_flags(model.command, given), options)
 
     parameters = [_parameter(name, field) for name, field in fields_of(model)]
     for name, kind in own:

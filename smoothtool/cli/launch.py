@@ -36,8 +36,15 @@ ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
-class Wish:
-    """Flags of every run: show the plan only; of a batch take a share; try again what failed before; who does it."""
+class RunOptions:
+    """Flags of every run, which are no options of a job.
+
+    dry_run       print the plan only
+    shard         of a batch, a share: `1/4`
+    retry_failed  of a batch, make again what failed before
+    engine        who makes the items: `local` or `ray`
+    workers       of Ray
+    """
 
     dry_run: bool = False
     shard: str | None = None
@@ -46,14 +53,14 @@ class Wish:
     workers: int | None = None
 
 
-def launch(plan: Plan, wish: Wish) -> None:
+def launch(plan: Plan, options: RunOptions) -> None:
     """Print the plan, run its one job, or work through it as a batch."""
     for note in plan.notes:
         console.notice(note)
-    if plan.folder is None and _needs_batch(plan.items[0].job, wish):
+    if plan.folder is None and _needs_batch(plan.items[0].job, options):
         plan = batch_of_one(plan)
     console.show.json |= any(getattr(item.job, "json_output", False) for item in plan.items)
-    if wish.dry_run:
+    if options.dry_run:
         show_plan(plan)
         for line in _origins(plan):
             console.notice(line)
@@ -64,7 +71,7 @@ def launch(plan: Plan, wish: Wish) -> None:
     if plan.folder is None:
         _run(plan.items[0].job)
     else:
-        _run_batch(plan, wish)
+        _run_batch(plan, options)
 
 
 def show_plan(plan: Plan) -> None:
@@ -72,12 +79,14 @@ def show_plan(plan: Plan) -> None:
     console.data(dump_plan(plan, every_letter=speaks_utf8(sys.stdout)))
 
 
-def _needs_batch(job: Job, wish: Wish) -> bool:
+def _needs_batch(job: Job, options: RunOptions) -> bool:
     """Whether something is asked for that only a batch knows, or several processes were started on one picture.
 
     A glob that happens to match a single file looks like one plain file once the shell has replaced it.
     """
-    asked = wish.shard is not None or wish.retry_failed or wish.engine != "local" or wish.workers is not None
+    asked = (
+        options.shard is not None or options.retry_failed or options.engine != "local" or options.workers is not None
+    )
     return asked or (bool(getattr(job, "image", None)) and shard_from_environment(os.environ)[1] > 1)
 
 
@@ -94,13 +103,14 @@ def _summary(plan: Plan) -> str:
     return f"{jobs}: about {calls:,} UNet calls" + (f", into {plan.folder}" if plan.folder else "")
 
 
-def _run_batch(plan: Plan, wish: Wish) -> None:
+def _run_batch(plan: Plan, options: RunOptions) -> None:
     """stdout is the folder of every result, one a line, or batch.json; stderr a table, and what failed."""
     with console.Progress() as progress:
         batch = _loaded("smoothtool.batch.run", progress)
         force = any(getattr(item.job, "force", False) for item in plan.items)
-        how = batch.How(_shard(plan, wish), wish.retry_failed, force, _engine(wish), wish.workers)
-        outcomes = batch.run_batch(plan, how, progress)
+        shard, engine = _shard(plan, options), _engine(options)
+        asked = batch.BatchOptions(shard, options.retry_failed, force, engine, options.workers)
+        outcomes = batch.run_batch(plan, asked, progress)
     assert plan.folder is not None
     if any(getattr(item.job, "json_output", False) for item in plan.items):
         console.document(_batch_document(plan.folder, outcomes))
@@ -118,27 +128,29 @@ def _batch_document(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]
     return {**(told if failed else {"ok": True}), **json.loads((folder / "batch.json").read_text("utf-8"))}
 
 
-def _engine(wish: Wish) -> str:
-    if wish.engine not in ENGINES:
-        raise UsageError(f"--engine is {wish.engine}, not one of {', '.join(ENGINES)}", closest(wish.engine, ENGINES))
-    if wish.engine == "local" and wish.workers is not None:
+def _engine(options: RunOptions) -> str:
+    if options.engine not in ENGINES:
+        raise UsageError(
+            f"--engine is {options.engine}, not one of {', '.join(ENGINES)}", closest(options.engine, ENGINES)
+        )
+    if options.engine == "local" and options.workers is not None:
         raise UsageError("--workers are for --engine ray", "--shard 1/2 and 2/2 for two processes without Ray")
-    return wish.engine
+    return options.engine
 
 
-def _shard(plan: Plan, wish: Wish) -> tuple[int, int]:
+def _shard(plan: Plan, options: RunOptions) -> tuple[int, int]:
     """As asked, else as the launcher says; Ray divides the whole batch itself, whoever launched it.
 
     A training is one job for all processes of torchrun or accelerate: in a batch, where each process takes an item of
     its own, they would wait for each other for ever. Several trainings under Slurm take one item after the other.
     """
-    if wish.engine == "ray":
-        if wish.shard is not None:
+    if options.engine == "ray":
+        if options.shard is not None:
             raise UsageError("--shard and --engine ray both divide the batch", "one of the two")
         return 1, 1
-    if wish.shard is not None:
+    if options.shard is not None:
         try:
-            return parse_shard(wish.shard)
+            return parse_shard(options.shard)
         except ValueError as error:
             raise UsageError(f"--shard {error}", "--shard 1/2 on one machine, 2/2 on the other") from error
     trains = any(item.job.command == "train" for item in plan.items)

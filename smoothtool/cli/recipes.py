@@ -11,7 +11,7 @@ import typer
 
 from smoothtool.cli import console
 from smoothtool.cli.flags import Debug, DryRun, Json, Quiet, Retry, Shard
-from smoothtool.cli.launch import Wish, launch, show_plan
+from smoothtool.cli.launch import RunOptions, launch, show_plan
 from smoothtool.errors import UsageError, closest
 from smoothtool.files.pictures.formats import is_picture
 from smoothtool.files.storage.writing import write_bytes_atomic
@@ -52,7 +52,7 @@ def run(
 ) -> None:
     """Run the jobs of a recipe, or make a result again from its job.yaml or picture."""
     console.show.also(quiet, debug)
-    launch(_plan(file, overrides), Wish(dry_run, shard, retry_failed, engine, workers))
+    launch(_plan(file, overrides), RunOptions(dry_run, shard, retry_failed, engine, workers))
 
 
 @app.command("ls")

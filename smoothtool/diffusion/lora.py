@@ -18,7 +18,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from smoothtool.diffusion.lora_keys import METADATA_KEY, LowRankChange, Place, kohya_unet_names, read_lora
+from smoothtool.diffusion.lora_keys import METADATA_KEY, LayerName, LowRankChange, kohya_unet_names, read_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 
@@ -253,7 +253,7 @@ def _free_name(model: DiffusionModel) -> str:
     return next(name for name in (f"lora_{n}" for n in count()) if name not in used)
 
 
-def _fingerprint(changes: Mapping[Place, LowRankChange]) -> str:
+def _fingerprint(changes: Mapping[LayerName, LowRankChange]) -> str:
     """Digest of the change itself: the same for every dialect that it is written in."""
     digest = hashlib.sha256()
     for place, change in sorted(changes.items()):

@@ -32,12 +32,12 @@ from smoothtool.readers.regular import is_regular
 from smoothtool.readers.tensors import REAL, TensorsFile, TensorsHeader, open_tensors
 from smoothtool.weights.kinds import BY_TEXT_WIDTH, XL_TEXT_WIDTH, takes_two_encoders
 
-__all__ = ["METADATA_KEY", "LowRankChange", "Place", "adaptable", "kohya_unet_names", "read_lora"]
+__all__ = ["METADATA_KEY", "LayerName", "LowRankChange", "adaptable", "kohya_unet_names", "read_lora"]
 
 IN_FOLDERS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """The names that peft and diffusers give to the LoRA in a folder of its own."""
 
-Place = tuple[str, str]
+LayerName = tuple[str, str]
 """(model part: `unet`, `text_encoder` or `text_encoder_2`; module path in it)."""
 
 _CROSS = re.compile(r"attn2[._]to_[kv]|attn2[._]processor[._]to_[kv]")
@@ -46,7 +46,7 @@ Keys = dict[str, str]
 """Role (as `ENDINGS` has it) -> key in the file, of one layer."""
 
 
-def read_lora(path: Path, parts: Mapping[str, nn.Module]) -> dict[Place, LowRankChange]:
+def read_lora(path: Path, parts: Mapping[str, nn.Module]) -> dict[LayerName, LowRankChange]:
     """Read and check a LoRA, a safetensors file or a folder with one, against a model's `lora_parts`.
 
     Alpha is the file's own tensor, else the adapter metadata's, else the rank.
@@ -116,7 +116,7 @@ def _numbers(file: TensorsFile, key: str, role: str) -> torch.Tensor:
 
 
 def _change(
-    path: Path, place: Place, pieces: Mapping[str, torch.Tensor], alpha: float, module: nn.Module
+    path: Path, place: LayerName, pieces: Mapping[str, torch.Tensor], alpha: float, module: nn.Module
 ) -> LowRankChange:
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
@@ -130,7 +130,7 @@ def _change(
         ) from wrong
 
 
-def _spellings(places: Mapping[Place, nn.Module], parts: Mapping[str, nn.Module]) -> dict[str, Place]:
+def _spellings(places: Mapping[LayerName, nn.Module], parts: Mapping[str, nn.Module]) -> dict[str, LayerName]:
     """Every stem under which a file may speak of a module."""
     kohya = {"unet": ["lora_unet_", "lycoris_"], "text_encoder": ["lora_te1_"], "text_encoder_2": ["lora_te2_"]}
     if "text_encoder_2" not in parts:
@@ -173,9 +173,9 @@ def _text_widths(header: TensorsHeader) -> Iterator[int]:
             yield facts.shape[1]
 
 
-def _gather(header: TensorsHeader, table: Mapping[str, Place]) -> dict[Place, Keys]:
+def _gather(header: TensorsHeader, table: Mapping[str, LayerName]) -> dict[LayerName, Keys]:
     """Sort keys by module and role; refuse what is unknown, repeated or incomplete."""
-    found: dict[Place, Keys] = {}
+    found: dict[LayerName, Keys] = {}
     unknown, repeated = [], []
     for key, facts in header.tensors.items():
         stem, role = _split(key)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 from pydantic.fields import FieldInfo
 
 from smoothtool.jobs.notation import parse_lora, parse_size
-from smoothtool.jobs.options import MODEL, OUTPUT, PANELS, SAMPLING, SEED_END, Flag, flag_of, key_of, kind_of
+from smoothtool.jobs.options import MODEL, OUTPUT, PANELS, SAMPLING, SEED_END, Flag, demand_of, flag_of, key_of, kind_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -60,13 +60,14 @@ class Job(BaseModel):
     @classmethod
     def _one_is_a_list(cls, value: Any, info: ValidationInfo) -> Any:
         """`src: a fox` means `src: [a fox]`; a truth value is no number, although Python thinks so."""
-        kind = kind_of(cls.model_fields[str(info.field_name)])
+        field = cls.model_fields[str(info.field_name)]
+        kind = kind_of(field)
         if kind is list and isinstance(value, (str, Path)):
             return [str(value)]
         if kind is Path and isinstance(value, (str, Path)):
             return os.path.expanduser(value)
         if kind is not bool and isinstance(value, bool):
-            raise ValueError("")
+            raise ValueError(f"is {str(value).lower()}, not {demand_of(field)}")
         return str(value) if kind is str and isinstance(value, Path) else value
 
     @field_validator("image", check_fields=False)

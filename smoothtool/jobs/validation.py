@@ -102,9 +102,8 @@ def _problem(model: type[Job], detail: dict[str, Any]) -> Problem:
     field = next(field for name, field in fields_of(model) if key in (name, field.alias))
     if detail["type"] == "missing":
         return Problem(key, "is missing")
-    own_words = str(detail["ctx"]["error"]) if detail["type"] == "value_error" else ""
-    if own_words:
-        return Problem(key, own_words)
+    if detail["type"] == "value_error":  # in our own words
+        return Problem(key, str(detail["ctx"]["error"]))
     return Problem(key, f"is {_shown(detail['input'])}, not {demand_of(field)}")
 
 

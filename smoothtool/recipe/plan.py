@@ -64,21 +64,21 @@ def batch_of_one(plan: Plan) -> Plan:
     name = getattr(job, "image", None)
     found = find_pictures([name]) if name else None
     picture = found.pictures[0] if found else None
-    spoken = {key: value for key, value in job.settings().items() if key != "image"}
+    asked = {key: value for key, value in job.settings().items() if key != "image"}
     draft = draft_of(job, picture, default_template(None, picture is not None, ()))
     title = f"{job.command}-{found.title}" if found else job.command
-    return plan_batch([draft], getattr(job, "output", None), title, spoken)
+    return plan_batch([draft], getattr(job, "output", None), title, asked)
 
 
-def plan_batch(drafts: Sequence[Draft], folder: Path | None, title: str, spoken: object) -> Plan:
+def plan_batch(drafts: Sequence[Draft], folder: Path | None, title: str, asked: object) -> Plan:
     """A batch of these jobs.
 
-    folder  None for one whose name follows from what was said: the same words go on, other words begin elsewhere
-    spoken  what was said, as plain data, without the names of pictures
+    folder  None for a name derived from `asked`: the same settings continue there, other settings begin elsewhere
+    asked   the settings that were given, as plain data, without the names of pictures
     """
     names = unique_names([(draft.name, draft.kind) for draft in drafts])
     items = tuple(Item(with_defaults(draft.job), name) for draft, name in zip(drafts, names, strict=True))
-    digest = hashlib.sha256(json.dumps(spoken, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:6]
     return Plan(items, folder or Path("smoothtool-out") / f"{safe_name(title)}-{digest}", title)
 
 
@@ -106,8 +106,8 @@ def _plan_found(command: str, given: Mapping[str, Any], key: str, found: Found) 
     if not found.several:
         return plan_alone(jobs[0])
     drafts = [draft_of(job, picture, PER_PICTURE) for job, picture in zip(jobs, pictures, strict=True)]
-    spoken = {name: value for name, value in jobs[0].settings().items() if name != key}
-    return plan_batch(drafts, Path(given["output"]) if "output" in given else None, f"{command}-{found.title}", spoken)
+    asked = {name: value for name, value in jobs[0].settings().items() if name != key}
+    return plan_batch(drafts, Path(given["output"]) if "output" in given else None, f"{command}-{found.title}", asked)
 
 
 @cache

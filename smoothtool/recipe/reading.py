@@ -97,17 +97,17 @@ def plan_recipe(document: Document, overrides: Sequence[str] = ()) -> Plan:
     Raises: UsageError with every mistake, one a line.
     """
     problems: list[str] = []
-    given = _Given(document, problems)
-    changes = given.overrides(overrides)
+    reader = _RecipeReader(document, problems)
+    changes = reader.overrides(overrides)
     chosen, _ = changes.pop("output", (None, ""))
-    drafts = [draft for spoken in given.jobs() for draft in given.drafts(spoken, changes)]
+    drafts = [draft for entry in reader.entries() for draft in reader.drafts(entry, changes)]
     if len(drafts) > MAX_JOBS:
         problems.append(f"{document.source}: makes over {MAX_JOBS} items")
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)), "smoothtool recipe schema")
     folder = chosen or document.value.get("output")
-    notes = tuple(dict.fromkeys(note for found in given.found.values() for note in found.notes))
-    if not given.several:
+    notes = tuple(dict.fromkeys(note for found in reader.found.values() for note in found.notes))
+    if not reader.several:
         own = folder or drafts[0].name
         job = drafts[0].job.model_copy(update={"output": Path(str(own))}) if own else drafts[0].job
         return replace(plan_alone(job), notes=notes)
@@ -123,7 +123,7 @@ def _recipe_keys(model: type[Job]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Spoken:
+class _JobEntry:
     """One job of one combination, before its pictures are looked for; `axes` are the keys that its matrix varies."""
 
     trail: Trail
@@ -133,7 +133,7 @@ class _Spoken:
 
 
 @dataclass
-class _Given:
+class _RecipeReader:
     """What a recipe says, part by part; what cannot be meant is added to `problems` and left out.
 
     several  it turns out to be a batch: more than one job, a list of pictures, or a folder for everything
@@ -155,8 +155,8 @@ class _Given:
         return {}
 
     def overrides(self, texts: Sequence[str]) -> Located:
-        spoken = _Given(self.document, []).jobs() if texts else ()
-        known = {key for model in {one.model for one in spoken} for key in _recipe_keys(model)}
+        entries = _RecipeReader(self.document, []).entries() if texts else ()
+        known = {key for model in {entry.model for entry in entries} for key in _recipe_keys(model)}
         changes: Located = {}
         for text in texts:
             key, equals, value = text.partition("=")
@@ -169,7 +169,7 @@ class _Given:
                 changes[name] = read_yaml(value, text).value, text
         return changes
 
-    def jobs(self) -> Iterator[_Spoken]:
+    def entries(self) -> Iterator[_JobEntry]:
         """Each job of each combination, with its defaults."""
         top = self.mapping(self.document.value, ())
         for key in top.keys() - set(TOP):
@@ -194,7 +194,7 @@ class _Given:
                 self.problems.append(f"{place}: {unknown_option(key, every)}")
         return settings
 
-    def combinations(self, row: dict[str, Any], trail: Trail, defaults: Located) -> Iterator[_Spoken]:
+    def combinations(self, row: dict[str, Any], trail: Trail, defaults: Located) -> Iterator[_JobEntry]:
         command, matrix = row.pop("command", None), row.pop("matrix", None)
         if not isinstance(command, str) or command not in JOBS:
             near = closest(str(command), JOBS)
@@ -209,7 +209,9 @@ class _Given:
         self.several |= len(combinations) > 1
         varied = {key for key in next(iter(combinations), {}) if len({str(one[key][0]) for one in combinations}) > 1}
         for chosen in combinations:
-            yield _Spoken(trail, JOBS[command], own | chosen, tuple(key for key in chosen if key in varied - NOT_AXES))
+            yield _JobEntry(
+                trail, JOBS[command], own | chosen, tuple(key for key in chosen if key in varied - NOT_AXES)
+            )
 
     def products(self, matrix: Any, trail: Trail) -> Iterator[Located]:
         axes: list[list[tuple[str, Any, str]]] = []
@@ -229,25 +231,25 @@ class _Given:
         """Keys as options spell them (`inner-steps` is `inner_steps`), each with its place."""
         return {key.replace("-", "_"): (value, self.document.at((*trail, key))) for key, value in mapping.items()}
 
-    def drafts(self, spoken: _Spoken, changes: Located) -> Iterator[Draft]:
+    def drafts(self, entry: _JobEntry, changes: Located) -> Iterator[Draft]:
         """The jobs of one combination, one for each of its pictures, with their names."""
-        known = _recipe_keys(spoken.model)
-        settings = spoken.settings | {key: change for key, change in changes.items() if key in known}
+        known = _recipe_keys(entry.model)
+        settings = entry.settings | {key: change for key, change in changes.items() if key in known}
         template = settings.pop("output", None)
-        for picture, own in self.pictures(spoken.model, settings):
-            job, found = try_job(spoken.model, {key: value for key, (value, _) in own.items()})
+        for picture, own in self.pictures(entry.model, settings):
+            job, found = try_job(entry.model, {key: value for key, (value, _) in own.items()})
             for problem in found:
-                place = own[problem.key][1] if problem.key in own else self.document.at((*spoken.trail, problem.key))
+                place = own[problem.key][1] if problem.key in own else self.document.at((*entry.trail, problem.key))
                 self.problems.append(f"{place}: {problem.what}")
             if job is not None:
-                yield self.named(spoken, job, picture, template)
+                yield self.named(entry, job, picture, template)
 
-    def named(self, spoken: _Spoken, job: Job, picture: Picture | None, template: tuple[Any, str] | None) -> Draft:
+    def named(self, entry: _JobEntry, job: Job, picture: Picture | None, template: tuple[Any, str] | None) -> Draft:
         """With the name that its output template gives; alone and without a template it needs none."""
         if template is None and not self.several:
             return Draft(job, "")
-        number = int(spoken.trail[1]) + 1 if len(self.document.value["jobs"]) > 1 else None
-        text, place = template or (default_template(number, picture is not None, spoken.axes), "")
+        number = int(entry.trail[1]) + 1 if len(self.document.value["jobs"]) > 1 else None
+        text, place = template or (default_template(number, picture is not None, entry.axes), "")
         try:
             return draft_of(job, picture, str(text))
         except ValueError as error:

@@ -56,7 +56,7 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
-class Place:
+class ModelLocation:
     """Where a model lies: a diffusers `folder` or a `single_file`, with the LoRA it comes with.
 
     `tokenizer` is the folder of the tokenizer that a single file does not hold, None when it is not on this machine.
@@ -71,8 +71,8 @@ class Place:
     notice: str = ""
 
 
-def resolve_model(name: str) -> Place:
-    """The place of a model: `auto`, a known name, a hub id, a diffusers folder or a .safetensors file.
+def resolve_model(name: str) -> ModelLocation:
+    """The location of a model: `auto`, a known name, a hub id, a diffusers folder or a .safetensors file.
 
     Raises: ModelError when it is unknown, a pickle, or not on this machine.
     """
@@ -100,19 +100,19 @@ def _why_missing(name: str, path: Path) -> tuple[str, str]:
     return "no model of that name, and no such file", closest(name, KNOWN) or "smoothtool models list"
 
 
-def find_model(name: str) -> Place | None:
-    """The place of a model if it is on this machine; a known name wins over a file of that name (write ./sd15)."""
+def find_model(name: str) -> ModelLocation | None:
+    """The location of a model if it is on this machine; a known name wins over a file of that name (write ./sd15)."""
     if name == "stickers":
         lora = STICKERS_LORA if STICKERS_LORA.is_file() else None
-        return Place(name, STICKERS, default_lora=lora) if is_diffusers_folder(STICKERS) else None
+        return ModelLocation(name, STICKERS, default_lora=lora) if is_diffusers_folder(STICKERS) else None
     path = at_home(name)
     if name not in KNOWN and is_diffusers_folder(path):
-        return Place(name, folder=path)
+        return ModelLocation(name, folder=path)
     if name not in KNOWN and path.suffix.lower() == ".safetensors" and is_regular(path):
-        return Place(name, single_file=path, tokenizer=find_tokenizer())
+        return ModelLocation(name, single_file=path, tokenizer=find_tokenizer())
     hub_id = KNOWN[name].hub_id if name in KNOWN else name
     folder = _cached_folder(hub_id) if is_hub_id(hub_id) else None
-    return Place(name, folder=folder) if folder else None
+    return ModelLocation(name, folder=folder) if folder else None
 
 
 def find_tokenizer() -> Path | None:
@@ -151,7 +151,7 @@ def preferred_name() -> str:
     return wanted if wanted and find_model(wanted) is not None else "stickers"
 
 
-def _preferred() -> Place:
+def _preferred() -> ModelLocation:
     """The user's model if it is on this machine, else `stickers` with one visible line."""
     name, wanted = preferred_name(), _wanted_name()
     place = resolve_model(name)

@@ -15,7 +15,7 @@ import pytest
 from batch_toys import fake_invert, go, pictures, states, toy_model
 
 from smoothtool.batch.journal import Journal
-from smoothtool.batch.run import How, run_batch
+from smoothtool.batch.run import BatchOptions, run_batch
 from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
 from smoothtool.recipe.plan import plan_flags
 
@@ -76,7 +76,7 @@ def test_a_bad_file_among_good_ones_is_told_and_not_tried_again_unless_asked(roo
     before = (root / "out" / "items.jsonl").read_text()
     assert states(go(root))["p1"] == "failed"
     assert (root / "out" / "items.jsonl").read_text() == before
-    assert states(go(root, How(retry_failed=True)))["p1"] == "failed"
+    assert states(go(root, BatchOptions(retry_failed=True)))["p1"] == "failed"
     assert (root / "out" / "items.jsonl").read_text() != before
 
 
@@ -103,7 +103,7 @@ def test_other_settings_in_the_same_folder_are_refused_unless_forced(root: Path)
     with pytest.raises(UsageError, match="4 results there were made with other settings"):
         go(root, steps=7)
     assert len(calls(root)) == 4
-    assert set(states(go(root, How(force=True), steps=7)).values()) == {"made"}
+    assert set(states(go(root, BatchOptions(force=True), steps=7)).values()) == {"made"}
 
 
 def test_results_of_another_version_are_refused_as_such(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_results_of_another_version_are_refused_as_such(root: Path, monkeypatch:
         go(root)
     assert "--force" in told.value.hint
     assert "pip install smoothtool==0.0.9" in told.value.hint
-    assert set(states(go(root, How(force=True))).values()) == {"made"}
+    assert set(states(go(root, BatchOptions(force=True))).values()) == {"made"}
 
 
 def test_a_folder_of_other_things_is_refused(root: Path) -> None:
@@ -149,15 +149,15 @@ def test_seeds_come_from_the_pictures_alone(root: Path) -> None:
 @pytest.mark.parametrize("count", [2, 3])
 def test_shards_make_each_item_once_and_the_last_one_sees_all(root: Path, count: int) -> None:
     for index in range(1, count + 1):
-        outcomes = go(root, How(shard=(index, count)))
+        outcomes = go(root, BatchOptions(shard=(index, count)))
         assert ("waiting" in states(outcomes).values()) == (index < count)
     assert sorted(calls(root)) == ["p0.png", "p1.png", "p2.png", "p3.png"]
     assert not {"waiting", "failed"} & set(states(outcomes).values())
 
 
 def test_shards_on_different_devices_are_one_batch(root: Path) -> None:
-    go(root, How(shard=(1, 2)), device="cpu")
-    assert set(states(go(root, How(shard=(2, 2)))).values()) == {"made", "skipped"}
+    go(root, BatchOptions(shard=(1, 2)), device="cpu")
+    assert set(states(go(root, BatchOptions(shard=(2, 2)))).values()) == {"made", "skipped"}
 
 
 def test_any_exception_costs_its_own_item_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ def test_jobs_of_one_model_stand_together(root: Path) -> None:
 
     a, b = toy_model(root / "a"), toy_model(root / "b")
     text = f"jobs: [{{command: invert, image: '{root}/in', matrix: {{steps: [1, 2], model: ['{a}', '{b}']}}}}]"
-    run_batch(plan_recipe(read_yaml(text, "r.yaml"), [f"output={root}/out"]), How(), Recorder(order := []))
+    run_batch(plan_recipe(read_yaml(text, "r.yaml"), [f"output={root}/out"]), BatchOptions(), Recorder(order := []))
     assert order == sorted(order)
     assert len(order) == 16
 

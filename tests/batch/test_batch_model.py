@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smoothtool.batch.run import How, run_batch
+from smoothtool.batch.run import BatchOptions, run_batch
 from smoothtool.commands.shared import session
 from smoothtool.errors import ModelError
 from smoothtool.recipe.reading import plan_recipe
@@ -33,9 +33,11 @@ def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return seen
 
 
-def batch(text: str, tiny: Path, output: Path, how: How | None = None) -> list[Outcome]:
+def batch(text: str, tiny: Path, output: Path, options: BatchOptions | None = None) -> list[Outcome]:
     defaults = f"defaults: {{model: '{tiny}', steps: 2, size: 16, inner_steps: 1, guidance: 2}}\n"
-    return run_batch(plan_recipe(read_yaml(defaults + text, "r.yaml"), [f"output={output}"]), how or How(), silent)
+    return run_batch(
+        plan_recipe(read_yaml(defaults + text, "r.yaml"), [f"output={output}"]), options or BatchOptions(), silent
+    )
 
 
 def edited(output: Path) -> dict[str, np.ndarray]:
@@ -57,7 +59,7 @@ def test_one_process_and_two_shards_make_the_same_pictures(tiny: Path, tmp_path:
     text = "jobs: [{command: edit, method: sdedit, image: 'samples:[fcp]*', trg: a cat}]"
     batch(text, tiny, tmp_path / "whole")
     for index in (2, 1):
-        batch(text, tiny, tmp_path / "shared", How(shard=(index, 2)))
+        batch(text, tiny, tmp_path / "shared", BatchOptions(shard=(index, 2)))
     whole, shared = edited(tmp_path / "whole"), edited(tmp_path / "shared")
     assert whole.keys() == shared.keys() == {"fox", "cat", "cake", "panda", "pear"}
     assert all(np.array_equal(whole[name], shared[name]) for name in whole)
@@ -67,7 +69,7 @@ def test_a_finished_item_repeats_from_its_own_job_file(tiny: Path, tmp_path: Pat
     batch("jobs: [{command: edit, method: sdedit, image: 'samples:f*', trg: a cat}]", tiny, tmp_path / "out")
     job = (tmp_path / "out" / "fox" / "job.yaml").read_text()
     plan = plan_recipe(read_yaml("output: x\n" + job, "job.yaml"), [f"output={tmp_path / 'again'}"])
-    run_batch(plan, How(), silent)
+    run_batch(plan, BatchOptions(), silent)
     assert np.array_equal(edited(tmp_path / "out")["fox"], edited(tmp_path / "again")["fox"])
 
 

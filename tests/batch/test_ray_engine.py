@@ -12,7 +12,7 @@ import pytest
 from batch_toys import fake_invert, go, pictures, saved_tiny_model, states, toy_model
 from PIL import Image
 
-from smoothtool.batch.run import How, run_batch
+from smoothtool.batch.run import BatchOptions, run_batch
 from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Silent, silent
@@ -20,7 +20,7 @@ from smoothtool.yaml12 import read_yaml
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'smoothtool[ray]'")
 TESTS = Path(__file__).parents[1]
-RAY = How(engine="ray", workers=2)
+RAY = BatchOptions(engine="ray", workers=2)
 ALL = [f"p{index}.png" for index in range(5)]
 
 
@@ -60,7 +60,7 @@ def test_two_workers_make_every_item_once(root: Path) -> None:
     assert len(list((root / "workers").iterdir())) == 2
     assert calls(root) == ALL
     assert json.loads((root / "out" / "batch.json").read_text())["counts"] == {"made": 5}
-    assert set(states(go(root, How())).values()) == {"skipped"}
+    assert set(states(go(root, BatchOptions())).values()) == {"skipped"}
 
 
 @pytest.mark.usefixtures("fakes")
@@ -80,7 +80,7 @@ def test_an_item_that_kills_every_worker_fails_and_the_rest_goes_on(root: Path) 
     assert "died 3 times" in outcomes[1].record["error"]
     assert not list((root / "out").glob(".[!t]*"))  # but for .thumbnails
     (root / "always-p1.png").unlink()
-    assert states(go(root, How(engine="ray", workers=2, retry_failed=True)))["p1"] == "made"
+    assert states(go(root, BatchOptions(engine="ray", workers=2, retry_failed=True)))["p1"] == "made"
 
 
 @pytest.mark.usefixtures("fakes")
@@ -177,9 +177,9 @@ def test_ray_and_one_process_make_the_same_pictures(tmp_path: Path, monkeypatch:
     tiny = saved_tiny_model(tmp_path / "tiny")
     job = f"command: edit, method: sdedit, model: '{tiny}', steps: 2, size: 16, image: 'samples:[fc]*', trg: a cat"
     pictures: list[dict[str, np.ndarray]] = []
-    for name, how in (("one", How()), ("ray", RAY)):
+    for name, options in (("one", BatchOptions()), ("ray", RAY)):
         outcomes = run_batch(
-            plan_recipe(read_yaml(f"jobs: [{{{job}}}]", "r.yaml"), [f"output={tmp_path / name}"]), how, silent
+            plan_recipe(read_yaml(f"jobs: [{{{job}}}]", "r.yaml"), [f"output={tmp_path / name}"]), options, silent
         )
         assert set(states(outcomes).values()) == {"made"}
         found = sorted((tmp_path / name).glob("*/edited.png"))

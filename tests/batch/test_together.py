@@ -13,7 +13,7 @@ from batch_toys import pictures, states, toy_model
 from PIL import Image
 
 from smoothtool.batch.items import work_of
-from smoothtool.batch.run import How, run_batch
+from smoothtool.batch.run import BatchOptions, run_batch
 from smoothtool.batch.together import ON_GPU, grouped
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.pictures.picture_sizes import upright_size_px
@@ -51,7 +51,7 @@ def run(tiny: Path, output: Path, job: str, batch_size: int) -> list[Outcome]:
         f"defaults: {{model: '{tiny}', steps: 2, size: 16, inner_steps: 2, guidance: 2, batch_size: {batch_size}}}"
     )
     recipe = f"{defaults}\njobs: [{{{job}}}]"
-    return run_batch(plan_recipe(read_yaml(recipe, "r.yaml"), [f"output={output}"]), How(), silent)
+    return run_batch(plan_recipe(read_yaml(recipe, "r.yaml"), [f"output={output}"]), BatchOptions(), silent)
 
 
 def made(output: Path) -> dict[str, np.ndarray]:

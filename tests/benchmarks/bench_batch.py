@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from batch_toys import fake_invert, pictures, toy_model
 
-from smoothtool.batch.run import How, run_batch
+from smoothtool.batch.run import BatchOptions, run_batch
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.reading import dump_plan, load_recipe
 from smoothtool.types import silent
@@ -57,7 +57,7 @@ def _timed(plan, root: Path) -> tuple[float, float]:
 
     sys.modules["smoothtool.commands.invert.run"] = SimpleNamespace(run=run)  # type: ignore[assignment]
     started = time.process_time()
-    run_batch(plan, How(), silent)
+    run_batch(plan, BatchOptions(), silent)
     return time.process_time() - started, own
 
 

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
-from smoothtool.commands.drag.picture import Wish, drag_wish
+from smoothtool.commands.drag.picture import DragRequest, drag_one
 from smoothtool.commands.shared.session import open_session
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.drawing.trajectory import draw_points
@@ -96,18 +96,18 @@ def handle(scene: Scene, icons: Path) -> tuple[int, int]:
     return int(cols[nearest]), int(rows[nearest])
 
 
-def wish(move: Move, icons: Path) -> Wish:
+def request(move: Move, icons: Path) -> DragRequest:
     x, y = handle(move.scene, icons)
     masks = [item_mask(scene, 0, icons).filter(ImageFilter.MaxFilter(5)) for scene in (move.scene, move.moved)]
     painted = np.maximum(*(np.asarray(mask) for mask in masks)) > 127
     points = points_from_numbers([[x, y, x + move.dx, y + move.dy]])
-    return Wish(render(move.scene, icons), points, painted, caption(move.scene))
+    return DragRequest(render(move.scene, icons), points, painted, caption(move.scene))
 
 
 def measure(model, move: Move, icons: Path, method: str, lora_steps: int) -> tuple[Image.Image, dict]:
     job = make_job("drag", {**SCENE, "method": method, "lora_steps": lora_steps})
     calls, report = model.counter.calls, Report("drag", Path(), {})
-    dragged = drag_wish(model, wish(move, icons), job, silent, report)
+    dragged = drag_one(model, request(move, icons), job, silent, report)
     before, after = (
         math.dist((move.dx, move.dy), locate(picture, move, icons)) for picture in (dragged.before, dragged.after)
     )
@@ -169,7 +169,7 @@ def sheet(chosen: list[Move], lora_steps: int, options: argparse.Namespace) -> N
 
 
 def asked_and_true(move: Move, icons: Path) -> list[Image.Image]:
-    points = wish(move, icons).points
+    points = request(move, icons).points
     return [
         draw_points(render(move.scene, icons), points.handles_xy_px, points.targets_xy_px),
         render(move.moved, icons),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from batch_toys import pictures, toy_model
 
-from smoothtool.cli.launch import Wish, launch
+from smoothtool.cli.launch import RunOptions, launch
 from smoothtool.errors import UsageError
 from smoothtool.recipe.plan import Plan, plan_flags
 
@@ -25,20 +25,20 @@ def test_without_the_extra_it_is_said_what_to_install(plan: Plan, tmp_path: Path
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "smoothtool.batch.ray_engine", raising=False)
     with pytest.raises(UsageError, match="Ray is not installed") as told:
-        launch(plan, Wish(engine="ray"))
+        launch(plan, RunOptions(engine="ray"))
     assert (told.value.exit_code, told.value.hint) == (2, "pip install 'smoothtool[ray]'")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("wish", "what"),
+    ("options", "what"),
     [
-        (Wish(engine="rya"), "--engine is rya, not one of local, ray"),
-        (Wish(workers=2), "--workers are for --engine ray"),
-        (Wish(engine="ray", shard="1/2"), "both divide the batch"),
+        (RunOptions(engine="rya"), "--engine is rya, not one of local, ray"),
+        (RunOptions(workers=2), "--workers are for --engine ray"),
+        (RunOptions(engine="ray", shard="1/2"), "both divide the batch"),
     ],
 )
-def test_flags_that_do_not_go_together_are_told(plan: Plan, tmp_path: Path, wish: Wish, what: str) -> None:
+def test_flags_that_do_not_go_together_are_told(plan: Plan, tmp_path: Path, options: RunOptions, what: str) -> None:
     with pytest.raises(UsageError, match=what):
-        launch(plan, wish)
+        launch(plan, options)
     assert not (tmp_path / "out").exists()

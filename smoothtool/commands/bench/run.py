@@ -46,7 +46,7 @@ def run(job: BenchJob, track: Track) -> Report:
     items = benchmark.read(at_home(job.folder))[: job.limit]
     asked = {item.key: _job_of(job, benchmark, item) for item in items}
     report = start_report(job, [job.benchmark, Path(job.folder).name])
-    report.folder = _open_folder(job, report)
+    report.folder = _open_bench_folder(job, report)
     # 2. make and measure what has no record yet
     measure = benchmark.measure(job, report)
     known = {} if job.force else _known(report.folder, asked)
@@ -90,7 +90,7 @@ def _one_model() -> Iterator[None]:
         yield
 
 
-def _open_folder(job: BenchJob, report: Report) -> Path:
+def _open_bench_folder(job: BenchJob, report: Report) -> Path:
     """A new folder, or one with records to go on with; --force makes each item again, and then replaces it."""
     folder = results_folder(report.folder)
     if any(folder.glob(RECORDS)):

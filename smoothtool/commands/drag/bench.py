@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from smoothtool.commands.drag.picture import Wish, drag_wish
-from smoothtool.commands.drag.stages import peak_memory_mb
+from smoothtool.commands.drag.picture import DragRequest, drag_one
+from smoothtool.commands.shared.cost import peak_memory_mb
 from smoothtool.commands.shared.folders import growing_result, stopped_with
 from smoothtool.commands.shared.session import finish, open_session, start_report
 from smoothtool.diffusion.loading import load_model
@@ -45,7 +45,7 @@ SHOWN = 24
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _DragBenchRun:
     """What all items share; `eye` is the model whose features find points again."""
 
     job: DragJob
@@ -66,7 +66,7 @@ def run_bench(job: DragJob, track: Track) -> Report:
     eye = _eye(model, job, report, track)
     with place.opened(alone=False) as folder, stopped_with(lambda: _kept(folder, place.place)):
         report.folder = place.place
-        rows = _drag_all(_Bench(job, model, eye, folder, _key(job, model)), items, report, track)
+        rows = _drag_all(_DragBenchRun(job, model, eye, folder, _key(job, model)), items, report, track)
     failed = [row["item"] for row in rows if "error" in row]
     if failed:
         raise BatchError(
@@ -75,21 +75,21 @@ def run_bench(job: DragJob, track: Track) -> Report:
     return report
 
 
-def _drag_all(bench: _Bench, items: list[str], report: Report, track: Track) -> list[dict[str, Any]]:
+def _drag_all(state: _DragBenchRun, items: list[str], report: Report, track: Track) -> list[dict[str, Any]]:
     # 2. drag and measure what has no record yet
-    earlier = read_records(bench.folder, RECORDS, {"item": str, "key": str})
-    known = {row["item"]: row for row in earlier if row["key"] == bench.key}
+    earlier = read_records(state.folder, RECORDS, {"item": str, "key": str})
+    known = {row["item"]: row for row in earlier if row["key"] == state.key}
     for name in track([name for name in items if name not in known], "dragging", len(items) - len(known)):
-        known[name] = _measured(bench, name, track)
-        append_record(bench.folder / RECORDS, known[name])
+        known[name] = _measured(state, name, track)
+        append_record(state.folder / RECORDS, known[name])
     # 3. means, sheet, report
     rows = [known[name] for name in items]
     report.figures = {"items": rows, **_means(rows)}
     if reason := lpips_missing(FIDELITY_PX):
         report.notes.append(f"image fidelity is not measured: {reason}")
-    _sheet(bench, rows)
+    _sheet(state, rows)
     report.files = {"records": RECORDS, "sheet": "sheet.png"}
-    finish(report, bench.model, bench.folder)
+    finish(report, state.model, state.folder)
     return rows
 
 
@@ -131,47 +131,51 @@ def _key(job: DragJob, model: DiffusionModel) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _measured(bench: _Bench, name: str, track: Track) -> dict[str, Any]:
+def _measured(state: _DragBenchRun, name: str, track: Track) -> dict[str, Any]:
     """One item's record; an item that cannot be used or does not fit into memory says why."""
     try:
-        return {"item": name, "key": bench.key, **_measure(bench, name, track)}
+        return {"item": name, "key": state.key, **_measure(state, name, track)}
     except (SmoothtoolError, RuntimeError, MemoryError) as error:
         if not (isinstance(error, SmoothtoolError) or out_of_memory(error)):
             raise
-        return {"item": name, "key": bench.key, "error": str(explain(error))}
+        return {"item": name, "key": state.key, "error": str(explain(error))}
 
 
-def _measure(bench: _Bench, name: str, track: Track) -> dict[str, Any]:
-    assert bench.job.bench is not None
-    folder = bench.job.bench / name
+def _measure(state: _DragBenchRun, name: str, track: Track) -> dict[str, Any]:
+    assert state.job.bench is not None
+    folder = state.job.bench / name
     picture, item = load_image(folder / "original_image.png"), read_points(folder / "meta_data.pkl")
     check_points(item.points, picture.size, folder / "meta_data.pkl")
     if item.mask is not None:
         check_mask(item.mask, picture.size, folder / "meta_data.pkl")
-    if bench.model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(bench.model.device)
-    started, scratch = time.perf_counter(), start_report(bench.job, [name])
-    dragged = drag_wish(bench.model, Wish(picture, item.points, item.mask, item.prompt), bench.job, track, scratch)
+    if state.model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(state.model.device)
+    started, scratch = time.perf_counter(), start_report(state.job, [name])
+    dragged = drag_one(
+        state.model, DragRequest(picture, item.points, item.mask, item.prompt), state.job, track, scratch
+    )
     seconds = time.perf_counter() - started
-    target = bench.folder / "items" / name / "dragged_image.png"
+    target = state.folder / "items" / name / "dragged_image.png"
     target.parent.mkdir(parents=True, exist_ok=True)
-    settings = picture_document(bench.job.command, bench.job.settings(), target.parent)
+    settings = picture_document(state.job.command, state.job.settings(), target.parent)
     save_image(dragged.after, target, settings=settings, parameters=None)
     pairs = zip(item.points.handles_xy_px, item.points.targets_xy_px, strict=True)
     return {
-        "distance_px": _distances(bench, picture, dragged.after, item.points, item.prompt),
+        "distance_px": _distances(state, picture, dragged.after, item.points, item.prompt),
         "no_edit_distance_px": [math.dist(*pair) for pair in pairs],  # a picture is found where it is in itself
         **_fidelity(picture, dragged.after),
         "arrived": dragged.arrived,
         "iterations": len(dragged.path),
         "seconds": seconds,
-        "peak_memory_mb": round(peak_memory_mb(bench.model.device)),
+        "peak_memory_mb": round(peak_memory_mb(state.model.device) or 0),
     }
 
 
-def _distances(bench: _Bench, before: Image.Image, after: Image.Image, points: DragPoints, prompt: str) -> list[float]:
+def _distances(
+    state: _DragBenchRun, before: Image.Image, after: Image.Image, points: DragPoints, prompt: str
+) -> list[float]:
     """Pixels from each target to where its handle's feature is found in the result."""
-    eye, features = bench.eye, []
+    eye, features = state.eye, []
     fitted = [
         fit_image(p, multiple=eye.size_multiple, size=None, native_px=eye.native_size_px) for p in (before, after)
     ]
@@ -219,15 +223,15 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _sheet(bench: _Bench, rows: list[dict[str, Any]]) -> None:
+def _sheet(state: _DragBenchRun, rows: list[dict[str, Any]]) -> None:
     """Points and result side by side, of the first items."""
-    assert bench.job.bench is not None
+    assert state.job.bench is not None
     shown, labels = [], []
     for row in [row for row in rows if "error" not in row][:SHOWN]:
-        source = bench.job.bench / row["item"]
+        source = state.job.bench / row["item"]
         points = read_points(source / "meta_data.pkl").points
         picture = draw_points(load_image(source / "original_image.png"), points.handles_xy_px, points.targets_xy_px)
-        shown.append([picture, load_image(bench.folder / "items" / row["item"] / "dragged_image.png")])
+        shown.append([picture, load_image(state.folder / "items" / row["item"] / "dragged_image.png")])
         labels.append([row["item"], f"{sum(row['distance_px']) / len(row['distance_px']):.1f} px left"])
     if shown:
-        write_picture(bench.folder / "sheet.png", contact_sheet(shown, labels, cell_px=192))
+        write_picture(state.folder / "sheet.png", contact_sheet(shown, labels, cell_px=192))

@@ -22,10 +22,9 @@ from smoothtool.commands.drag.stages import (
     grid_size,
     open_picture,
     open_prompt,
-    peak_memory_mb,
 )
 from smoothtool.commands.drag.warping import Unwarped, open_to_warp, warp
-from smoothtool.commands.shared.cost import timed
+from smoothtool.commands.shared.cost import peak_memory_mb, timed
 from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.session import (
     describe_model,
@@ -66,7 +65,7 @@ FADE_SHARE = 128
 
 
 @dataclass(frozen=True)
-class Wish:
+class DragRequest:
     """What is asked of one picture: the picture itself (None: made from a prompt), the points, the mask, the prompt."""
 
     picture: Image.Image | None
@@ -85,24 +84,24 @@ def drag_picture(job: DragJob, track: Track, model: DiffusionModel | None = None
         # 1. picture, points and mask; then the model, which takes seconds to load
         with timed(report, "load"):
             picture = load_image(resolve_picture(job.image)) if job.image else None
-            wish = read_wish(job, picture, picture.size) if picture else None
+            request = read_request(job, picture, picture.size) if picture else None
             model = model or open_session(job, track)
             calls = model.counter.calls
-            wish = wish or read_wish(job, None, generated_size_px(model, job))
-            note_prompts(model, [wish.prompt, job.negative], track, report)
+            request = request or read_request(job, None, generated_size_px(model, job))
+            note_prompts(model, [request.prompt, job.negative], track, report)
         # 2. drag
-        dragged = drag_wish(model, wish, job, track, report)
+        dragged = drag_one(model, request, job, track, report)
         # 3. write
         with timed(report, "write"):
-            peak_mb = round(peak_memory_mb(model.device))
-            report.figures = {**drag_figures(wish.points, dragged), "peak_memory_mb": peak_mb}
-            report.files = _write(folder, wish, dragged, job, model, report)
+            peak_mb = round(peak_memory_mb(model.device) or 0)
+            report.figures = {**drag_figures(request.points, dragged), "peak_memory_mb": peak_mb}
+            report.files = _write(folder, request, dragged, job, model, report)
         report.model, report.unet_calls = describe_model(model), model.counter.calls - calls
         write_report(report, folder)
     return report
 
 
-def read_wish(job: DragJob, picture: Image.Image | None, size_px: tuple[int, int]) -> Wish:
+def read_request(job: DragJob, picture: Image.Image | None, size_px: tuple[int, int]) -> DragRequest:
     """Points and mask from flags or files, checked against a picture of that (width, height)."""
     mask, prompt = None, (job.src if picture else job.prompt) or ""
     if job.points is not None:
@@ -116,10 +115,10 @@ def read_wish(job: DragJob, picture: Image.Image | None, size_px: tuple[int, int
     check_points(points, size_px, job.points)
     if job.mask is not None:
         mask = load_mask(job.mask, size_px, fit=job.fit_mask)
-    return Wish(picture, points, mask, prompt)
+    return DragRequest(picture, points, mask, prompt)
 
 
-def drag_wish(model: DiffusionModel, wish: Wish, job: DragJob, track: Track, report: Report) -> Dragged:
+def drag_one(model: DiffusionModel, request: DragRequest, job: DragJob, track: Track, report: Report) -> Dragged:
     """Learn the picture, open it, drag in it; seconds per station go to the report."""
     started = time.perf_counter()
 
@@ -128,35 +127,35 @@ def drag_wish(model: DiffusionModel, wish: Wish, job: DragJob, track: Track, rep
         now = time.perf_counter()
         report.seconds[name], started = report.seconds.get(name, 0.0) + now - started, now
 
-    picture = wish.picture
+    picture = request.picture
     if picture is None and job.guidance < 1:
         raise UsageError(
             f"--guidance {job.guidance:g}: a picture from a prompt is dragged with 1 or more", "--guidance 1"
         )
-    with identity_lora(model, picture, wish.prompt, job, track) if picture else nullcontext():
+    with identity_lora(model, picture, request.prompt, job, track) if picture else nullcontext():
         lap("lora")
-        opened = _open(model, wish, job, track)
+        opened = _open(model, request, job, track)
         lap("invert" if picture else "generate")
         if job.image:
             note_size(job.image, opened.size_px, opened.working_size_px, job.size, track, report)
         if isinstance(opened, Unwarped):
-            dragged, seconds = warp(model, opened, wish.points, wish.mask, job, track)
+            dragged, seconds = warp(model, opened, request.points, request.mask, job, track)
         else:
-            _note_near_points(wish.points, opened, report)
-            dragged, seconds = drag(model, opened, wish.points, wish.mask, job, track)
+            _note_near_points(request.points, opened, report)
+            dragged, seconds = drag(model, opened, request.points, request.mask, job, track)
         report.seconds |= seconds
-    if wish.mask is not None and job.method in KEEP_WITHIN:
-        kept = kept_outside(picture or dragged.before, dragged.after, wish.mask)
+    if request.mask is not None and job.method in KEEP_WITHIN:
+        kept = kept_outside(picture or dragged.before, dragged.after, request.mask)
         dragged = replace(dragged, after=kept)
     return dragged
 
 
-def _open(model: DiffusionModel, wish: Wish, job: DragJob, track: Track) -> Opened | Unwarped:
+def _open(model: DiffusionModel, request: DragRequest, job: DragJob, track: Track) -> Opened | Unwarped:
     if job.method == "warp":
-        return open_to_warp(model, wish.picture, job, track)
-    if wish.picture is None:
+        return open_to_warp(model, request.picture, job, track)
+    if request.picture is None:
         return open_prompt(model, job, track)
-    return open_picture(model, wish.picture, wish.prompt, job, track)
+    return open_picture(model, request.picture, request.prompt, job, track)
 
 
 def kept_outside(before: Image.Image, after: Image.Image, mask: np.ndarray) -> Image.Image:
@@ -184,7 +183,7 @@ def drag_figures(points: DragPoints, dragged: Dragged) -> dict[str, Any]:
         ],
         "distance_left_px": left,
         "arrived": dragged.arrived if ends else None,
-        "iterations": [{"loss": place.loss, "handles_xy_px": place.handles_xy_px} for place in dragged.path],
+        "iterations": [{"loss": one.loss, "handles_xy_px": one.handles_xy_px} for one in dragged.path],
     }
 
 
@@ -199,21 +198,21 @@ def _note_near_points(points: DragPoints, opened: Opened, report: Report) -> Non
 
 
 def _write(
-    folder: Path, wish: Wish, dragged: Dragged, job: DragJob, model: DiffusionModel, report: Report
+    folder: Path, request: DragRequest, dragged: Dragged, job: DragJob, model: DiffusionModel, report: Report
 ) -> dict[str, Any]:
-    before = wish.picture or dragged.before
+    before = request.picture or dragged.before
     parameters = a1111_parameters(
-        prompt=wish.prompt, steps=job.steps, guidance_scale=1.0 if wish.picture else job.guidance, seed=job.seed,
+        prompt=request.prompt, steps=job.steps, guidance_scale=1.0 if request.picture else job.guidance, seed=job.seed,
         size_px=dragged.after.size, model=model.name, negative_prompt=job.negative,
     )  # fmt: skip
     settings = picture_document(job.command, report.job, report.folder)
     save_image(dragged.after, folder / "dragged.png", settings=settings, parameters=parameters)
     write_picture(folder / "before-after.png", before_after(before, dragged.after))
-    path = [place.handles_xy_px for place in dragged.path] or _straight(wish.points)
+    path = [one.handles_xy_px for one in dragged.path] or _straight(request.points)
     save_webp(
-        trajectory_frames(before, dragged.after, wish.points, path), folder / "trajectory.webp", FPS, ping_pong=False
+        trajectory_frames(before, dragged.after, request.points, path), folder / "trajectory.webp", FPS, ping_pong=False
     )
-    write_points(folder / "points.json", wish.points, wish.prompt)
+    write_points(folder / "points.json", request.points, request.prompt)
     names = ("dragged.png", "before-after.png", "trajectory.webp", "points.json")
     return {name.partition(".")[0].replace("-", "_"): name for name in names}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -65,8 +64,8 @@ class Opened(Sizes):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the handles [P, 2] (x, y in pixels of the picture) were found in one iteration, and its loss."""
+class DragIteration:
+    """One iteration: where the handles [P, 2] were found (x, y in pixels of the picture), and its loss."""
 
     handles_xy_px: tuple[tuple[float, float], ...]
     loss: float
@@ -78,7 +77,7 @@ class Dragged:
 
     before: Image.Image
     after: Image.Image
-    path: tuple[Place, ...]
+    path: tuple[DragIteration, ...]
     arrived: bool
 
 
@@ -166,7 +165,7 @@ def drag(
     for step in track(steps, "sampling", job.steps - moved.start):
         latents = step.latents
     before, after = (to_picture(row[None], opened) for row in model.decode_latents(latents))
-    path = tuple(Place(_to_pixels(step.handles_rc, opened), step.loss) for step in moved.steps)
+    path = tuple(DragIteration(_to_pixels(step.handles_rc, opened), step.loss) for step in moved.steps)
     arrived = bool(moved.steps) and moved.steps[-1].arrived
     return Dragged(before, after, path, arrived), {"drag": dragging, "sample": time.perf_counter() - started}
 
@@ -300,15 +299,3 @@ def to_picture(pixel_values: torch.Tensor, opened: Sizes) -> Image.Image:
     fitted = Fitted(pixel_values, opened.working_size_px, opened.size_px)
     picture = to_image(crop_back(pixel_values, fitted))
     return picture if picture.size == opened.size_px else picture.resize(opened.size_px, Image.Resampling.LANCZOS)
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Most memory held so far: on a GPU by tensors, elsewhere by the whole process (0 where nobody counts)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    if sys.platform == "win32":
-        return 0.0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

@@ -50,7 +50,7 @@ Measured = dict[str, Deviation | None]
 
 
 @dataclass(frozen=True)
-class _Bench:
+class _IstdRun:
     """What both measurements of a run share."""
 
     job: IstdJob
@@ -73,13 +73,13 @@ def run(job: IstdJob, track: Track) -> Report:
             check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
     with place.opened(alone=False) as folder, stopped_with(lambda: _kept(folder, place.place)):
         report.folder = place.place
-        measured = _walk_and_write(model, _Bench(job, prompts, folder, report, track))
+        measured = _walk_and_write(model, _IstdRun(job, prompts, folder, report, track))
     _complain(measured, report.folder)
     return report
 
 
-def _walk_and_write(model: DiffusionModel, bench: _Bench) -> dict[str, Measured]:
-    job, report = bench.job, bench.report
+def _walk_and_write(model: DiffusionModel, state: _IstdRun) -> dict[str, Measured]:
+    job, report = state.job, state.report
     # 2. walk under every prompt, without and then with the LoRAs to compare
     names = ["base", *(["compared"] if job.compare_lora else [])]
     measured = {}
@@ -88,17 +88,17 @@ def _walk_and_write(model: DiffusionModel, bench: _Bench) -> dict[str, Measured]
             for path, scale in _compared(job):
                 load_lora(model, path, scale)
         with timed(report, name):
-            measured[name] = _measure(model, bench, name)
+            measured[name] = _measure(model, state, name)
     # 3. figures, plot, report
-    _check_any(measured, bench)
-    if len(bench.prompts) < ENOUGH:
-        report.notes.append(f"intervals over {len(bench.prompts)} prompts are much too narrow: --n 30 or more")
-    report.figures = _figures(job, bench.prompts, measured)
+    _check_any(measured, state)
+    if len(state.prompts) < ENOUGH:
+        report.notes.append(f"intervals over {len(state.prompts)} prompts are much too narrow: --n 30 or more")
+    report.figures = _figures(job, state.prompts, measured)
     plot = line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels",
                      "step", "(mean over prompts; band: 10 to 90 %)")  # fmt: skip
-    write_picture(bench.folder / "distances.png", plot)
-    report.files |= {"walks": sorted(path.name for path in bench.folder.glob(RECORDS)), "plot": "distances.png"}
-    finish(report, model, bench.folder)
+    write_picture(state.folder / "distances.png", plot)
+    report.files |= {"walks": sorted(path.name for path in state.folder.glob(RECORDS)), "plot": "distances.png"}
+    finish(report, model, state.folder)
     return measured
 
 
@@ -143,21 +143,21 @@ def _compared(job: IstdJob) -> list[tuple[Path, float]]:
     return found
 
 
-def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
+def _measure(model: DiffusionModel, state: _IstdRun, name: str) -> Measured:
     """Walk under the prompts of this shard that have no record yet; all records of these settings come back.
 
     Groups of prompts are shared out and walked whole, so that shards and resumed runs agree to the bit.
     """
-    settings = _walk_settings(model, bench.job)
+    settings = _walk_settings(model, state.job)
     key = _key(model, settings)
-    index, count = parse_shard(bench.job.shard)
-    groups = prompt_groups(bench.prompts, settings.frames, bench.job.batch_size)[index - 1 :: count]
-    again = {prompt for group in groups for prompt in group} if bench.job.force else set()
-    known = {prompt: part for prompt, part in _known(bench, key).items() if prompt not in again}
+    index, count = parse_shard(state.job.shard)
+    groups = prompt_groups(state.prompts, settings.frames, state.job.batch_size)[index - 1 :: count]
+    again = {prompt for group in groups for prompt in group} if state.job.force else set()
+    known = {prompt: part for prompt, part in _known(state, key).items() if prompt not in again}
     todo = [prompt for group in groups if not known.keys() >= set(group) for prompt in group]
-    path = bench.folder / _records_name(bench.job)
-    walks = prompt_walks(model, todo, settings, bench.job.batch_size) if todo else iter(())
-    for walk in bench.track(walks, f"walking ({name})", len(todo)):
+    path = state.folder / _records_name(state.job)
+    walks = prompt_walks(model, todo, settings, state.job.batch_size) if todo else iter(())
+    for walk in state.track(walks, f"walking ({name})", len(todo)):
         if walk.prompt in known:
             continue
         finite = bool(walk.pixel_values.isfinite().all())
@@ -165,16 +165,16 @@ def _measure(model: DiffusionModel, bench: _Bench, name: str) -> Measured:
         figures = known[walk.prompt]
         record = {"key": key, "model": name, "prompt": walk.prompt, "deviation": figures and asdict(figures)}
         append_record(path, record)
-    known = {**_known(bench, key), **known}  # with what other shards have done meanwhile
-    measured = {prompt: known[prompt] for prompt in bench.prompts if prompt in known}
-    missing = len(bench.prompts) - len(measured)
+    known = {**_known(state, key), **known}  # with what other shards have done meanwhile
+    measured = {prompt: known[prompt] for prompt in state.prompts if prompt in known}
+    missing = len(state.prompts) - len(measured)
     if missing:
-        bench.report.notes.append(f"{name}: {missing} of {len(bench.prompts)} prompts are left to the other shards")
-    sheet = bench.folder / f"sheet-{name}.png"
+        state.report.notes.append(f"{name}: {missing} of {len(state.prompts)} prompts are left to the other shards")
+    sheet = state.folder / f"sheet-{name}.png"
     if not missing and (todo or _shown_key(sheet) != key):
-        _write_sheet(model, measured, settings, bench.job.batch_size, sheet, key)
+        _write_sheet(model, measured, settings, state.job.batch_size, sheet, key)
     if sheet.exists():
-        bench.report.files[f"sheet_{name}"] = sheet.name
+        state.report.files[f"sheet_{name}"] = sheet.name
     return measured
 
 
@@ -195,9 +195,9 @@ def _key(model: DiffusionModel, settings: WalkSettings) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _known(bench: _Bench, key: str) -> Measured:
+def _known(state: _IstdRun, key: str) -> Measured:
     found: Measured = {}
-    for record in read_records(bench.folder, RECORDS, {"key": str, "prompt": str}):
+    for record in read_records(state.folder, RECORDS, {"key": str, "prompt": str}):
         if record["key"] == key and "deviation" in record:
             figures = record["deviation"]
             with suppress(TypeError, KeyError):  # other figures than ours: measured again
@@ -272,11 +272,11 @@ def _shown_key(sheet: Path) -> str | None:
         return picture.info.get(SHEET_KEY)
 
 
-def _check_any(measured: Mapping[str, Measured], bench: _Bench) -> None:
+def _check_any(measured: Mapping[str, Measured], state: _IstdRun) -> None:
     """Figures need one whole walk of each model."""
     if not all(any(part.values()) for part in measured.values()):
-        _complain(measured, bench.report.folder)
-        raise UsageError(f"--shard {bench.job.shard}: no prompt falls to this share", "fewer shards, or a larger --n")
+        _complain(measured, state.report.folder)
+        raise UsageError(f"--shard {state.job.shard}: no prompt falls to this share", "fewer shards, or a larger --n")
 
 
 def _complain(measured: Mapping[str, Measured], folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,10 +58,17 @@ def _forget_peak(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Of the GPU, or on Linux of this process's memory; reading it waits for nothing."""
+    """The most memory held so far: on a GPU by tensors, elsewhere by the whole process; None where nobody counts."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     with suppress(OSError):
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         return int(found[1]) * 1024 / 1e6 if found else None
-    return None
+    return None if sys.platform == "win32" else _peak_since_start_mb()
+
+
+def _peak_since_start_mb() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3

@@ -22,7 +22,7 @@ from smoothtool.jobs import parse_lora
 from smoothtool.jobs.notation import a1111_notation, working_size
 from smoothtool.readers.regular import at_home
 from smoothtool.types import Report, Track
-from smoothtool.weights.models import Place, resolve_model
+from smoothtool.weights.models import ModelLocation, resolve_model
 from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _open(job: ModelJob, track: Track) -> DiffusionModel:
     return model
 
 
-def _load(place: Place, job: ModelJob) -> DiffusionModel:
+def _load(place: ModelLocation, job: ModelJob) -> DiffusionModel:
     if place.single_file is not None:
         return load_single_file(place.single_file, place.name, place.tokenizer, device=job.device, dtype=job.dtype)
     assert place.folder is not None

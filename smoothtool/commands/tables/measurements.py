@@ -51,7 +51,7 @@ class Variant:
 
 
 @dataclass
-class Bench:
+class TablesRun:
     """What all measurements share. `folder` holds the tables, `folder/runs` every run they come from."""
 
     job: TablesJob
@@ -115,132 +115,132 @@ def empty(count: int) -> Callable[[str], Figures]:
     return lambda reason: [missing(reason)] * count
 
 
-def trained(bench: Bench, base: Variant, name: str, settings: Mapping[str, Any]) -> Variant:
+def trained(state: TablesRun, base: Variant, name: str, settings: Mapping[str, Any]) -> Variant:
     """The base with a LoRA trained here, or the whole model trained here."""
-    job = bench.job
+    job = state.job
     if job.train_steps == 0:
         return Variant(name, reason="--train-steps is 0, so nothing was trained")
-    given = {**bench.common(base), "data": job.train_data, "max_steps": job.train_steps, "dtype": "auto",
+    given = {**state.common(base), "data": job.train_data, "max_steps": job.train_steps, "dtype": "auto",
              "batch_size": job.train_batch_size, "learning_rate": job.learning_rate, **settings}  # fmt: skip
 
     def train_it() -> Variant:
-        report, place = bench.once(name, "train", given)
-        made = (bench.folder / place).parent
+        report, place = state.once(name, "train", given)
+        made = (state.folder / place).parent
         if "model" in report["files"]:
             return Variant(name, str(made / report["files"]["model"]), base.lora)
         return Variant(name, base.model, (*base.lora, str(made / report["files"]["lora"])))
 
-    return bench.attempt(train_it, lambda reason: Variant(name, reason=reason))
+    return state.attempt(train_it, lambda reason: Variant(name, reason=reason))
 
 
-def istd_figure(bench: Bench, variant: Variant) -> Figure:
+def istd_figure(state: TablesRun, variant: Variant) -> Figure:
     """ISTD with the deviations of its prompts."""
     if variant.reason:
         return missing(variant.reason)
 
     def measure() -> Figure:
-        settings = {**bench.common(variant), "prompts": bench.job.prompts, "n": bench.job.n}
-        report, place = bench.once(variant.name, "istd", settings)
+        settings = {**state.common(variant), "prompts": state.job.prompts, "n": state.job.n}
+        report, place = state.once(variant.name, "istd", settings)
         if broken := report["figures"]["excluded"]:
             raise BatchError(f"NaN pictures under {len(broken)} prompts, the first {broken[0]!r}", "--dtype float32")
         rows = report["figures"]["per_prompt"]
         return mean_figure({prompt: row["population_std"] for prompt, row in rows.items()}, place)
 
-    return bench.attempt(measure, missing)
+    return state.attempt(measure, missing)
 
 
-def clip_name(bench: Bench) -> str:
-    return f"the CLIP {Path(bench.job.clip).name}"
+def clip_name(state: TablesRun) -> str:
+    return f"the CLIP {Path(state.job.clip).name}"
 
 
-def frechet_name(bench: Bench) -> str:
-    return f"Frechet distance in {clip_name(bench)}" if inception_missing() else "FID"
+def frechet_name(state: TablesRun) -> str:
+    return f"Frechet distance in {clip_name(state)}" if inception_missing() else "FID"
 
 
-def perceptual_name(bench: Bench) -> str:
-    return f"patch distance in {clip_name(bench)}" if lpips_missing() else "LPIPS"
+def perceptual_name(state: TablesRun) -> str:
+    return f"patch distance in {clip_name(state)}" if lpips_missing() else "LPIPS"
 
 
-def picture_figures(bench: Bench, variant: Variant) -> Figures:
+def picture_figures(state: TablesRun, variant: Variant) -> Figures:
     """Frechet distance and CLIP score of pictures made under the captions of the real ones."""
     if variant.reason:
         return [missing(variant.reason)] * 2
 
     def measure() -> Figures:
-        model = bench.session(variant)
-        parent = bench.folder / RUNS / "pictures"
-        made = made_pictures(model, variant.name, bench.real.captions, bench.job, parent, bench.track,
-                             fresh=bench.again(f"made-{variant.name}"))  # fmt: skip
-        bench.report.unet_calls += model.counter.calls
-        scores = {"metric": "clip", "folders": [str(made)], "clip": bench.job.clip}
+        model = state.session(variant)
+        parent = state.folder / RUNS / "pictures"
+        made = made_pictures(model, variant.name, state.real.captions, state.job, parent, state.track,
+                             fresh=state.again(f"made-{variant.name}"))  # fmt: skip
+        state.report.unet_calls += model.counter.calls
+        scores = {"metric": "clip", "folders": [str(made)], "clip": state.job.clip}
         return [
-            bench.attempt(lambda: _distance(bench, variant, made), missing),
-            bench.attempt(lambda: _per_picture(bench, f"clip-{variant.name}", scores), missing),
+            state.attempt(lambda: _distance(state, variant, made), missing),
+            state.attempt(lambda: _per_picture(state, f"clip-{variant.name}", scores), missing),
         ]
 
-    return bench.attempt(measure, empty(2))
+    return state.attempt(measure, empty(2))
 
 
-def _distance(bench: Bench, variant: Variant, made: Path) -> Figure:
+def _distance(state: TablesRun, variant: Variant, made: Path) -> Figure:
     """The features are named in the job, so that figures of two kinds never meet in one table."""
     features, key = ("clip", "clip_frechet_distance") if inception_missing() else ("inception", "fid")
-    settings = {"metric": "fid", "folders": [str(made), str(bench.real.folder)], "features": features,
-                "clip": bench.job.clip}  # fmt: skip
-    report, place = bench.once(f"fid-{variant.name}", "eval", settings)
-    bench.report.notes += [note for note in report["notes"] if note not in bench.report.notes]
+    settings = {"metric": "fid", "folders": [str(made), str(state.real.folder)], "features": features,
+                "clip": state.job.clip}  # fmt: skip
+    report, place = state.once(f"fid-{variant.name}", "eval", settings)
+    state.report.notes += [note for note in report["notes"] if note not in state.report.notes]
     figures = report["figures"]
     return Figure(figures[key], place, left_out=tuple(figures.get("left_out", ())))
 
 
-def _per_picture(bench: Bench, name: str, settings: Mapping[str, Any]) -> Figure:
-    report, place = bench.once(name, "eval", settings)
+def _per_picture(state: TablesRun, name: str, settings: Mapping[str, Any]) -> Figure:
+    report, place = state.once(name, "eval", settings)
     return mean_figure(report["figures"]["per_picture"], place)
 
 
-def inversion_figures(bench: Bench, variant: Variant, label: str, inversion: str) -> dict[str, Figures]:
+def rows_of_inversion(state: TablesRun, variant: Variant, label: str, inversion: str) -> dict[str, Figures]:
     """Figures of the reconstructions; for DDIM also of those sampled at guidance 1, under their own name."""
     if variant.reason:
         return {label: [missing(variant.reason)] * 4}
 
     def measure() -> dict[str, Figures]:
         name = f"{variant.name}-{inversion}"
-        given_back = _inverted(bench, variant, name, inversion)
+        given_back = _inverted(state, variant, name, inversion)
         kinds = {"reconstruction": (label, name), "guidance_1": (f"{label}, guidance 1", f"{name}-guidance-1")}
-        return {kinds[kind][0]: reconstruction_figures(bench, folder, kinds[kind][1])
+        return {kinds[kind][0]: reconstruction_figures(state, folder, kinds[kind][1])
                 for kind, folder in given_back.items()}  # fmt: skip
 
-    return bench.attempt(measure, lambda reason: {label: [missing(reason)] * 4})
+    return state.attempt(measure, lambda reason: {label: [missing(reason)] * 4})
 
 
-def _inverted(bench: Bench, variant: Variant, name: str, inversion: str) -> dict[str, Path]:
+def _inverted(state: TablesRun, variant: Variant, name: str, inversion: str) -> dict[str, Path]:
     """Folders of what was given back: `reconstruction`, and `guidance_1` where the inversion makes it."""
-    originals = bench.real.paths(bench.job.inverted)
-    facts = [bench.common(variant), originals, inversion, __version__]
+    originals = state.real.paths(state.job.inverted)
+    facts = [state.common(variant), originals, inversion, __version__]
     folders: dict[str, Path] = {}
-    for path, caption in zip(originals, bench.real.captions, strict=False):
-        settings = {**bench.common(variant), "image": str(path), "src": caption, "inversion": inversion}
-        report, place = bench.once(f"{name}/{path.stem}", "invert", settings)
-        made = (bench.folder / place).parent
+    for path, caption in zip(originals, state.real.captions, strict=False):
+        settings = {**state.common(variant), "image": str(path), "src": caption, "inversion": inversion}
+        report, place = state.once(f"{name}/{path.stem}", "invert", settings)
+        made = (state.folder / place).parent
         for part in made.glob("inversion.*"):
             part.unlink()  # megabytes a picture that no table reads; job.yaml beside it makes them again
         for kind in {"reconstruction", "guidance_1"} & report["files"].keys():
-            folder = bench.folder / RUNS / "pictures" / f"inverted-{name}-{kind}-{digest(facts)}"
+            folder = state.folder / RUNS / "pictures" / f"inverted-{name}-{kind}-{digest(facts)}"
             folder.mkdir(parents=True, exist_ok=True)
             write_bytes_atomic(folder / path.name, (made / report["files"][kind]).read_bytes())
             folders[kind] = folder
     return dict(sorted(folders.items(), reverse=True))
 
 
-def reconstruction_figures(bench: Bench, folder: Path, name: str) -> Figures:
+def reconstruction_figures(state: TablesRun, folder: Path, name: str) -> Figures:
     """MSE, LPIPS or its stand-in, SSIM and PSNR of saved pictures against the real ones they were made from."""
-    originals = bench.folder / RUNS / "pictures" / f"originals-{digest([bench.real.folder.name, bench.job.inverted])}"
+    originals = state.folder / RUNS / "pictures" / f"originals-{digest([state.real.folder.name, state.job.inverted])}"
     originals.mkdir(parents=True, exist_ok=True)
-    for path in bench.real.paths(bench.job.inverted):
+    for path in state.real.paths(state.job.inverted):
         write_bytes_atomic(originals / path.name, path.read_bytes())
 
     def measure() -> Figures:
-        settings = {"metric": "recon", "folders": [str(originals), str(folder)], "clip": bench.job.clip}
-        report, place = bench.once(f"recon-{name}", "eval", settings)
+        settings = {"metric": "recon", "folders": [str(originals), str(folder)], "clip": state.job.clip}
+        report, place = state.once(f"recon-{name}", "eval", settings)
         figures = report["figures"]
         rows = {key: mean_figure({n: row[key] for n, row in figures["per_picture"].items()}, place)
                 for key in RECONSTRUCTION}  # fmt: skip
@@ -251,30 +251,30 @@ def reconstruction_figures(bench: Bench, folder: Path, name: str) -> Figures:
             rows["lpips"] = missing(figures.get("lpips_reason", "LPIPS is missing"))
         return [rows[key] for key in RECONSTRUCTION]
 
-    return bench.attempt(measure, empty(4))
+    return state.attempt(measure, empty(4))
 
 
 def sequence_figures(
-    bench: Bench, variant: Variant, name: str, settings: Mapping[str, Any]
+    state: TablesRun, variant: Variant, name: str, settings: Mapping[str, Any]
 ) -> tuple[Figures, list[Path]]:
     """Deviation of adjacent distances, PPL and PDV over the walks between pairs, and the folders of their frames."""
     if variant.reason:
         return [missing(variant.reason)] * 3, []
-    paths, captions = bench.real.paths(2 * bench.job.pairs), bench.real.captions
+    paths, captions = state.real.paths(2 * state.job.pairs), state.real.captions
     folders: list[Path] = []
 
     def measure() -> Figures:
         for at in range(0, len(paths) - 1, 2):
-            given = {**bench.common(variant), "images": [str(path) for path in paths[at : at + 2]],
+            given = {**state.common(variant), "images": [str(path) for path in paths[at : at + 2]],
                      "src": list(captions[at : at + 2]), "frames": SEQUENCE_FRAMES, **settings}  # fmt: skip
-            _, place = bench.once(f"{name}/{paths[at].stem}-{paths[at + 1].stem}", "interpolate", given)
-            folders.append((bench.folder / place).parent / "frames")
-        walks = {"metric": "walk", "folders": [str(folder) for folder in folders], "clip": bench.job.clip}
-        report, place = bench.once(f"walk-{name}", "eval", walks)
+            _, place = state.once(f"{name}/{paths[at].stem}-{paths[at + 1].stem}", "interpolate", given)
+            folders.append((state.folder / place).parent / "frames")
+        walks = {"metric": "walk", "folders": [str(folder) for folder in folders], "clip": state.job.clip}
+        report, place = state.once(f"walk-{name}", "eval", walks)
         rows = report["figures"]
         parts = (("adjacent_l2", "population_std"), ("path", "ppl"), ("path", "pdv"))
         return [
             mean_figure({str(at): row[part][key] for at, row in enumerate(rows.values())}, place) for part, key in parts
         ]
 
-    return bench.attempt(measure, empty(3)), folders
+    return state.attempt(measure, empty(3)), folders

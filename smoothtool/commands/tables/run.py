@@ -27,15 +27,15 @@ from smoothtool.commands.tables.figures import (
 from smoothtool.commands.tables.measurements import (
     RUNS,
     SEQUENCE_FRAMES,
-    Bench,
+    TablesRun,
     Variant,
     clip_name,
     frechet_name,
-    inversion_figures,
     istd_figure,
     perceptual_name,
     picture_figures,
     reconstruction_figures,
+    rows_of_inversion,
     sequence_figures,
     trained,
 )
@@ -80,34 +80,36 @@ def run(job: TablesJob, track: Track) -> Report:
     with timed(report, "load"):
         model = open_session(job.model_copy(update={"model": base.model, "lora": list(base.lora)}), track)
         report.model = describe_model(model)
-        _open_folder(job, report)
+        _open_tables_folder(job, report)
         real = real_pictures(model, job, report.folder / RUNS / "pictures", track)
-    bench = Bench(job, report.folder, real, report, track)
+    state = TablesRun(job, report.folder, real, report, track)
     with stopped_with(lambda: f"the same command goes on, with -o {report.folder}"):
-        _measure(bench, model, base, own_lora, document)
-    _write(bench, document)
-    if bench.failures:
-        more = f" and {len(bench.failures) - 1} more" if bench.failures[1:] else ""
-        raise BatchError(f"{bench.folder}: cells are empty: {bench.failures[0]}{more}", "tables.md has every reason")
+        _measure(state, model, base, own_lora, document)
+    _write(state, document)
+    if state.failures:
+        more = f" and {len(state.failures) - 1} more" if state.failures[1:] else ""
+        raise BatchError(f"{state.folder}: cells are empty: {state.failures[0]}{more}", "tables.md has every reason")
     return report
 
 
-def _measure(bench: Bench, model: DiffusionModel, base: Variant, own_lora: Path | None, document: _Document) -> None:
-    job, report = bench.job, bench.report
+def _measure(
+    state: TablesRun, model: DiffusionModel, base: Variant, own_lora: Path | None, document: _Document
+) -> None:
+    job, report = state.job, state.report
     # 2. train, because the smooth model may come from here
     with timed(report, "train"):
-        by_lambda = {text: trained(bench, base, f"lambda-{text}", {"lambda": text, "rank": 8}) for text in PAPER_LAMBDA}
-        by_rank = {text: _of_rank(bench, base, by_lambda, text) for text in PAPER_RANK}
+        by_lambda = {text: trained(state, base, f"lambda-{text}", {"lambda": text, "rank": 8}) for text in PAPER_LAMBDA}
+        by_rank = {text: _of_rank(state, base, by_lambda, text) for text in PAPER_RANK}
         smooth = _smooth(job, base, own_lora, by_rank["8"])
     # 3. the tables
     with timed(report, "generation"):
-        _generation(bench, base, smooth, document)
+        _generation(state, base, smooth, document)
     with timed(report, "reconstruction"):
-        _reconstruction(bench, model, base, smooth, document)
+        _reconstruction(state, model, base, smooth, document)
     with timed(report, "training settings"):
-        _training(bench, by_lambda, by_rank, document)
+        _training(state, by_lambda, by_rank, document)
     with timed(report, "sequences"):
-        _sequences(bench, base, smooth, document)
+        _sequences(state, base, smooth, document)
 
 
 def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob]:
@@ -136,16 +138,16 @@ def _smooth(job: TablesJob, base: Variant, own_lora: Path | None, rank_8: Varian
     return Variant("smooth", base.model, (*base.lora, str(own_lora) if job.smooth == "default" else job.smooth))
 
 
-def _of_rank(bench: Bench, base: Variant, by_lambda: dict[str, Variant], rank: str) -> Variant:
+def _of_rank(state: TablesRun, base: Variant, by_lambda: dict[str, Variant], rank: str) -> Variant:
     """At the job's lambda; rank 8 may be in Table 3 already."""
-    weight = f"{bench.job.variation_weight:g}"
+    weight = f"{state.job.variation_weight:g}"
     if rank == "8" and weight in by_lambda:
         return by_lambda[weight]
     settings = {"lambda": weight, **({"full": True} if rank == "full" else {"rank": rank})}
-    return trained(bench, base, f"rank-{rank}", settings)
+    return trained(state, base, f"rank-{rank}", settings)
 
 
-def _open_folder(job: TablesJob, report: Report) -> None:
+def _open_tables_folder(job: TablesJob, report: Report) -> None:
     """A new folder, or one with runs to go on with; --force makes each again, and replaces it when that is made."""
     folder = results_folder(report.folder)
     if not (folder / RUNS).is_dir():
@@ -166,17 +168,17 @@ def _table(
     return Table(title, note, tuple(columns), tuple(paper_columns), tuple(lines))
 
 
-def _generation(bench: Bench, base: Variant, smooth: Variant, document: _Document) -> None:
-    columns = ["ISTD", frechet_name(bench), "CLIP score"]
+def _generation(state: TablesRun, base: Variant, smooth: Variant, document: _Document) -> None:
+    columns = ["ISTD", frechet_name(state), "CLIP score"]
     rows = {
-        label: [istd_figure(bench, variant), *picture_figures(bench, variant)]
+        label: [istd_figure(state, variant), *picture_figures(state, variant)]
         for label, variant in (("base", base), ("smooth", smooth))
     }
-    count, pictures = len(rows["base"][0].per_item), len(bench.real.captions)
+    count, pictures = len(rows["base"][0].per_item), len(state.real.captions)
     note = (
         f"ISTD over {count} prompts: population standard deviation of L2 distances over [0, 1] pixels (the paper does "
         f"not say which scale it took, so compare ratios{_ratio(rows)}). The other two over {pictures} pictures; the "
-        f"score is by {clip_name(bench)}, the paper's by another one."
+        f"score is by {clip_name(state)}, the paper's by another one."
     )
     document.tables.append(
         _table("Table 1: generation", note, columns, rows, ["ISTD", "FID", "CLIP score"], PAPER_GENERATION)
@@ -189,19 +191,21 @@ def _ratio(rows: Rows) -> str:
     return f": smooth / base is {smooth / base:.2f} here and 0.43 there" if base and smooth else ""
 
 
-def _reconstruction(bench: Bench, model: DiffusionModel, base: Variant, smooth: Variant, document: _Document) -> None:
-    columns = ["MSE", perceptual_name(bench), "SSIM", "PSNR"]
+def _reconstruction(
+    state: TablesRun, model: DiffusionModel, base: Variant, smooth: Variant, document: _Document
+) -> None:
+    columns = ["MSE", perceptual_name(state), "SSIM", "PSNR"]
     rows: Rows = {}
     for inversion in ("ddim", "nti"):
         for name, variant in (("base", base), ("smooth", smooth)):
-            rows |= inversion_figures(bench, variant, f"{name}, {inversion.upper()}", inversion)
+            rows |= rows_of_inversion(state, variant, f"{name}, {inversion.upper()}", inversion)
     copies = vae_copies(
-        model, bench.real.paths(bench.job.inverted), bench.folder / RUNS / "pictures", fresh=bench.job.force
+        model, state.real.paths(state.job.inverted), state.folder / RUNS / "pictures", fresh=state.job.force
     )
-    rows["VAE alone"] = reconstruction_figures(bench, copies, "vae")
+    rows["VAE alone"] = reconstruction_figures(state, copies, "vae")
     note = (
-        f"{len(bench.real.paths(bench.job.inverted))} pictures, inverted at guidance 1 and sampled at "
-        f"{bench.job.guidance:g}, measured as saved in 8 bits. MSE on [-1, 1] pixels, PSNR in dB."
+        f"{len(state.real.paths(state.job.inverted))} pictures, inverted at guidance 1 and sampled at "
+        f"{state.job.guidance:g}, measured as saved in 8 bits. MSE on [-1, 1] pixels, PSNR in dB."
     )
     document.tables.append(
         _table("Table 2: reconstruction", note, columns, rows, ["MSE", "LPIPS", "SSIM", "PSNR"], PAPER_RECONSTRUCTION)
@@ -209,17 +213,19 @@ def _reconstruction(bench: Bench, model: DiffusionModel, base: Variant, smooth: 
     document.orderings += reconstruction_orderings(rows, columns)
 
 
-def _training(bench: Bench, by_lambda: dict[str, Variant], by_rank: dict[str, Variant], document: _Document) -> None:
-    columns = ["ISTD", frechet_name(bench)]
+def _training(
+    state: TablesRun, by_lambda: dict[str, Variant], by_rank: dict[str, Variant], document: _Document
+) -> None:
+    columns = ["ISTD", frechet_name(state)]
     known: dict[str, list[Figure]] = {}
     for variant in (*by_lambda.values(), *by_rank.values()):
         if variant.name not in known:
-            known[variant.name] = [istd_figure(bench, variant), picture_figures(bench, variant)[0]]
+            known[variant.name] = [istd_figure(state, variant), picture_figures(state, variant)[0]]
     lambdas = {text: known[variant.name] for text, variant in by_lambda.items()}
     ranks = {text: known[variant.name] for text, variant in by_rank.items()}
-    steps, batch = bench.job.train_steps, bench.job.train_batch_size
+    steps, batch = state.job.train_steps, state.job.train_batch_size
     note = f"Trained here, {steps} steps of {batch} pictures (the paper: 30,000 of 96; lambda 1 in Table 4)."
-    weight = f"{bench.job.variation_weight:g}"
+    weight = f"{state.job.variation_weight:g}"
     for title, what, rows, paper in (
         ("Table 3: weight of the regulariser, rank 8", "lambda", lambdas, PAPER_LAMBDA),
         (f"Table 4: rank of the LoRA, lambda {weight}", "rank", ranks, PAPER_RANK),
@@ -230,9 +236,9 @@ def _training(bench: Bench, by_lambda: dict[str, Variant], by_rank: dict[str, Va
     document.orderings += training_orderings(lambdas, ranks, columns)
 
 
-def _sequences(bench: Bench, base: Variant, smooth: Variant, document: _Document) -> None:
+def _sequences(state: TablesRun, base: Variant, smooth: Variant, document: _Document) -> None:
     """The interpolation baselines, as figures and as a picture."""
-    few, many = bench.job.steps, 4 * bench.job.steps
+    few, many = state.job.steps, 4 * state.job.steps
     kinds: list[tuple[str, str, Variant, dict[str, Any]]] = [
         ("slerp walk, base", "slerp-base", base, {}),
         ("slerp walk, smooth", "slerp-smooth", smooth, {}),
@@ -243,8 +249,8 @@ def _sequences(bench: Bench, base: Variant, smooth: Variant, document: _Document
     rows: Rows = {}
     frames: dict[str, list[Path]] = {}
     for label, name, variant, settings in kinds:
-        rows[label], frames[label] = sequence_figures(bench, variant, name, settings)
-    columns = ["deviation of adjacent L2", *(f"{name} in {perceptual_name(bench)}" for name in ("PPL", "PDV"))]
+        rows[label], frames[label] = sequence_figures(state, variant, name, settings)
+    columns = ["deviation of adjacent L2", *(f"{name} in {perceptual_name(state)}" for name in ("PPL", "PDV"))]
     pairs = len(frames["VAE interpolation"])
     note = f"Between {pairs} pairs of pictures, {SEQUENCE_FRAMES} frames each; the paper gives no figures of these."
     document.tables.append(_table("Interpolation", note, columns, rows, columns, {}))
@@ -254,10 +260,10 @@ def _sequences(bench: Bench, base: Variant, smooth: Variant, document: _Document
         for label, figures in rows.items()
         if label not in ("slerp walk, smooth", "VAE interpolation")
     ]
-    _write_sheet(bench, frames)
+    _write_sheet(state, frames)
 
 
-def _write_sheet(bench: Bench, frames: dict[str, list[Path]]) -> None:
+def _write_sheet(state: TablesRun, frames: dict[str, list[Path]]) -> None:
     """The first pair by every method."""
     shown = {label: folders[0] for label, folders in frames.items() if folders}
     if not shown:
@@ -266,24 +272,24 @@ def _write_sheet(bench: Bench, frames: dict[str, list[Path]]) -> None:
         [load_image(path) for path in sorted(folder.iterdir(), key=lambda path: natural(path.name))]
         for folder in shown.values()
     ]
-    write_picture(bench.folder / "walks.png", contact_sheet(rows, row_labels=list(shown)))
-    bench.report.files["walks"] = "walks.png"
+    write_picture(state.folder / "walks.png", contact_sheet(rows, row_labels=list(shown)))
+    state.report.files["walks"] = "walks.png"
 
 
-def _write(bench: Bench, document: _Document) -> None:
-    report, model = bench.report, Path(str(bench.report.model["name"])).name
+def _write(state: TablesRun, document: _Document) -> None:
+    report, model = state.report, Path(str(state.report.model["name"])).name
     about = (
-        f"Model {model} at {bench.job.steps} steps and guidance {bench.job.guidance:g}, beside the figures of "
+        f"Model {model} at {state.job.steps} steps and guidance {state.job.guidance:g}, beside the figures of "
         f"{PAPER_TITLE}. Intervals are of 95 %, by the bootstrap for means and by the jackknife for Frechet distances; "
         "every figure leads to the report it comes from."
     )
     given = (TITLE, about, document.tables, document.orderings)
-    write_text_atomic(bench.folder / "tables.md", tables_markdown(*given))
-    write_text_atomic(bench.folder / "tables.html", tables_html(*given))
+    write_text_atomic(state.folder / "tables.md", tables_markdown(*given))
+    write_text_atomic(state.folder / "tables.html", tables_html(*given))
     report.files |= {"markdown": "tables.md", "page": "tables.html", "runs": RUNS}
     report.figures = {
         "tables": [asdict(table) for table in document.tables],
         "orderings": [asdict(ordering) for ordering in document.orderings],
     }
     report.notes += [line for table in document.tables for line in table.missing]
-    write_report(report, bench.folder)
+    write_report(report, state.folder)

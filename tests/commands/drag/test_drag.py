@@ -285,15 +285,15 @@ def test_a_benchmark_measures_every_item_beside_doing_nothing_and_names_the_fail
 def test_an_item_that_does_not_fit_into_memory_is_named_and_the_others_are_made(
     session, dragbench, tmp_path, monkeypatch: pytest.MonkeyPatch
 ):
-    drag_wish, asked_for = drag_bench.drag_wish, []
+    drag_one, asked_for = drag_bench.drag_one, []
 
     def full_at_two(*given):
         asked_for.append(given)
         if len(asked_for) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return drag_wish(*given)
+        return drag_one(*given)
 
-    monkeypatch.setattr(drag_bench, "drag_wish", full_at_two)
+    monkeypatch.setattr(drag_bench, "drag_one", full_at_two)
     asked = make_job("drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0,
                               "iterations": 1})  # fmt: skip
     with pytest.raises(BatchError, match="2 of 3 items failed, the first is animals/two"):

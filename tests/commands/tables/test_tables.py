@@ -256,9 +256,9 @@ def test_a_measurement_that_fails_empties_its_cells_and_is_told_at_the_end(measu
 def test_what_lies_behind_a_name_is_part_of_a_measurements_name(tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("a cat\n")
     settings = {"lora": ["none"], "prompts": str(tmp_path / "prompts.txt"), "model": "stickers"}
-    bench = table_runs.Bench(TablesJob(), tmp_path, None, None, silent)
-    before = bench.behind(settings)
+    state = table_runs.TablesRun(TablesJob(), tmp_path, None, None, silent)
+    before = state.behind(settings)
     (tmp_path / "prompts.txt").write_text("a dog\n")
-    bench.digests = Digests()
+    state.digests = Digests()
     assert len(before) == 1
-    assert bench.behind(settings) != before
+    assert state.behind(settings) != before
