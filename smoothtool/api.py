@@ -21,8 +21,7 @@ class Result(NamedTuple):
 
 def call(command: str, *inputs: Any, **settings: Any) -> Result:
     """Make the job, run it without progress, and open what it made."""
-    import importlib
-
+    from smoothtool.commands import run_job
     from smoothtool.jobs import JOBS, ReportJob, make_job, positional_of
     from smoothtool.recipe.defaults import with_defaults
     from smoothtool.types import silent
@@ -36,7 +35,7 @@ def call(command: str, *inputs: Any, **settings: Any) -> Result:
         job = make_job(command, {key: _as_path(value, Path(folder)) for key, value in settings.items()})
         assert isinstance(job, ReportJob)
         job = with_defaults(job.lending(Path(folder)))
-        report = importlib.import_module(f"smoothtool.commands.{command}.run").run(job, silent)
+        report = run_job(job, silent)
         _keep_inputs(sorted(Path(folder).iterdir()), report.folder / "inputs")
     made = sorted(report.folder.glob(job.made), key=lambda path: natural(path.name))
     return Result([_opened(path) for path in made], report)

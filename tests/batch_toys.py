@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from PIL import Image
 
 from smoothtool.batch.run import BatchOptions, run_batch
-from smoothtool.commands.shared.model_pool import Shared
 from smoothtool.errors import ModelError
 from smoothtool.files.pictures.images import load_image, save_image
 from smoothtool.files.storage.output import new_folder
@@ -26,7 +25,7 @@ def fake_invert(log: Path, before: Callable[[str], None] = lambda name: None,
                 inside: Callable[[Path], None] = lambda folder: None) -> SimpleNamespace:  # fmt: skip
     """`log` gets one line per call; `before` is told the picture's name, `inside` the folder that is being filled."""
 
-    def run(job, track: Track) -> Report:
+    def run(job, track: Track, pool=None) -> Report:
         before(Path(job.image).name)
         report = Report(command="invert", folder=job.output, job=job.settings(), figures={"losses": [0.5]})
         with new_folder(job.output, job.force) as folder:
@@ -52,7 +51,7 @@ def replace_invert() -> None:
     def no_model() -> None:
         raise ModelError("model/unet: is broken", "another copy of it")
 
-    def run(job, track: Track) -> Report:
+    def run(job, track: Track, pool=None) -> Report:
         root, name = job.output.parents[1], Path(job.image).name
 
         def inside(folder: Path) -> None:
@@ -64,13 +63,13 @@ def replace_invert() -> None:
             (folder / "half.png").unlink()
 
         if (root / "broken-model").exists():
-            Shared.active.open(job, no_model)
+            pool.open(job, no_model)
         (root / "workers").mkdir(exist_ok=True)
         (root / "workers" / str(os.getpid())).touch()
         end = time.monotonic() + 20
         while len(list((root / "workers").iterdir())) < 2 and time.monotonic() < end:
             time.sleep(0.01)
-        return fake_invert(root / "log", inside=inside).run(job, track)
+        return fake_invert(root / "log", inside=inside).run(job, track, pool)
 
     sys.modules["smoothtool.commands.invert.run"] = SimpleNamespace(run=run)  # type: ignore[assignment]
 

@@ -20,7 +20,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
     """Jobs that a fake `interpolate` was given; it makes two frames, the colours of the pictures it finds."""
     jobs = []
 
-    def run(job, track) -> Report:
+    def run(job, track, pool=None) -> Report:
         jobs.append(job)
         (tmp_path / "frames").mkdir()
         for index, name in enumerate(job.images):

@@ -31,7 +31,7 @@ from ray.exceptions import RayError, RayTaskError
 from smoothtool.batch.items import Work
 from smoothtool.batch.journal import Journal
 from smoothtool.batch.worker import PATIENCE_S, Batch, attempt, failure, in_groups, open_batch
-from smoothtool.commands.shared.model_pool import Shared
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import SmoothtoolError, UsageError, explain
 from smoothtool.types import Silent, Track
 
@@ -77,7 +77,7 @@ class Worker:
     """A process that makes items; its model stays loaded from one to the next."""
 
     def __init__(self) -> None:
-        self.shared = Shared()
+        self.pool = ModelPool()
         self.batch: Batch | None = None
 
     def start(self, posting: Posting) -> None:
@@ -98,8 +98,7 @@ class Worker:
         assert self.batch is not None, "a worker is started first"
         self.batch.track = notes = Notes()
         self.batch.stuck = {}
-        with self.shared as shared:
-            attempt(self.batch, works, shared)
+        attempt(self.batch, works, self.pool)
         if any(map(self.batch.is_left, works)):
             time.sleep(PATIENCE_S)  # a process outside the cluster is at it: no hurry to be given it again
         return Answer(notes.said, {name: explain(fault) for name, fault in self.batch.stuck.items()})

@@ -1,4 +1,4 @@
-"""Several items of a batch through the UNet at once: what they have in common is worked out ahead, apart for each.
+"""Several items of a batch through the UNet at once: what they have in common is precomputed, apart for each.
 
 Items go together when they agree in everything but picture, prompts and seed, and their pictures have one size. Then
 every item is run as it would be alone, with its own folder, record and failure, and finds its inversion and its edits
@@ -24,7 +24,7 @@ from smoothtool.batch.items import Work
 from smoothtool.commands.edit.methods import EDITS_OF_SEVERAL, Source
 from smoothtool.commands.edit.stages import DEFAULT_RATIO, edit_key, inversion_for, ratios_of, source_prompt
 from smoothtool.commands.invert.cached import Inverted, compute_each, inversion_settings, to_device
-from smoothtool.commands.shared.model_pool import Ahead, Shared
+from smoothtool.commands.shared.model_pool import ModelPool, Precomputed
 from smoothtool.commands.shared.session import load_pictures, open_session
 from smoothtool.diffusion.memory import failing_in_time
 from smoothtool.diffusion.model import DiffusionModel
@@ -87,28 +87,28 @@ def _place(text: str) -> Path:
         return Path(text)
 
 
-def work_ahead(jobs: Sequence[PictureJob], shared: Shared, track: Track) -> None:
-    """Fill `shared.ahead` with what these jobs will ask for, and `shared.share_s` with each one's part of the time.
+def precompute(jobs: Sequence[PictureJob], pool: ModelPool, track: Track) -> None:
+    """Fill `pool.precomputed` with what these jobs will ask for, and `pool.precompute_s` with each one's share of time.
 
-    Nothing is lost when it cannot be done: a job that finds nothing there does its own work, and tells its own fault.
-    When memory runs out, half as many go together from there on; those that are left alone are not worked ahead.
+    Nothing is lost when this fails: a job that finds nothing there does its own work and reports its own fault.
+    When memory runs out, half as many go together from there on; one that is left alone is not precomputed.
     """
     started = time.perf_counter()
     try:
-        model = open_session(jobs[0], track)
+        model = open_session(jobs[0], track, pool)
         with failing_in_time(model.device):
             members = [member for job in jobs if (member := _member(model, job))]
-            _in_parts(members, shared, lambda part: _together(model, part, shared, track))
+            _in_parts(members, pool, lambda part: _together(model, part, pool, track))
     except Exception as error:
-        if shared.fault(jobs[0]) is None:  # else told once, for all items of that model
+        if pool.fault(jobs[0]) is None:  # else told once, for all items of that model
             track.note(f"one at a time, because together it failed: {error}")
-    shared.share_s = (time.perf_counter() - started) / len(jobs)
+    pool.precompute_s = (time.perf_counter() - started) / len(jobs)
 
 
-def _in_parts(members: Sequence[_Member], shared: Shared, work: Callable[[Sequence[_Member]], None]) -> None:
+def _in_parts(members: Sequence[_Member], pool: ModelPool, work: Callable[[Sequence[_Member]], None]) -> None:
     at = 0
-    while at < len(members) and shared.fits > 1:
-        part = members[at : at + shared.fits]
+    while at < len(members) and pool.batch_limit > 1:
+        part = members[at : at + pool.batch_limit]
         try:
             if len(part) > 1:
                 work(part)
@@ -117,7 +117,7 @@ def _in_parts(members: Sequence[_Member], shared: Shared, work: Callable[[Sequen
         except Exception as error:
             if not out_of_memory(error):
                 raise
-        shared.fits = len(part) // 2  # past the handler, which holds on to what did not fit
+        pool.batch_limit = len(part) // 2  # past the handler, which holds on to what did not fit
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -139,22 +139,22 @@ def _inversion_of(job: PictureJob) -> str | None:
     return inversion_for(job) if isinstance(job, EditJob) else job.inversion
 
 
-def _together(model: DiffusionModel, members: Sequence[_Member], shared: Shared, track: Track) -> None:
-    inversions = _invert(model, [member for member in members if member.key], shared, track)
+def _together(model: DiffusionModel, members: Sequence[_Member], pool: ModelPool, track: Track) -> None:
+    inversions = _invert(model, [member for member in members if member.key], pool, track)
     sources = [
         Source(model, member.job, track, member.picture, _inverted(member, inversions))
         for member in members
         if isinstance(member.job, EditJob) and member.job.method in EDITS_OF_SEVERAL
     ]
     if sources:
-        _edit(model, sources, shared)
+        _edit(model, sources, pool)
 
 
 def _inverted(member: _Member, inversions: dict[str, Inversion]) -> Inverted | None:
     return Inverted(inversions[member.key], (member.picture,), {}) if member.key else None
 
 
-def _invert(model: DiffusionModel, members: Sequence[_Member], shared: Shared, track: Track) -> dict[str, Inversion]:
+def _invert(model: DiffusionModel, members: Sequence[_Member], pool: ModelPool, track: Track) -> dict[str, Inversion]:
     """Inversions by key: from the cache, and all others in one batch."""
     cache, found = InversionCache(), dict[str, Inversion]()
     missing: dict[str, _Member] = {}
@@ -170,11 +170,11 @@ def _invert(model: DiffusionModel, members: Sequence[_Member], shared: Shared, t
         job = each[0].job.model_copy(update={"inversion": _inversion_of(each[0].job)})
         made = compute_each(model, [one.picture for one in each], [one.prompt for one in each], job, track)
         found |= zip(missing, made, strict=True)
-        shared.ahead |= {(key,): Ahead(found[key], found[key].unet_calls) for key in missing}
+        pool.precomputed |= {(key,): Precomputed(found[key], found[key].unet_calls) for key in missing}
     return found
 
 
-def _edit(model: DiffusionModel, sources: Sequence[Source], shared: Shared) -> None:
+def _edit(model: DiffusionModel, sources: Sequence[Source], pool: ModelPool) -> None:
     """Every target, by its number, at every ratio."""
     job = sources[0].job
     for number in range(len(job.trg)):
@@ -184,4 +184,4 @@ def _edit(model: DiffusionModel, sources: Sequence[Source], shared: Shared) -> N
             latents = EDITS_OF_SEVERAL[job.method](sources, targets, float(ratio or DEFAULT_RATIO))
             calls = model.counter.calls - calls
             for source, target, own in zip(sources, targets, torch.split(latents, 1), strict=True):
-                shared.ahead[edit_key(source.job, target, ratio)] = Ahead(own, calls)
+                pool.precomputed[edit_key(source.job, target, ratio)] = Precomputed(own, calls)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.batch.items import Work, finished
 from smoothtool.batch.journal import Journal
-from smoothtool.commands.shared.model_pool import Shared
+from smoothtool.commands import run_job
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import (
     InputError,
     SmoothtoolError,
@@ -24,7 +24,7 @@ from smoothtool.errors import (
 from smoothtool.types import Outcome, Track
 
 if TYPE_CHECKING:
-    from smoothtool.jobs import Job
+    pass
 
 PATIENCE_S = 0.2
 """Between two looks at an item that another process is working on."""
@@ -87,15 +87,15 @@ def work_here(batch: Batch, works: Sequence[Work], stopped: Callable[[], bool]) 
     Raises: KeyboardInterrupt when asked to stop and there is more to do.
     """
     left = in_groups(works, _has_gpu)
-    with Shared() as shared:
-        while left:
-            for group in left:
-                if stopped():
-                    raise KeyboardInterrupt
-                attempt(batch, group, shared)
-                yield from (work for work in group if work.name in batch.outcomes)
-            left = [[work] for group in left for work in group if batch.is_left(work)]
-            time.sleep(PATIENCE_S if left else 0)
+    pool = ModelPool()
+    while left:
+        for group in left:
+            if stopped():
+                raise KeyboardInterrupt
+            attempt(batch, group, pool)
+            yield from (work for work in group if work.name in batch.outcomes)
+        left = [[work] for group in left for work in group if batch.is_left(work)]
+        time.sleep(PATIENCE_S if left else 0)
 
 
 def in_groups(works: Sequence[Work], on_gpu: Callable[[], bool]) -> list[list[Work]]:
@@ -115,40 +115,40 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def attempt(batch: Batch, works: Sequence[Work], shared: Shared) -> None:
+def attempt(batch: Batch, works: Sequence[Work], pool: ModelPool) -> None:
     """Make these items, except what is settled meanwhile, or what another process is at; several go together."""
     with ExitStack() as claims:
         free = [work for work in works if claims.enter_context(batch.journal.claim(work.name))]
         batch.journal.refresh()
         todo = [work for work in free if not batch.settle(work)]
         if len(todo) > 1:
-            _work_ahead(todo, batch, shared)
+            _precompute(todo, batch, pool)
         for work in todo:
-            fault = shared.fault(work.item.job) or _work(work, batch, shared)
+            fault = pool.fault(work.item.job) or _work(work, batch, pool)
             if fault is not None:
                 batch.stuck[work.name] = fault
-        shared.clear_ahead()
+        pool.clear_precomputed()
 
 
-def _work_ahead(works: Sequence[Work], batch: Batch, shared: Shared) -> None:
-    from smoothtool.batch.together import work_ahead
+def _precompute(works: Sequence[Work], batch: Batch, pool: ModelPool) -> None:
+    from smoothtool.batch.together import precompute
 
     jobs = []
     for work in works:
         with suppress(SmoothtoolError):  # told when its turn comes
             jobs.append(work.job_in(batch.journal.folder, known=False))
     if len(jobs) > 1:
-        work_ahead(jobs, shared, batch.track)  # type: ignore[arg-type]  # what stands in one group is a PictureJob
+        precompute(jobs, pool, batch.track)  # type: ignore[arg-type]  # what stands in one group is a PictureJob
 
 
-def _work(work: Work, batch: Batch, shared: Shared) -> Exception | None:
+def _work(work: Work, batch: Batch, pool: ModelPool) -> Exception | None:
     """Why the item cannot be made yet: its model does not load. Else it is written down how it went.
 
     Raises: StorageError when the disk is full: nothing can go on.
     """
     try:
-        facts = _make(work, batch, shared)
-        fault = shared.fault(work.item.job)
+        facts = _make(work, batch, pool)
+        fault = pool.fault(work.item.job)
         if fault is None:
             batch.write_down(work, facts)
         return fault
@@ -159,18 +159,18 @@ def _work(work: Work, batch: Batch, shared: Shared) -> Exception | None:
         raise
 
 
-def _make(work: Work, batch: Batch, shared: Shared) -> dict[str, Any]:
+def _make(work: Work, batch: Batch, pool: ModelPool) -> dict[str, Any]:
     """Run the job; a failure is told like any other result, except that of a full disk."""
-    started = time.perf_counter() - shared.share_s
+    started = time.perf_counter() - pool.precompute_s
     try:
         known = (batch.journal.folder / work.name / "report.json").is_file()
-        _run(work.job_in(batch.journal.folder, known), batch.track, shared)
+        run_job(work.job_in(batch.journal.folder, known), batch.track, pool)
         facts: dict[str, Any] = {"status": "made"}
     except Exception as error:
         if disk_is_full(error):
             raise
         if not isinstance(error, (UsageError, InputError)):
-            shared.forget()
+            pool.drop()
         facts = failure(error)
     return facts | {"seconds": round(time.perf_counter() - started, 3)}
 
@@ -179,11 +179,3 @@ def failure(error: Exception) -> dict[str, Any]:
     """What the journal keeps of an item that failed."""
     told = explain(error)
     return {"status": "failed", "error": told.what, "hint": told.hint, "exit_code": told.exit_code}
-
-
-def _run(job: Job, track: Track, shared: Shared) -> None:
-    try:
-        importlib.import_module(f"smoothtool.commands.{job.command}.run").run(job, track)
-    finally:
-        if job.changes_model:
-            shared.forget()

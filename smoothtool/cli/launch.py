@@ -20,6 +20,7 @@ from smoothtool.cli.figures import figure_lines
 from smoothtool.cli.shards import shard_from_environment
 from smoothtool.cli.signals import at_once
 from smoothtool.cli.streams import speaks_utf8
+from smoothtool.commands import run_job
 from smoothtool.errors import BatchError, Stopped, UsageError, closest
 from smoothtool.jobs import Job, parse_shard
 from smoothtool.recipe.estimate import estimate_unet_calls
@@ -208,8 +209,8 @@ def _run(job: Job) -> None:
             resolve_picture(name)  # a missing file is told at once; importing torch takes seconds
     try:
         with console.Progress() as progress:
-            command = _loaded(f"smoothtool.commands.{job.command}.run", progress)
-            report = command.run(job, progress)
+            _loaded(f"smoothtool.commands.{job.command}.run", progress)
+            report = run_job(job, progress)
     except KeyboardInterrupt as stop:
         kept = stop.kept if isinstance(stop, Stopped) else ""
         console.notice(f"stopped: {kept or 'nothing was kept'}")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from smoothtool.comfyui.inputs import optional_inputs, settings_of
+from smoothtool.commands import run_job
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.jobs import make_job
 from smoothtool.recipe.defaults import with_defaults
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 IMAGE: tuple[str, dict[str, Any]] = ("IMAGE", {})
 CATEGORY = "smoothtool"
+_pool = ModelPool()
+"""The loaded model, kept from one node to the next."""
 
 
 class Node:
@@ -40,11 +44,8 @@ class Node:
 
     def make(self, folder: Path, settings: dict[str, Any]) -> Report:
         """Run the command into a folder below `folder`."""
-        import importlib
-
         job = with_defaults(make_job(self.command, {**settings, "output": folder / "result"}))
-        with _models():
-            return importlib.import_module(f"smoothtool.commands.{self.command}.run").run(job, ComfyTrack())
+        return run_job(job, ComfyTrack(), _pool)
 
 
 class Edit(Node):
@@ -180,18 +181,6 @@ def _opened(report: Report, pattern: str) -> list[Image.Image]:
             picture.load()
             opened.append(picture)
     return opened
-
-
-_pool: list[Any] = []
-
-
-def _models() -> Any:
-    """The loaded model, kept from one node to the next."""
-    from smoothtool.commands.shared.model_pool import Shared
-
-    if not _pool:
-        _pool.append(Shared())
-    return _pool[0]
 
 
 NODE_CLASS_MAPPINGS = {

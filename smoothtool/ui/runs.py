@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
 
+from smoothtool.commands import run_job
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import InputError, UsageError, explain
 from smoothtool.jobs import Job, make_job
 from smoothtool.recipe.command_line import command_line
@@ -156,21 +156,17 @@ class Session:
             self.runs[number - 1].stop.set()
 
     def _work(self) -> None:
-        from smoothtool.commands.shared.model_pool import Shared
+        pool = ModelPool()
+        while (run := self._queue.get()) is not None:
+            self._run(run, pool)
 
-        with ExitStack() as stack:
-            stack.enter_context(Shared())
-            while (run := self._queue.get()) is not None:
-                self._run(run)
-
-    def _run(self, run: Run) -> None:
+    def _run(self, run: Run, pool: ModelPool) -> None:
         if run.stop.is_set():
             run.status = "stopped"
             return
         run.status, run.stage = "running", "loading"
         try:
-            command = importlib.import_module(f"smoothtool.commands.{run.job.command}.run")
-            report = command.run(run.job, RunTrack(run))
+            report = run_job(run.job, RunTrack(run), pool)
         except StoppedError:
             run.status = "stopped"
         except Exception as error:  # whatever happens in a run, the page stays

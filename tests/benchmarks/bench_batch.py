@@ -48,7 +48,7 @@ def _timed(plan, root: Path) -> tuple[float, float]:
     """CPU seconds of the batch, and of the command within it."""
     command, own = fake_invert(root / "log"), 0.0
 
-    def run(job, track):
+    def run(job, track, pool=None):
         nonlocal own
         started = time.process_time()
         report = command.run(job, track)

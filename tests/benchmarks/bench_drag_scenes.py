@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 from smoothtool.commands.drag.picture import DragRequest, drag_one
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import open_session
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.drawing.trajectory import draw_points
@@ -132,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     chosen, (shard, shards) = moves(options.count), map(int, options.shard.split("/"))
-    model = open_session(make_job("drag", {**SCENE, "model": options.model}), silent)
+    model = open_session(make_job("drag", {**SCENE, "model": options.model}), silent, ModelPool())
     for lora_steps in options.lora_steps:
         for index in range(shard, len(chosen), shards):
             drag_scene(model, index, chosen[index], lora_steps, options)

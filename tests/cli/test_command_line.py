@@ -48,7 +48,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     return go
 
 
-def finished(job, track: Track) -> Report:
+def finished(job, track: Track, pool) -> Report:
     track.note("model: [bold]toy[/bold]")
     for _ in track(range(3), "inverting", 3):
         pass
@@ -56,7 +56,7 @@ def finished(job, track: Track) -> Report:
 
 
 def failing(fault: BaseException):
-    def run(job, track: Track) -> Report:
+    def run(job, track: Track, pool=None) -> Report:
         raise fault
 
     return run
@@ -125,9 +125,9 @@ def test_usage_errors_exit_with_2(call, arguments: list[str]) -> None:
 def test_a_dry_run_is_a_recipe_that_runs_the_same_job(call, tmp_path: Path) -> None:
     seen = []
 
-    def run(job, track: Track) -> Report:
+    def run(job, track: Track, pool=None) -> Report:
         seen.append(job)
-        return finished(job, track)
+        return finished(job, track, pool)
 
     options = ["--src", "x", "--src", "y", "--loop", "-g", "2", "-n", "3"]
     arguments = ["interpolate", "samples:fox", "samples:cat", *options]
@@ -143,9 +143,9 @@ def test_run_takes_jobs_one_after_another_with_overrides(call, tmp_path: Path) -
     recipe.write_text("jobs: [{command: interpolate, images: [a, b]}, {command: invert, image: c}]")
     seen = []
 
-    def run(job, track: Track) -> Report:
+    def run(job, track: Track, pool=None) -> Report:
         seen.append(job)
-        return finished(job, track)
+        return finished(job, track, pool)
 
     output = tmp_path / "out"
     (tmp_path / "model_index.json").write_text("{}")
@@ -242,7 +242,7 @@ def test_a_terminated_process_exits_with_143_and_cleans_up() -> None:
     script = """
 import os, signal, sys
 from types import SimpleNamespace
-def run(job, track):
+def run(job, track, pool=None):
     try:
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()

@@ -31,7 +31,7 @@ class GreyJob(ReportJob):
     level: Annotated[int, Flag("-l")] = Field(9, ge=0, le=255, description="How light")
 
 
-def run(job, track):
+def run(job, track, pool=None):
     job.output.mkdir()
     Image.new("L", (4, 4), job.level).save(job.output / "grey.png")
     return Report(command="grey", folder=job.output, job=job.settings())

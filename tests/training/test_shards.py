@@ -115,7 +115,7 @@ def test_no_shard_and_an_empty_one_are_input_errors(tmp_path):
 
 def test_training_from_shards_skips_the_broken_and_resumes_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(train, "open_session", lambda job, track: tiny_model(tmp_path / "tokenizer"))
+    monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))
     files = {f"{n}.{suffix}": content for n in range(5) for suffix, content in (("png", png(n)), ("txt", b"a cat"))}
     shard(tmp_path / "a.tar", files | {"5.png": b"no picture", "5.txt": b"a dog"})
 

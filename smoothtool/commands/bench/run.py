@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from smoothtool.commands import run_job
 from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures
 from smoothtool.commands.bench.morph import MORPH
 from smoothtool.commands.bench.pie import PIE
 from smoothtool.commands.shared.folders import stopped_with
-from smoothtool.commands.shared.model_pool import Shared
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import next_free, start_report
 from smoothtool.errors import BatchError, SmoothtoolError, UsageError, explain, out_of_memory
 from smoothtool.files.drawing.markdown import markdown_table
@@ -39,9 +38,9 @@ SCALES = {"structure": 1e3, "lpips": 1e3, "mse": 1e4, "ssim": 1e2}
 """How many times larger PIE-Bench prints a figure than it is."""
 
 
-def run(job: BenchJob, track: Track) -> Report:
+def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Make and measure; leaves items/, items.jsonl (which a second run continues), items.csv, table.md, table.html."""
-    benchmark = BENCHMARKS[job.benchmark]
+    benchmark, pool = BENCHMARKS[job.benchmark], pool or ModelPool()
     # 1. items, each as a job of the command that makes it; the folder
     items = benchmark.read(at_home(job.folder))[: job.limit]
     asked = {item.key: _job_of(job, benchmark, item) for item in items}
@@ -54,9 +53,9 @@ def run(job: BenchJob, track: Track) -> Report:
     todo = [item for item in list(items)[index - 1 :: count] if item.key not in known]
     for note in report.notes:
         track.note(note)
-    with _one_model(), stopped_with(lambda: f"the same command goes on, with -o {report.folder}"):
+    with stopped_with(lambda: f"the same command goes on, with -o {report.folder}"):
         for item in track(todo, "measuring", len(todo)):
-            known[item.key] = _record(item, asked[item.key], report.folder, measure)
+            known[item.key] = _record(item, asked[item.key], report.folder, measure, pool)
             append_record(report.folder / _records_name(job), known[item.key])
     # 3. the table, beside the published rows
     rows = [known[item.key] for item in items if item.key in known]
@@ -78,16 +77,6 @@ def _job_of(job: BenchJob, benchmark: Benchmark, item: BenchItem) -> Job:
     if clash is not None:
         raise UsageError(f"--set {clash}: has a place of its own", f"--{clash.replace('_', '-')}, or leave it out")
     return make_job(benchmark.command, {**everyone, **chosen, **item.settings, **own})
-
-
-@contextmanager
-def _one_model() -> Iterator[None]:
-    """All items use one model, also where the benchmark itself runs among other jobs."""
-    if Shared.active is not None:
-        yield
-        return
-    with Shared():
-        yield
 
 
 def _open_bench_folder(job: BenchJob, report: Report) -> Path:
@@ -115,12 +104,11 @@ def _key(job: Job) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _record(item: BenchItem, job: Job, folder: Path, measure: Any) -> dict[str, Any]:
+def _record(item: BenchItem, job: Job, folder: Path, measure: Any, pool: ModelPool) -> dict[str, Any]:
     """One item's record; one that cannot be made, or does not fit into memory, says why."""
     result, head = folder / "items" / item.key, {"item": item.key, "key": _key(job)}
     try:
-        command = importlib.import_module(f"smoothtool.commands.{job.command}.run")
-        made = command.run(job.model_copy(update={"output": result, "force": result.exists()}), silent)
+        made = run_job(job.model_copy(update={"output": result, "force": result.exists()}), silent, pool)
         figures, no_edit = measure(item, result)
     except (SmoothtoolError, RuntimeError, MemoryError) as error:
         if not (isinstance(error, SmoothtoolError) or out_of_memory(error)):

@@ -17,6 +17,7 @@ from PIL import Image
 from smoothtool.commands.drag.picture import DragRequest, drag_one
 from smoothtool.commands.shared.cost import peak_memory_mb
 from smoothtool.commands.shared.folders import growing_result, stopped_with
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import finish, open_session, start_report
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import lora_disabled
@@ -53,20 +54,21 @@ class _DragBenchRun:
     eye: DiffusionModel
     folder: Path
     key: str
+    pool: ModelPool
 
 
-def run_bench(job: DragJob, track: Track) -> Report:
+def run_bench(job: DragJob, track: Track, pool: ModelPool) -> Report:
     """Measure; leaves items/, items.jsonl (which a second run continues), sheet.png, report.json, job.yaml."""
     assert job.bench is not None
     # 1. items, folder, models
     items = _items(job.bench)
     report = start_report(job, [job.bench.name])
     place = growing_result(report, job, _has_records)
-    model = open_session(job, track)
+    model = open_session(job, track, pool)
     eye = _eye(model, job, report, track)
     with place.opened(alone=False) as folder, stopped_with(lambda: _kept(folder, place.place)):
         report.folder = place.place
-        rows = _drag_all(_DragBenchRun(job, model, eye, folder, _key(job, model)), items, report, track)
+        rows = _drag_all(_DragBenchRun(job, model, eye, folder, _key(job, model), pool), items, report, track)
     failed = [row["item"] for row in rows if "error" in row]
     if failed:
         raise BatchError(
@@ -89,7 +91,7 @@ def _drag_all(state: _DragBenchRun, items: list[str], report: Report, track: Tra
         report.notes.append(f"image fidelity is not measured: {reason}")
     _sheet(state, rows)
     report.files = {"records": RECORDS, "sheet": "sheet.png"}
-    finish(report, state.model, state.folder)
+    finish(report, state.model, state.folder, state.pool)
     return rows
 
 

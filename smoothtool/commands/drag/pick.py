@@ -12,8 +12,8 @@ from smoothtool.commands.drag.page.server import PageRequest, PointPage
 from smoothtool.commands.drag.picture import drag_picture
 from smoothtool.commands.shared.browser import open_in_browser
 from smoothtool.commands.shared.folders import stopped_with
-from smoothtool.commands.shared.session import next_free, open_session, start_report
-from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.commands.shared.model_pool import ModelPool
+from smoothtool.commands.shared.session import next_free, start_report
 from smoothtool.errors import InputError, StorageError, UsageError, explain
 from smoothtool.files.lists.points import write_points
 from smoothtool.files.pictures.images import load_image
@@ -49,7 +49,7 @@ class PageTrack:
         self.track.status(text)
 
 
-def run_picked(job: DragJob, track: Track) -> Report:
+def run_picked(job: DragJob, track: Track, pool: ModelPool) -> Report:
     """Serve the page until Finish is pressed; every Run leaves a result folder of its own, beside what it was made of.
 
     Returns the report of the last run, or one that names the saved points.
@@ -59,7 +59,7 @@ def run_picked(job: DragJob, track: Track) -> Report:
     picture = load_image(resolve_picture(job.image))
     root = start_report(job, [job.image])
     output_folder(root.folder, force=job.force)
-    picked = _Picked(job, root)
+    picked = _Picked(job, root, pool)
     with PointPage(picture) as page, stopped_with(picked.kept):
         track.tell(f"open {page.url}")
         open_in_browser(page.url_for_browser)
@@ -72,12 +72,12 @@ def run_picked(job: DragJob, track: Track) -> Report:
 
 @dataclass
 class _Picked:
-    """What has come of the page so far; the model stays loaded from one Run to the next."""
+    """What has come of the page so far; the model stays in the pool from one Run to the next."""
 
     job: DragJob
     root: Report
+    pool: ModelPool
     report: Report | None = None
-    model: DiffusionModel | None = None
     made: bool = False
 
     def answer(self, request: PageRequest, page: PointPage, track: Track) -> None:
@@ -89,13 +89,12 @@ class _Picked:
                 self.report = self.report or self.root
                 page.say(f"saved in {self.root.folder}")
                 return
-            self.model = self.model or open_session(self.job, track)
-            self.report = drag_picture(asked, PageTrack(page, track), self.model)
+            self.report = drag_picture(asked, PageTrack(page, track), self.pool)
             page.show(load_image(self.report.folder / "dragged.png"))
         except (UsageError, InputError, StorageError) as error:
             page.fail(str(error))
         except Exception as error:
-            self.model = None  # it may have been left changed
+            self.pool.drop()  # its model may have been left changed
             page.fail(str(explain(error)))
 
     def kept(self) -> str:

@@ -26,8 +26,9 @@ from smoothtool.commands.drag.stages import (
 from smoothtool.commands.drag.warping import Unwarped, open_to_warp, warp
 from smoothtool.commands.shared.cost import peak_memory_mb, timed
 from smoothtool.commands.shared.folders import result_folder
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
-    describe_model,
+    finish,
     note_prompts,
     note_size,
     open_session,
@@ -47,7 +48,7 @@ from smoothtool.files.lists.points import (
 )
 from smoothtool.files.pictures.images import a1111_parameters, load_image, save_image
 from smoothtool.files.pictures.sequences import save_webp
-from smoothtool.files.storage.reports import picture_document, write_report
+from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_point
 from smoothtool.methods.drag.dragdiffusion import DragSettings
@@ -74,19 +75,15 @@ class DragRequest:
     prompt: str
 
 
-def drag_picture(job: DragJob, track: Track, model: DiffusionModel | None = None) -> Report:
-    """One picture from its file, or from the prompt it is made of, to its folder; the job has its seed.
-
-    model  the job's, where it is loaded already
-    """
+def drag_picture(job: DragJob, track: Track, pool: ModelPool) -> Report:
+    """One picture from its file, or from the prompt it is made of, to its folder; the job has its seed."""
     report = start_report(job, [job.image or job.prompt or "drag"])
     with result_folder(report, job) as folder:
         # 1. picture, points and mask; then the model, which takes seconds to load
         with timed(report, "load"):
             picture = load_image(resolve_picture(job.image)) if job.image else None
             request = read_request(job, picture, picture.size) if picture else None
-            model = model or open_session(job, track)
-            calls = model.counter.calls
+            model = open_session(job, track, pool)
             request = request or read_request(job, None, generated_size_px(model, job))
             note_prompts(model, [request.prompt, job.negative], track, report)
         # 2. drag
@@ -96,8 +93,7 @@ def drag_picture(job: DragJob, track: Track, model: DiffusionModel | None = None
             peak_mb = round(peak_memory_mb(model.device) or 0)
             report.figures = {**drag_figures(request.points, dragged), "peak_memory_mb": peak_mb}
             report.files = _write(folder, request, dragged, job, model, report)
-        report.model, report.unet_calls = describe_model(model), model.counter.calls - calls
-        write_report(report, folder)
+        finish(report, model, folder, pool)
     return report
 
 

@@ -8,6 +8,7 @@ from smoothtool.commands.drag.bench import run_bench
 from smoothtool.commands.drag.pick import run_picked
 from smoothtool.commands.drag.picture import drag_picture
 from smoothtool.commands.drag.stages import first_step
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import with_seed
 from smoothtool.types import Report, Track
 
@@ -15,15 +16,16 @@ if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
 
 
-def run(job: DragJob, track: Track) -> Report:
+def run(job: DragJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Drag; leaves dragged.png, before-after.png, trajectory.webp, points.json, report.json, job.yaml.
 
     With --bench it drags and measures every item of a folder, with --pick what is clicked on a page in the browser.
     """
+    pool = pool or ModelPool()
     job = with_seed(job)
     first_step(job)
     if job.bench is not None:
-        return run_bench(job, track)
+        return run_bench(job, track, pool)
     if job.pick:
-        return run_picked(job, track)
-    return drag_picture(job, track)
+        return run_picked(job, track, pool)
+    return drag_picture(job, track, pool)

@@ -19,6 +19,7 @@ from smoothtool.commands.edit.stages import (
 from smoothtool.commands.invert.cached import note_convergence
 from smoothtool.commands.shared.comparison import Row, cost_columns, write_comparison
 from smoothtool.commands.shared.cost import measured
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import note_size
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from smoothtool.jobs import EditJob
 
 
-def compare_edits(model: DiffusionModel, job: EditJob, track: Track, report: Report, folder: Path) -> None:
+def compare_edits(
+    model: DiffusionModel, job: EditJob, track: Track, report: Report, folder: Path, pool: ModelPool
+) -> None:
     """Every editing method with its own choice of inversion, on the first target and ratio."""
     clip = clip_if_there(job, report)
     rows: list[Row] = []
@@ -42,7 +45,8 @@ def compare_edits(model: DiffusionModel, job: EditJob, track: Track, report: Rep
             report.notes.append(f"{method} is left out: it compares two prompts, and there is no --src")
             continue
         try:
-            row, before, after = _method(model, job.model_copy(update={"method": method}), track, clip, report)
+            wanted = job.model_copy(update={"method": method, "inversion": "auto"})
+            row, before, after = _method(model, wanted, track, clip, report, pool)
         except SmoothtoolError as error:
             failed = error
             report.notes.append(f"{method} is left out: {error}")
@@ -55,13 +59,12 @@ def compare_edits(model: DiffusionModel, job: EditJob, track: Track, report: Rep
 
 
 def _method(
-    model: DiffusionModel, job: EditJob, track: Track, clip: Clip | None, report: Report
+    model: DiffusionModel, job: EditJob, track: Track, clip: Clip | None, report: Report, pool: ModelPool
 ) -> tuple[Row, torch.Tensor, torch.Tensor]:
     """(row of the table, source picture, edited picture)."""
-    job = job.model_copy(update={"inversion": "auto"})
     with measured(model) as opening:
-        source = open_source(model, job, track)
-    edit = one_edit(source, job.trg[0], (job.ratio or [DEFAULT_RATIO])[0])
+        source = open_source(model, job, track, pool)
+    edit = one_edit(source, job.trg[0], (job.ratio or [DEFAULT_RATIO])[0], pool)
     before = crop_back(source.picture.pixel_values, source.picture)
     figures = edit_figures(edit, before, clip)
     inverted = source.inverted

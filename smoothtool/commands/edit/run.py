@@ -11,6 +11,7 @@ from smoothtool.commands.edit.stages import Edit, clip_if_there, edit_figures, o
 from smoothtool.commands.invert.cached import inversion_figures, note_convergence
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import result_folder
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
     begin,
     finish,
@@ -34,33 +35,34 @@ if TYPE_CHECKING:
     from smoothtool.jobs import EditJob
 
 
-def run(job: EditJob, track: Track) -> Report:
+def run(job: EditJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Edit one picture; leaves edited*.png, before-after.png, report.json, job.yaml; sheet.png for several."""
+    pool = pool or ModelPool()
     job, report = begin(chosen(job), [job.image])
     if "method" in job.origins:
         track.note(f"method {job.method}: {job.origins['method']}")
     with result_folder(report, job) as folder:
         # 1. model
         with timed(report, "load"):
-            model = open_session(job, track)
+            model = open_session(job, track, pool)
             prompts = [job.src, *job.trg, *job.src_sentence, *job.trg_sentence, job.negative]
             note_prompts(model, prompts, track, report)
         # 2. edit, measure and write
-        (compare_edits if job.compare else _edit)(model, job, track, report, folder)
-        finish(report, model, folder)
+        (compare_edits if job.compare else _edit)(model, job, track, report, folder, pool)
+        finish(report, model, folder, pool)
     return report
 
 
-def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, folder: Path) -> None:
+def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, folder: Path, pool: ModelPool) -> None:
     """All targets and ratios from one inversion."""
     with timed(report, "invert"):
-        source = open_source(model, job, track)
+        source = open_source(model, job, track, pool)
     note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track, report)
     note_cropped([job.image], [source.picture], track, report)
     if source.inverted is not None:
         note_convergence(source.inverted.inversion, track, report)
     ratios = ratios_of(job)
-    edits = [one_edit(source, target, ratio) for target in job.trg for ratio in ratios]
+    edits = [one_edit(source, target, ratio, pool) for target in job.trg for ratio in ratios]
     report.seconds["edit"] = sum(edit.cost.seconds for edit in edits)
     clip = clip_if_there(job, report)
     before = crop_back(source.picture.pixel_values, source.picture)

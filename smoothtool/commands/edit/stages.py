@@ -11,7 +11,7 @@ import torch
 from smoothtool.commands.edit.methods import EDITS, Source, clip_of
 from smoothtool.commands.invert.cached import invert_pictures, open_inversion
 from smoothtool.commands.shared.cost import Cost, measured
-from smoothtool.commands.shared.model_pool import worked_out
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import load_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
@@ -39,7 +39,7 @@ class Edit:
     cost: Cost
 
 
-def open_source(model: DiffusionModel, job: EditJob, track: Track) -> Source:
+def open_source(model: DiffusionModel, job: EditJob, track: Track, pool: ModelPool) -> Source:
     """Read the picture, or the inversion file, and invert what has to be inverted.
 
     Raises: UsageError when an inversion file does not fit the job.
@@ -53,7 +53,7 @@ def open_source(model: DiffusionModel, job: EditJob, track: Track) -> Source:
     name = inversion_for(job)
     if name is None:
         return Source(model, job, track, picture, None)
-    inverted = invert_pictures(model, [picture], prompts, job.model_copy(update={"inversion": name}), track)
+    inverted = invert_pictures(model, [picture], prompts, job.model_copy(update={"inversion": name}), track, pool)
     return Source(model, job, track, picture, inverted)
 
 
@@ -106,14 +106,14 @@ def ratios_of(job: EditJob) -> list[str]:
 
 
 def edit_key(job: EditJob, target: str, ratio: str) -> tuple[object, ...]:
-    """What an edit is called that is worked out ahead: in a batch every item has a folder of its own."""
+    """The key of a precomputed edit: in a batch every item has a folder of its own."""
     return job.output, job.method, target, ratio
 
 
-def one_edit(source: Source, target: str, ratio: str) -> Edit:
+def one_edit(source: Source, target: str, ratio: str, pool: ModelPool) -> Edit:
     job, edit = source.job, EDITS[source.job.method]
     with measured(source.model) as cost:
-        latents = worked_out(
+        latents = pool.take(
             edit_key(job, target, ratio), source.model, lambda: edit(source, target, float(ratio or DEFAULT_RATIO))
         )
     return Edit(target, ratio, crop_back(source.model.decode_latents(latents), source.picture), cost)

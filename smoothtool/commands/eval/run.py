@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from smoothtool.commands.shared.folders import result_folder
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import start_report
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.lists.captions import PictureCaptions
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 BATCH = 32
 
 
-def run(job: EvalJob, track: Track) -> Report:
+def run(job: EvalJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Measure; leaves report.json and job.yaml."""
     report = start_report(job, [job.metric, *job.folders])
     with result_folder(report, job) as folder:

@@ -12,6 +12,7 @@ from smoothtool.commands.interpolate.stages import Ends, Frames, frames_between,
 from smoothtool.commands.invert.cached import inversion_figures, note_convergence
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import result_folder
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
     begin,
     finish,
@@ -34,22 +35,23 @@ if TYPE_CHECKING:
 ANID_STEPS = 200
 
 
-def run(job: InterpolateJob, track: Track) -> Report:
+def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Make the sequence; leaves frames/, sheet.png, the videos, report.json, job.yaml."""
+    pool = pool or ModelPool()
     if job.mp4:
         check_mp4()
     job, report = begin(job, job.images, title=job.prompt or "walk")
     with result_folder(report, job) as folder:
         # 1. model
         with timed(report, "load"):
-            model = open_session(job, track)
+            model = open_session(job, track, pool)
             note_prompts(model, [*job.src, job.prompt or "", job.negative], track, report)
         if job.method == "anid" and job.steps < ANID_STEPS:
             report.notes.append(f"anid is published with {ANID_STEPS} steps and more, here it has {job.steps}")
             track.note(report.notes[-1])
         # 2. ends
         with timed(report, "invert"):
-            ends = open_ends(model, job, track)
+            ends = open_ends(model, job, track, pool)
             if ends.fitted is not None:
                 note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, track, report)
                 note_cropped(job.images, ends.pictures, track, report)
@@ -62,7 +64,7 @@ def run(job: InterpolateJob, track: Track) -> Report:
         with timed(report, "write"):
             report.figures = _figures(model, ends, frames)
             report.files = _write(folder, frames, _parameters(model, ends, frames, job), job, report)
-        finish(report, model, folder)
+        finish(report, model, folder, pool)
     return report
 
 

@@ -17,6 +17,7 @@ from smoothtool.commands.invert.cached import (
     join_trajectories,
     open_inversion,
 )
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import load_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise
@@ -72,9 +73,9 @@ class Frames:
         return figures
 
 
-def open_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> Ends:
+def open_ends(model: DiffusionModel, job: InterpolateJob, track: Track, pool: ModelPool) -> Ends:
     """Two seeded noises, or the pictures: encoded, and inverted together where the method needs it."""
-    ends = _noise_ends(model, job, track) if not job.images else _picture_ends(model, job, track)
+    ends = _noise_ends(model, job, track) if not job.images else _picture_ends(model, job, track, pool)
     if not job.loop:
         return ends
     order = [*range(len(ends.images)), 0]
@@ -107,7 +108,7 @@ def _noise_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> End
     return Ends(last.latents, noise, (job.prompt or "",) * 2)
 
 
-def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> Ends:
+def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track, pool: ModelPool) -> Ends:
     """From pictures, or from inversion files."""
     files = [is_inversion(name) for name in job.images]
     if any(files) and not all(files):
@@ -123,7 +124,7 @@ def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> E
     inverted = (
         _join(model, opened, prompts, job, track)
         if opened
-        else invert_pictures(model, load_pictures(job.images, model, job.size), prompts, job, track)
+        else invert_pictures(model, load_pictures(job.images, model, job.size), prompts, job, track, pool)
     )
     inversion = inverted.inversion
     noise = inversion.trajectory.noise

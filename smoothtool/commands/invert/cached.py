@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from smoothtool.commands.invert.methods import INVERSIONS, Start, invert_each
-from smoothtool.commands.shared.model_pool import worked_out
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import ModelError, UsageError
@@ -41,9 +41,14 @@ class Inverted:
 
 
 def invert_pictures(
-    model: DiffusionModel, fitted: Sequence[Fitted], prompts: Sequence[str], job: InversionJob, track: Track
+    model: DiffusionModel,
+    fitted: Sequence[Fitted],
+    prompts: Sequence[str],
+    job: InversionJob,
+    track: Track,
+    pool: ModelPool,
 ) -> Inverted:
-    """Invert the pictures together, or take the result from the cache."""
+    """Invert the pictures together, or take the result from the cache or the pool."""
     pixel_values = torch.cat([picture.pixel_values for picture in fitted])
     settings = inversion_settings(model, prompts, job)
     cache, key = InversionCache(), cache_key(pixel_values, settings)
@@ -51,7 +56,7 @@ def invert_pictures(
     found = cache.get(key)
     if found is not None:
         return Inverted(to_device(found[0], model.device), tuple(fitted), info, cached=True)
-    inversion = worked_out((key,), model, lambda: compute_inversion(model, fitted, prompts, job, track))
+    inversion = pool.take((key,), model, lambda: compute_inversion(model, fitted, prompts, job, track))
     if note := cache.put(key, inversion, info):
         track.note(note)
     return Inverted(inversion, tuple(fitted), info)

@@ -14,6 +14,7 @@ from smoothtool.commands.invert.cached import (
 from smoothtool.commands.invert.compare import compare_inversions
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import result_folder
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
     begin,
     finish,
@@ -35,26 +36,38 @@ if TYPE_CHECKING:
     from smoothtool.jobs import InvertJob
 
 
-def run(job: InvertJob, track: Track) -> Report:
+def run(job: InvertJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Invert one picture; leaves inversion.safetensors (+ .json), reconstruction.png, report.json, job.yaml."""
+    pool = pool or ModelPool()
     job, report = begin(job, [job.image])
     with result_folder(report, job) as folder:
         # 1. model and picture
         with timed(report, "load"):
-            model = open_session(job, track)
+            model = open_session(job, track, pool)
             note_prompts(model, [job.src, job.negative], track, report)
             (picture,) = load_pictures([job.image], model, job.size)
             note_size(job.image, picture.original_size_px, picture.size_px, job.size, track, report)
             note_cropped([job.image], [picture], track, report)
         # 2. invert, measure and write
-        (compare_inversions if job.compare else _invert)(model, job, picture, track, report, folder)
-        finish(report, model, folder)
+        if job.compare:
+            compare_inversions(model, job, picture, track, report, folder)
+        else:
+            _invert(model, job, picture, track, report, folder, pool)
+        finish(report, model, folder, pool)
     return report
 
 
-def _invert(model: DiffusionModel, job: InvertJob, picture: Fitted, track: Track, report: Report, folder: Path) -> None:
+def _invert(
+    model: DiffusionModel,
+    job: InvertJob,
+    picture: Fitted,
+    track: Track,
+    report: Report,
+    folder: Path,
+    pool: ModelPool,
+) -> None:
     with timed(report, "invert"):
-        inverted = invert_pictures(model, [picture], [job.src], job, track)
+        inverted = invert_pictures(model, [picture], [job.src], job, track, pool)
     note_convergence(inverted.inversion, track, report)
     report.figures = inversion_figures(model, inverted)
     save_inversion(folder / "inversion.safetensors", inverted.inversion, inverted.info)

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import growing_result, stopped_with
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import finish, note_prompts, open_session, start_report
 from smoothtool.diffusion.lora import check_lora, load_lora
 from smoothtool.diffusion.model import DiffusionModel
@@ -58,22 +59,24 @@ class _IstdRun:
     folder: Path
     report: Report
     track: Track
+    pool: ModelPool
 
 
-def run(job: IstdJob, track: Track) -> Report:
+def run(job: IstdJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Measure; leaves walks.jsonl (which a second run continues), distances.png, sheets, report.json, job.yaml."""
+    pool = pool or ModelPool()
     report = start_report(job, [job.prompts or "stickers"])
     # 1. prompts, folder, model
     with timed(report, "load"):
         prompts = _prompts(job, report, track)
         place = growing_result(report, job, _has_walks, force=job.force and job.shard is None)
-        model = open_session(_base_job(job), track)
+        model = open_session(_base_job(job), track, pool)
         note_prompts(model, [*prompts, job.negative], track, report)
         for path, _ in _compared(job):
             check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
     with place.opened(alone=False) as folder, stopped_with(lambda: _kept(folder, place.place)):
         report.folder = place.place
-        measured = _walk_and_write(model, _IstdRun(job, prompts, folder, report, track))
+        measured = _walk_and_write(model, _IstdRun(job, prompts, folder, report, track, pool))
     _complain(measured, report.folder)
     return report
 
@@ -98,7 +101,7 @@ def _walk_and_write(model: DiffusionModel, state: _IstdRun) -> dict[str, Measure
                      "step", "(mean over prompts; band: 10 to 90 %)")  # fmt: skip
     write_picture(state.folder / "distances.png", plot)
     report.files |= {"walks": sorted(path.name for path in state.folder.glob(RECORDS)), "plot": "distances.png"}
-    finish(report, model, state.folder)
+    finish(report, model, state.folder, state.pool)
     return measured
 
 

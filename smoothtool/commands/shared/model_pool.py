@@ -1,4 +1,4 @@
-"""What the jobs of a batch share: one loaded model, and what was worked out for several of them at once."""
+"""The model pool that commands are handed: one loaded model for many jobs, and results computed for several at once."""
 
 from __future__ import annotations
 
@@ -15,79 +15,69 @@ NO_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """A job's result that was worked out together with others', and the UNet calls in which the job had its rows."""
+class Precomputed:
+    """A result of one job that was computed in a batch with others', and the UNet calls in which the job had rows."""
 
     value: Any
     unet_calls: int
 
 
 def model_key(job: Job) -> tuple[object, ...]:
-    """What a job's model is told by; of a job without one, nothing."""
+    """The options that a job's model depends on; empty values for a job without a model."""
     return tuple(getattr(job, key, None) for key in ("model", "device", "dtype")) + tuple(getattr(job, "lora", ()))
 
 
-class Shared:
-    """The model that jobs take over from each other: one at a time, since memory holds one.
+class ModelPool:
+    """The model that jobs pass on to each other: one at a time, since memory holds one.
 
-    ahead    results that wait for the job that asks for them
-    fits     as many pictures of a batch have fitted into memory, or might
-    share_s  what each of them took, in seconds, before its own work
-    broken   why a model does not load, by `model_key`: it is not tried again for every item
+    precomputed   results that wait for the job that asks for them
+    precompute_s  seconds that each job's share of them took
+    batch_limit   how many pictures fit into memory together, as far as is known
+    faults        why a model does not load, by `model_key`: it is not tried again for every job
     """
-
-    active: Shared | None = None
 
     def __init__(self) -> None:
         self.key: tuple[object, ...] = ()
         self.model: DiffusionModel | None = None
-        self.ahead: dict[tuple[object, ...], Ahead] = {}
-        self.fits, self.share_s = NO_LIMIT, 0.0
-        self.broken: dict[tuple[object, ...], Exception] = {}
-
-    def __enter__(self) -> Shared:
-        Shared.active = self
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        Shared.active = None
-
-    def clear_ahead(self) -> None:
-        """The items that went together are done."""
-        self.ahead.clear()
-        self.share_s = 0.0
-
-    def forget(self) -> None:
-        """The next job loads anew: this one may have left the model changed."""
-        self.key, self.model = (), None
-
-    def fault(self, job: Job) -> Exception | None:
-        """Why the job's model does not load, when that has been tried."""
-        return self.broken.get(model_key(job))
+        self.precomputed: dict[tuple[object, ...], Precomputed] = {}
+        self.precompute_s, self.batch_limit = 0.0, NO_LIMIT
+        self.faults: dict[tuple[object, ...], Exception] = {}
 
     def open(self, job: ModelJob, load: Callable[[], DiffusionModel]) -> DiffusionModel:
-        """The model at hand when the job asks for the same, counting its calls from zero.
+        """The loaded model where the job asks for the same one, with its call counter at zero; else what `load` gives.
 
-        Raises: what `load` raises, the same again without trying.
+        Raises: what `load` raises, and the same again without another try.
         """
         key = model_key(job)
-        if key in self.broken:
-            raise self.broken[key]
+        if key in self.faults:
+            raise self.faults[key]
         if self.model is None or key != self.key:
-            self.forget()
+            self.drop()
             try:
-                self.model, self.key, self.fits = load(), key, NO_LIMIT
+                self.model, self.key, self.batch_limit = load(), key, NO_LIMIT
             except Exception as error:
-                self.broken[key] = error
+                self.faults[key] = error
                 raise
         self.model.counter.calls = self.model.counter.rows = 0
         return self.model
 
+    def drop(self) -> None:
+        """Forget the model, which may have been changed: the next job loads its own."""
+        self.key, self.model = (), None
 
-def worked_out(key: tuple[object, ...], model: DiffusionModel, compute: Callable[[], T]) -> T:
-    """What was worked out ahead under that key, its calls counted; where nothing was, it is computed now."""
-    ahead = Shared.active.ahead.get(key) if Shared.active is not None else None
-    if ahead is None:
-        return compute()
-    model.counter.calls += ahead.unet_calls
-    return ahead.value
+    def fault(self, job: Job) -> Exception | None:
+        """Why the job's model does not load, where that has been tried."""
+        return self.faults.get(model_key(job))
+
+    def take(self, key: tuple[object, ...], model: DiffusionModel, compute: Callable[[], T]) -> T:
+        """The result that was precomputed under that key, its calls counted; where there is none, it is computed."""
+        found = self.precomputed.get(key)
+        if found is None:
+            return compute()
+        model.counter.calls += found.unet_calls
+        return found.value
+
+    def clear_precomputed(self) -> None:
+        """Once the jobs that they were made for are done."""
+        self.precomputed.clear()
+        self.precompute_s = 0.0

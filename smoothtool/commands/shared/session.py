@@ -8,7 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from smoothtool.commands.shared.model_pool import Shared
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
@@ -32,12 +32,12 @@ DEFAULT_ROOT = Path("smoothtool-out")
 Job = TypeVar("Job", bound="ModelJob")
 
 
-def open_session(job: ModelJob, track: Track) -> DiffusionModel:
-    """The model of the job with its LoRAs: the model's default one first, unless `lora: none`."""
-    return _open(job, track) if Shared.active is None else Shared.active.open(job, lambda: _open(job, track))
+def open_session(job: ModelJob, track: Track, pool: ModelPool) -> DiffusionModel:
+    """The job's model from the pool, with its LoRAs: the model's default one first, unless `lora: none`."""
+    return pool.open(job, lambda: _load_with_loras(job, track))
 
 
-def _open(job: ModelJob, track: Track) -> DiffusionModel:
+def _load_with_loras(job: ModelJob, track: Track) -> DiffusionModel:
     place = resolve_model(job.model)
     if place.notice:
         track.note(place.notice)
@@ -66,11 +66,11 @@ def begin(job: Job, sources: Sequence[str], title: str = "") -> tuple[Job, Repor
     return job, report
 
 
-def finish(report: Report, model: DiffusionModel, folder: Path) -> None:
-    """Say which model it was, how often it was called, and what was done ahead; write report and recipe."""
+def finish(report: Report, model: DiffusionModel, folder: Path, pool: ModelPool) -> None:
+    """Add the model, its calls, and the time that precomputing took; write report and recipe."""
     report.model, report.unet_calls = describe_model(model), model.counter.calls
-    if Shared.active is not None and Shared.active.share_s:
-        report.seconds["together"] = Shared.active.share_s
+    if pool.precompute_s:
+        report.seconds["together"] = pool.precompute_s
     write_report(report, folder)
 
 

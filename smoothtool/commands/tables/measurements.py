@@ -8,14 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from smoothtool.commands.eval import run as evaluate
-from smoothtool.commands.interpolate import run as interpolate
-from smoothtool.commands.invert import run as invert
-from smoothtool.commands.istd import run as istd
+from smoothtool.commands import run_job
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import open_session
 from smoothtool.commands.tables.figures import Figure, mean_figure, missing
 from smoothtool.commands.tables.pictures import RealPictures, made_pictures
-from smoothtool.commands.train import run as train
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, MemoryExhaustedError, SmoothtoolError, StorageError
 from smoothtool.files.storage.digests import Digests, digest
@@ -32,9 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Figures = list[Figure]
 RUNS = "runs"
-COMMANDS: dict[str, Callable[[Any, Track], Report]] = {
-    "istd": istd.run, "eval": evaluate.run, "invert": invert.run, "interpolate": interpolate.run, "train": train.run
-}  # fmt: skip
 RECONSTRUCTION = ("mse", "lpips", "ssim", "psnr_db")
 SEQUENCE_FRAMES = 7
 """Between two pictures: ANID's 2^k - 1 nearest to the paper's 9, so that all sequences are of one length."""
@@ -84,9 +78,7 @@ class TablesRun:
         again = self.again(place)
         if again or not path.exists():
             extra = {"resume": not again} if command == "train" else {}
-            done = COMMANDS[command](
-                job.model_copy(update={"output": path.parent, "force": again, **extra}), self.track
-            )
+            done = run_job(job.model_copy(update={"output": path.parent, "force": again, **extra}), self.track)
             self.report.unet_calls += done.unet_calls
         return json.loads(path.read_text("utf-8")), f"{place}/report.json"
 
@@ -108,7 +100,7 @@ class TablesRun:
 
     def session(self, variant: Variant) -> DiffusionModel:
         update = {"model": variant.model, "lora": list(variant.lora)}
-        return open_session(self.job.model_copy(update=update), self.track)
+        return open_session(self.job.model_copy(update=update), self.track, ModelPool())
 
 
 def empty(count: int) -> Callable[[str], Figures]:

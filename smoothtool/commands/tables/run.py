@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import stopped_with
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import describe_model, next_free, open_session, start_report
 from smoothtool.commands.tables.document import Ordering, Table, tables_html, tables_markdown
 from smoothtool.commands.tables.figures import (
@@ -69,7 +70,7 @@ class _Document:
     orderings: list[Ordering] = field(default_factory=list)
 
 
-def run(job: TablesJob, track: Track) -> Report:
+def run(job: TablesJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Measure; leaves tables.md, tables.html, walks.png, report.json, job.yaml, and every run in runs/.
 
     A second run with the same folder goes on where the first one stopped.
@@ -78,7 +79,8 @@ def run(job: TablesJob, track: Track) -> Report:
     # 1. models, pictures, folder
     base, own_lora, job = _base(job, track)
     with timed(report, "load"):
-        model = open_session(job.model_copy(update={"model": base.model, "lora": list(base.lora)}), track)
+        base_job = job.model_copy(update={"model": base.model, "lora": list(base.lora)})
+        model = open_session(base_job, track, pool or ModelPool())
         report.model = describe_model(model)
         _open_tables_folder(job, report)
         real = real_pictures(model, job, report.folder / RUNS / "pictures", track)

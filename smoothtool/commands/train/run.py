@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from smoothtool.commands.shared.folders import growing_result, stopped_with
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
     DEFAULT_ROOT,
     default_name,
@@ -56,7 +57,7 @@ STICKER_SCENES = 8000
 SHOWN_PROMPTS = 3
 
 
-def run(job: TrainJob, track: Track) -> Report:
+def run(job: TrainJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Train; leaves the LoRA, its kohya twin, training.jsonl, training.png, checkpoints/, report.json, job.yaml."""
     _check_precision(job)
     accelerator = _accelerator(job)
@@ -67,7 +68,7 @@ def run(job: TrainJob, track: Track) -> Report:
     started = time.perf_counter()
     with accelerator.main_process_first():
         pictures, complaints = _pictures(job)
-    model = open_session(_session_job(job, accelerator), track)
+    model = open_session(_session_job(job, accelerator), track, pool or ModelPool())
     _check_device(job, model)
     with accelerator.main_process_first():
         examples = prepare_examples(model, pictures, _sizes_px(job, model), cache_folder("training"), track)

@@ -28,7 +28,7 @@ from smoothtool.types import silent
 def session(model, monkeypatch, tmp_path):
     """The tiny model in place of any that would be loaded, and a cache of its own."""
     for command in (drag_picture, drag_bench):
-        monkeypatch.setattr(command, "open_session", lambda job, track: model)
+        monkeypatch.setattr(command, "open_session", lambda job, track, pool=None: model)
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     return model
 
@@ -208,7 +208,7 @@ def test_fastdrag_and_warp_learn_nothing_unless_asked(method, steps):
 
 
 def test_points_outside_the_picture_are_refused_before_a_model_is_loaded(picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(drag_picture, "open_session", lambda job, track: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(drag_picture, "open_session", lambda job, track, pool=None: pytest.fail("a model was loaded"))
     with pytest.raises(UsageError, match="--point: 40,12 is outside the picture of 40x24 px"):
         drag.run(job(picture, point=["40,12:3,3"], output=tmp_path / "out"), silent)
     assert not (tmp_path / "out").exists()

@@ -44,9 +44,17 @@ class Person(Silent):
 
 
 @pytest.fixture
-def job(model, monkeypatch, tmp_path):
-    monkeypatch.setattr(pick, "open_session", lambda job, track: model)
-    monkeypatch.setattr(drag_picture, "open_session", lambda job, track: pytest.fail("the model was loaded again"))
+def loads():
+    return []
+
+
+@pytest.fixture
+def job(model, loads, monkeypatch, tmp_path):
+    def load():
+        loads.append(1)
+        return model
+
+    monkeypatch.setattr(drag_picture, "open_session", lambda job, track, pool: pool.open(job, load))
     monkeypatch.setattr(browser.webbrowser, "open", lambda url: True)
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "cat.png")
     settings = {"image": str(tmp_path / "cat.png"), "pick": True, "steps": 4, "lora_steps": 0, "iterations": 1}
@@ -63,10 +71,11 @@ FAULTS = [OSError(5, "Input/output error", "/x/mask.png"), RuntimeError("boom"),
 BODY = {"points": [{"handle": [8, 12], "target": [24, 12]}], "mask": None}
 
 
-def test_every_run_leaves_a_folder_and_its_result_on_the_page(job, tmp_path):
+def test_every_run_leaves_a_folder_and_its_result_on_the_page_and_the_model_is_loaded_once(job, loads, tmp_path):
     person = Person(("run", BODY), ("run", {**BODY, "mask": painted()}), ("save", BODY))
     report = drag.run(job, person)
     assert report.folder == tmp_path / "out" / "run-2"
+    assert loads == [1]
     assert [state["results"] for state in person.states] == [1, 2, 2]
     assert "saved in" in person.states[-1]["text"]
     assert (tmp_path / "out" / "run-1" / "dragged.png").is_file()

@@ -29,8 +29,8 @@ PICTURE_PX = (40, 24)
 @pytest.fixture
 def session(model, monkeypatch, tmp_path):
     """The tiny model in place of any that would be loaded, and a cache of its own."""
-    monkeypatch.setattr(edit, "open_session", lambda job, track: model)
-    monkeypatch.setattr(invert, "open_session", lambda job, track: model)
+    monkeypatch.setattr(edit, "open_session", lambda job, track, pool=None: model)
+    monkeypatch.setattr(invert, "open_session", lambda job, track, pool=None: model)
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     return model
 

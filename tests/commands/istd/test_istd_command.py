@@ -23,7 +23,7 @@ PROMPTS = ["a cat", "a dog", "a red fox", "a cake on a fox", "a blue cat"]
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A maker of jobs on the tiny model, five prompts and two steps."""
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
-    monkeypatch.setattr(istd, "open_session", lambda job, track: tiny_model(tmp_path / "tokenizer"))
+    monkeypatch.setattr(istd, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))
 
     def make(**settings) -> IstdJob:
         return IstdJob(**{"prompts": str(tmp_path / "prompts.txt"), "steps": 2, "n": 5, "frames": 4,
@@ -136,7 +136,7 @@ def test_a_compared_lora_is_measured_on_the_same_noise_in_pairs(job, lora: Path)
 
 
 def test_nan_walks_are_named_left_out_and_end_in_an_error(job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    def broken_session(job, track):
+    def broken_session(job, track, pool):
         model = tiny_model(tmp_path / "tokenizer")
         encode = model.encode_prompts
 
@@ -189,7 +189,7 @@ def test_shards_at_work_together_see_each_other_at_the_end(job, monkeypatch):
 
 def test_the_models_own_lora_is_compared_with_the_model_without_it(job, tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr(istd, "open_session", lambda job, track: opened.append(job) or tiny_model(tmp_path / "t"))
+    monkeypatch.setattr(istd, "open_session", lambda job, *_: opened.append(job) or tiny_model(tmp_path / "t"))
     monkeypatch.setattr(istd, "_compared", lambda job: [])
     report = istd.run(job(compare_lora=["default"]), silent)
     assert opened[0].lora == ["none"]

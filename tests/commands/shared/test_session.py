@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,8 @@ from smoothtool.commands.edit import run as edit
 from smoothtool.commands.interpolate import run as interpolate
 from smoothtool.commands.invert import run as invert
 from smoothtool.commands.shared import session
+from smoothtool.commands.shared.model_pool import ModelPool
+from smoothtool.diffusion.model import UNetCalls
 from smoothtool.errors import InputError, ModelError
 from smoothtool.jobs import make_job
 from smoothtool.types import silent
@@ -25,7 +28,7 @@ COMMANDS = [
 def no_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for command, *_ in COMMANDS:
-        monkeypatch.setattr(command, "open_session", lambda job, track: pytest.fail("a model was loaded"))
+        monkeypatch.setattr(command, "open_session", lambda job, track, pool=None: pytest.fail("a model was loaded"))
 
 
 def job_of(command, settings: dict, path: str):
@@ -50,11 +53,16 @@ def test_a_bad_source_is_named_before_a_model_is_loaded(no_model, tmp_path: Path
 
 def test_a_single_file_is_loaded_with_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(session, "load_single_file", lambda *args, **options: seen.append((args, options)))
+
+    def load(*args, **options):
+        seen.append((args, options))
+        return SimpleNamespace(counter=UNetCalls())
+
+    monkeypatch.setattr(session, "load_single_file", load)
     monkeypatch.setattr("smoothtool.weights.models.find_tokenizer", lambda: tmp_path / "words")
     path = tmp_path / "a.safetensors"
     path.touch()
-    session.open_session(make_job("invert", {"image": "x", "model": str(path), "device": "cpu"}), silent)
+    session.open_session(make_job("invert", {"image": "x", "model": str(path), "device": "cpu"}), silent, ModelPool())
     assert seen == [((path, str(path), tmp_path / "words"), {"device": "cpu", "dtype": "auto"})]
 
 

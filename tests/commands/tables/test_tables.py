@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from toys import tiny_clip, tiny_model
 
+from smoothtool.commands.istd import run as istd
 from smoothtool.commands.tables import measurements as table_runs
 from smoothtool.commands.tables import run as tables
 from smoothtool.commands.tables.document import Cell, Ordering, Table, tables_html, tables_markdown
@@ -244,10 +245,10 @@ def test_the_recipe_is_one_job_of_this_command():
 
 
 def test_a_measurement_that_fails_empties_its_cells_and_is_told_at_the_end(measured: Report, small, monkeypatch):
-    def broken(job, track):
+    def broken(job, track, pool=None):
         raise InputError("no walk")
 
-    monkeypatch.setitem(table_runs.COMMANDS, "istd", broken)
+    monkeypatch.setattr(istd, "run", broken)
     with pytest.raises(BatchError, match="no walk"):
         small(n=1)
     assert "no walk" in (measured.folder / "tables.md").read_text()

@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> Path:
 def job(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
     """A maker of small jobs: rank 2, two pictures a batch, on the CPU."""
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(train, "open_session", lambda job, track: tiny_model(tmp_path / "tokenizer"))
+    monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))
 
     def make(**settings) -> TrainJob:
         small = {"data": str(data), "max_steps": 4, "batch_size": 2, "rank": 2, "device": "cpu", "seed": 3,

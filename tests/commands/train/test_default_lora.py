@@ -11,6 +11,7 @@ from batch_toys import saved_tiny_model
 
 from smoothtool.commands.invert.cached import inversion_settings
 from smoothtool.commands.shared import session
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.train import run as train
 from smoothtool.jobs import make_job
 from smoothtool.types import silent
@@ -31,7 +32,7 @@ def shipped(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def opened(**settings):
     job = make_job("invert", {"image": "x", "model": "stickers", "device": "cpu", **settings})
-    return session.open_session(job, silent), job
+    return session.open_session(job, silent, ModelPool()), job
 
 
 def test_the_trained_lora_is_the_default_and_none_turns_it_off(shipped):
@@ -54,7 +55,9 @@ def test_inversions_with_and_without_the_default_lora_never_share_a_cache_entry(
 
 def test_a_new_training_starts_from_the_model_without_its_default_lora(shipped, job, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "open_session", lambda job, track: seen.append(job) or session.open_session(job, track))
+    monkeypatch.setattr(
+        train, "open_session", lambda job, track, pool: seen.append(job) or session.open_session(job, track, pool)
+    )
     report = train.run(job(model="stickers", max_steps=1, output=tmp_path / "again"), silent)
     assert seen[0].lora == ["none"]
     assert report.model["loras"] == []

@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_training_that_cannot_begin_destroys_nothing(job, earlier, monkeypatch):
-    def no_lora(job, track):
+    def no_lora(job, track, pool):
         raise ModelError("nosuch: there is no such LoRA", "check the path")
 
     before = contents(earlier)
@@ -59,7 +59,7 @@ def test_a_training_that_cannot_begin_destroys_nothing(job, earlier, monkeypatch
 
 
 def test_a_training_that_cannot_begin_leaves_no_folder(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "open_session", lambda job, track: (_ for _ in ()).throw(ModelError("no", "yes")))
+    monkeypatch.setattr(train, "open_session", lambda *_: (_ for _ in ()).throw(ModelError("no", "yes")))
     with pytest.raises(ModelError):
         train.run(job(), silent)
     assert not (tmp_path / "out").exists()

@@ -149,7 +149,7 @@ from smoothtool.jobs import TrainJob
 from smoothtool.training import trainer
 from smoothtool.types import Silent
 import json
-train.open_session = lambda job, track: tiny_model(Path({tokenizer!r}))
+train.open_session = lambda job, track, pool=None: tiny_model(Path({tokenizer!r}))
 class Killing(Silent):
     def __call__(self, items, description, total):
         for index, item in enumerate(items):
@@ -176,7 +176,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(job,
 
 def test_both_outputs_give_the_noise_of_the_trained_model(job, tmp_path, monkeypatch):
     trained = tiny_model(tmp_path / "tokenizer")
-    monkeypatch.setattr(train, "open_session", lambda job, track: trained)
+    monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: trained)
     report = train.run(job(), silent)
     latents = torch.randn(1, 4, 16, 16)
 
@@ -249,7 +249,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(job, tmp_p
                     next(p for p in self.model.unet.parameters() if p.requires_grad).data.fill_(torch.nan)
 
     breaking, open_before = Breaking(), train.open_session
-    train.open_session = lambda job, track: setattr(breaking, "model", open_before(job, track)) or breaking.model
+    train.open_session = lambda *given: setattr(breaking, "model", open_before(*given)) or breaking.model
     with pytest.raises(ModelError, match=r"step 3.*timesteps"):
         train.run(job(), breaking)
     kept = load_file(tmp_path / "out" / "checkpoints" / "step-00000002.safetensors")
@@ -305,7 +305,7 @@ from smoothtool.jobs import TrainJob
 from smoothtool.training import trainer
 from smoothtool.types import silent
 torch.set_num_threads(1)
-train.open_session = lambda job, track: tiny_model(Path({tokenizer!r}) / str(torch.randint(2**31, ()).item()))
+train.open_session = lambda *_: tiny_model(Path({tokenizer!r}) / str(torch.randint(2**31, ()).item()))
 train.run(TrainJob.model_validate(json.loads({job!r})), silent)
 """
 

@@ -105,7 +105,7 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(job, tmp_pa
 
 
 def test_a_dtype_that_is_too_coarse_for_differences_is_refused_before_anything_is_loaded(job, monkeypatch):
-    monkeypatch.setattr(train, "open_session", lambda job, track: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: pytest.fail("a model was loaded"))
     with pytest.raises(UsageError, match="bfloat16 is too coarse"):
         train.run(job(dtype="bfloat16"), silent)
     with pytest.raises(UsageError, match="float16 alone loses small gradients"):
