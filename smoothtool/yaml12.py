@@ -102,15 +102,19 @@ _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]{1,100}|0o[0-7]{1,100}|0x[0-9a-fA-F]{1,100}", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-     list("-+.0123456789")),
-)  # fmt: skip
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+)
 for _name, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"^(?:{_pattern})$"), _first)
 for _start in {*_Loader.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}:
     Dumper.yaml_implicit_resolvers[_start] = [
-        *yaml.SafeDumper.yaml_implicit_resolvers.get(_start, []), *_Loader.yaml_implicit_resolvers.get(_start, [])
-    ]  # fmt: skip
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(_start, []),
+        *_Loader.yaml_implicit_resolvers.get(_start, []),
+    ]
 
 
 def dump_yaml(data: Any, *, every_letter: bool = True) -> str:

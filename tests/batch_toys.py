@@ -21,8 +21,9 @@ from smoothtool.recipe.plan import plan_flags
 from smoothtool.types import Outcome, Report, Track, silent
 
 
-def fake_invert(log: Path, before: Callable[[str], None] = lambda name: None,
-                inside: Callable[[Path], None] = lambda folder: None) -> SimpleNamespace:  # fmt: skip
+def fake_invert(
+    log: Path, before: Callable[[str], None] = lambda name: None, inside: Callable[[Path], None] = lambda folder: None
+) -> SimpleNamespace:
     """`log` gets one line per call; `before` is told the picture's name, `inside` the folder that is being filled."""
 
     def run(job, track: Track, pool=None) -> Report:

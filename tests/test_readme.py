@@ -24,9 +24,11 @@ PYTHON = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 NOT_RUN = ("pip install", "ruff check")
 """Lines that install, or run this very suite."""
 CHEAPER = {
-    " -n 9": " -n 1", " -n 800": " -n 2", " -n 30": " -n 1", " --method gooddrag": " --method gooddrag --lora-steps 1 "
-    "--iterations 1",
-}  # fmt: skip
+    " -n 9": " -n 1",
+    " -n 800": " -n 2",
+    " -n 30": " -n 1",
+    " --method gooddrag": " --method gooddrag --lora-steps 1 --iterations 1",
+}
 """What is made smaller besides the steps, which the settings file turns down."""
 
 
@@ -72,8 +74,9 @@ def test_a_shell_block_runs_as_it_stands(block: str, newcomer: Path, capsys: pyt
 def test_the_shell_pipeline_works(newcomer: Path) -> None:
     (line,) = [line for block in SHELL for line in lines_of(block) if "| smoothtool" in line]
     command = line.replace("| smoothtool", f"| {shlex.quote(sys.executable)} -m smoothtool") + " --dry-run"
-    found = subprocess.run(command, shell=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-                           capture_output=True, text=True, check=True)  # fmt: skip
+    found = subprocess.run(
+        command, shell=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
     assert "2 edit: about" in found.stderr
     assert "output: b/two words" in found.stdout
 

@@ -15,8 +15,15 @@ from smoothtool.threads import limit_spinning
 
 def in_new_process(program: str, **environment: str) -> str:
     kept = {name: text for name, text in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], env={**kept, **environment},
-                          text=True, capture_output=True, timeout=60, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1],
+        env={**kept, **environment},
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
     return done.stdout.strip()
 
 

@@ -22,10 +22,17 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.text import OneEncoder, TwoEncoders
 
 SD_SCHEDULE = {
-    "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
-    "timestep_spacing": "leading", "prediction_type": "epsilon",
-}  # fmt: skip
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+    "timestep_spacing": "leading",
+    "prediction_type": "epsilon",
+}
 
 
 def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -54,9 +61,15 @@ def tiny_clip(folder: Path) -> Path:
     tokenizer = tiny_tokenizer(folder)
     torch.manual_seed(0)
     shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**shared, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_dim": 8,
-            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+    text = {
+        **shared,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 16,
+        "projection_dim": 8,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     vision = {**shared, "image_size": 32, "patch_size": 8, "projection_dim": 8}
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
     return folder
@@ -65,11 +78,17 @@ def tiny_clip(folder: Path) -> Path:
 def tiny_unet(seed: int = 0) -> UNet2DConditionModel:
     torch.manual_seed(seed)
     return UNet2DConditionModel(
-        block_out_channels=(8, 16, 16), layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
-        norm_num_groups=4, sample_size=16, in_channels=4, out_channels=4,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
+    )
 
 
 def tiny_model(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> DiffusionModel:
@@ -83,30 +102,51 @@ def tiny_model(folder: Path, seed: int = 0, prediction_type: str = "epsilon") ->
 
 def tiny_vae() -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, latent_channels=4, sample_size=32,
-    )  # fmt: skip
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        sample_size=32,
+    )
 
 
 def _text_config(tokenizer: CLIPTokenizer, width: int, **others: object) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=16, eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id, **others,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **others,
+    )
 
 
 def tiny_xl_unet(seed: int = 0) -> UNet2DConditionModel:
     """SDXL in small: no attention on the finest level, several inner blocks on the deepest, text 16 + 24 wide."""
     torch.manual_seed(seed)
     return UNet2DConditionModel(
-        block_out_channels=(8, 16, 16), layers_per_block=2, cross_attention_dim=40, attention_head_dim=(2, 2, 4),
-        norm_num_groups=4, sample_size=16, in_channels=4, out_channels=4, use_linear_projection=True,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=2,
+        cross_attention_dim=40,
+        attention_head_dim=(2, 2, 4),
+        norm_num_groups=4,
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        use_linear_projection=True,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 1, 2), addition_embed_type="text_time", addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 1, 2),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + 12,
-    )  # fmt: skip
+    )
 
 
 def tiny_xl_model(folder: Path, seed: int = 0, zeros_for_null: bool = True) -> DiffusionModel:
@@ -118,7 +158,9 @@ def tiny_xl_model(folder: Path, seed: int = 0, zeros_for_null: bool = True) -> D
     text = TwoEncoders(
         CLIPTextModel(_text_config(tokenizer, 16)),
         CLIPTextModelWithProjection(_text_config(second, 24, projection_dim=12, hidden_act="gelu")),
-        tokenizer, second, zeros_for_null,
-    )  # fmt: skip
+        tokenizer,
+        second,
+        zeros_for_null,
+    )
     schedule = Schedule.from_config(SD_SCHEDULE)
     return assemble("tiny-xl", unet, vae, text, schedule, torch.device("cpu"), torch.float32)

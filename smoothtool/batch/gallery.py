@@ -53,8 +53,13 @@ def write_gallery(
     Written card by card: a page of thousands is many times larger than what has to be in memory for it.
     thumbnails  make those that are missing
     """
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["url"] = lambda text: quote(text.encode("utf-8", "replace"))
     kept = _Thumbnails(path.parent / THUMBNAILS)
     shown = dict.fromkeys(_pictures(cards)) if thumbnails else ()

@@ -249,8 +249,10 @@ def _cluster(workers: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
         gpus = sum(int(have.get("GPU", 0)) for have in machines)
         count = workers or gpus or len(machines)
         each = min(int(have.get("CPU", 1)) for have in machines) // -(-count // len(machines))
-        yield count, {"num_cpus": 1 if gpus else max(1, each), "num_gpus": int(gpus > 0),
-                      "scheduling_strategy": "SPREAD"}  # fmt: skip
+        yield (
+            count,
+            {"num_cpus": 1 if gpus else max(1, each), "num_gpus": int(gpus > 0), "scheduling_strategy": "SPREAD"},
+        )
     finally:
         if own:
             ray.shutdown()

@@ -158,7 +158,7 @@ def _check_replaced(works: Sequence[Work], journal: Journal, typed: Path, option
         raise UsageError(
             f"{typed}: {len(slips)} results there were made with other settings, first {slips[0]}",
             "another folder with -o, or --force to replace them",
-        )  # fmt: skip
+        )
 
 
 def _engine(options: BatchOptions) -> Engine:

@@ -31,8 +31,13 @@ def write_summary(
     reports = [_report(folder, outcome) for outcome in outcomes]
     rows = [_row(*pair) for pair in zip(outcomes, reports, strict=True)]
     counts = dict(Counter(outcome.status for outcome in outcomes))
-    summary = {"title": plan.title, "counts": counts, "seconds": round(seconds, 3), "items": rows,
-               "versions": versions()}  # fmt: skip
+    summary = {
+        "title": plan.title,
+        "counts": counts,
+        "seconds": round(seconds, 3),
+        "items": rows,
+        "versions": versions(),
+    }
     write_json_atomic(folder / "batch.json", summary)
     varied = _varied([item.job for item in plan.items])
     cards = [
@@ -49,9 +54,11 @@ def _report(folder: Path, outcome: Outcome) -> dict[str, Any]:
     try:
         report = read_fields(folder / outcome.record["name"] / "report.json")
         return {
-            **report.values, "files": report.fields("files", {}).values, "notes": report.texts("notes", []),
+            **report.values,
+            "files": report.fields("files", {}).values,
+            "notes": report.texts("notes", []),
             "unet_calls": report.whole("unet_calls", 0),
-        }  # fmt: skip
+        }
     except SmoothtoolError:
         return {}
 
@@ -61,10 +68,13 @@ def _row(outcome: Outcome, report: dict[str, Any]) -> dict[str, Any]:
     kept = ("seconds", "error", "hint", "exit_code")
     place = {"folder": outcome.record["name"]} if outcome.status in DONE else {}
     return {
-        "name": outcome.name, "command": outcome.command, "status": outcome.status, **place,
+        "name": outcome.name,
+        "command": outcome.command,
+        "status": outcome.status,
+        **place,
         **{key: outcome.record[key] for key in kept if key in outcome.record},
         **({"metrics": dict(metrics_of(report)), "notes": report.get("notes", [])} if report else {}),
-    }  # fmt: skip
+    }
 
 
 def metrics_of(report: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -27,11 +27,17 @@ def list_entries(kind: Kind = None) -> None:
     for each in _kinds(kind):
         entries = cache_contents.cached(each)
         if entries:
-            console.table([
-                (each, entry.name[:NAME_LETTERS], _size(entry.size_bytes),
-                 f"{datetime.fromtimestamp(entry.used_at):%Y-%m-%d %H:%M}")
-                for entry in entries
-            ])  # fmt: skip
+            console.table(
+                [
+                    (
+                        each,
+                        entry.name[:NAME_LETTERS],
+                        _size(entry.size_bytes),
+                        f"{datetime.fromtimestamp(entry.used_at):%Y-%m-%d %H:%M}",
+                    )
+                    for entry in entries
+                ]
+            )
         limit = f" of {InversionCache().max_bytes / 1e6:.0f} MB" if each == "inversions" else ""
         total = _size(sum(entry.size_bytes for entry in entries))
         console.notice(f"{each}: {len(entries)} entries, {total}{limit}, in {cache_folder(each)}: {KINDS[each]}")

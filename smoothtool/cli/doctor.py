@@ -15,10 +15,13 @@ from smoothtool.threads import waiting
 from smoothtool.weights.models import KNOWN, find_model, settings_file
 
 EXTRAS = {
-    "metrics": ("torchmetrics", "torch_fidelity", "torchvision"), "video": ("av",),
-    "ray": ("ray",), "tensorboard": ("tensorboard",), "wandb": ("wandb",),
+    "metrics": ("torchmetrics", "torch_fidelity", "torchvision"),
+    "video": ("av",),
+    "ray": ("ray",),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
     "ui": ("starlette", "uvicorn"),
-}  # fmt: skip
+}
 
 
 def doctor(as_json: Json = False) -> None:

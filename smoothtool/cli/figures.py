@@ -9,10 +9,17 @@ if TYPE_CHECKING:
     from smoothtool.types import Report
 
 ROWS = {"reconstruction": "reconstruction", "guidance_1": "at guidance 1", "vae": "the VAE alone"}
-COLUMNS = {"mse": ("MSE", ".4f", ""), "psnr_db": ("PSNR", ".2f", " dB"), "ssim": ("SSIM", ".3f", ""),
-           "lpips": ("LPIPS", ".3f", "")}  # fmt: skip
-EDITED = {"psnr_to_source_db": ("to the source: PSNR", ".2f", " dB"), "ssim_to_source": ("SSIM", ".3f", ""),
-          "clip_score": ("CLIP score", ".1f", "")}  # fmt: skip
+COLUMNS = {
+    "mse": ("MSE", ".4f", ""),
+    "psnr_db": ("PSNR", ".2f", " dB"),
+    "ssim": ("SSIM", ".3f", ""),
+    "lpips": ("LPIPS", ".3f", ""),
+}
+EDITED = {
+    "psnr_to_source_db": ("to the source: PSNR", ".2f", " dB"),
+    "ssim_to_source": ("SSIM", ".3f", ""),
+    "clip_score": ("CLIP score", ".1f", ""),
+}
 
 
 def figure_lines(report: Report) -> list[str]:
@@ -87,9 +94,15 @@ def _interval(figures: Mapping[str, Any]) -> str:
 def _compared(row: Mapping[str, Any]) -> str:
     """A row of the table on a line: what is compared, how well, and what it cost."""
     name = " / ".join(str(row[key]) for key in ("method", "inversion") if key in row)
-    parts = [_quality(row)] if "mse" in row else [
-        f"{label} {row[key]:{form}}{unit}" for key, (label, form, unit) in EDITED.items() if row.get(key) is not None
-    ]  # fmt: skip
+    parts = (
+        [_quality(row)]
+        if "mse" in row
+        else [
+            f"{label} {row[key]:{form}}{unit}"
+            for key, (label, form, unit) in EDITED.items()
+            if row.get(key) is not None
+        ]
+    )
     cost = f"{row['unet_calls']} UNet calls  {row['seconds']:.1f} s" if row.get("unet_calls") else ""
     return f"{name:<28}{'  '.join(part for part in (*parts, cost) if part)}"
 

@@ -21,10 +21,18 @@ from smoothtool.weights.models import (
     settings_file,
 )
 
-NEEDED = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/*.txt",
-          "unet/config.json", "vae/config.json", "text_encoder/config.json",
-          "unet/diffusion_pytorch_model*.safetensors*", "vae/diffusion_pytorch_model*.safetensors*",
-          "text_encoder/model*.safetensors*"]  # fmt: skip
+NEEDED = [
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer/*.json",
+    "tokenizer/*.txt",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "unet/diffusion_pytorch_model*.safetensors*",
+    "vae/diffusion_pytorch_model*.safetensors*",
+    "text_encoder/model*.safetensors*",
+]
 NOT_NEEDED = ["*.fp16*", "*non_ema*"]
 TIMEOUT_S = 10.0
 
@@ -121,10 +129,14 @@ def _ask_hub(name: str, hub_id: str) -> Offer:
         found = HfApi().model_info(hub_id, files_metadata=True, timeout=TIMEOUT_S)
     except Exception as error:  # the hub's client raises a dozen kinds; all mean: not to be had
         raise _not_to_be_had(name, error) from error
-    files: list[Any] = list(filter_repo_objects(
-        found.siblings or [], key=lambda file: file.rfilename,
-        allow_patterns=_needed(hub_id), ignore_patterns=NOT_NEEDED,
-    ))  # fmt: skip
+    files: list[Any] = list(
+        filter_repo_objects(
+            found.siblings or [],
+            key=lambda file: file.rfilename,
+            allow_patterns=_needed(hub_id),
+            ignore_patterns=NOT_NEEDED,
+        )
+    )
     has_unet = any(file.rfilename.startswith("unet/") and file.rfilename.endswith(".safetensors") for file in files)
     if not has_unet and hub_id != TOKENIZER_ID:
         raise ModelError(f"{name}: {hub_id} has no UNet as safetensors", "another model; smoothtool models list")

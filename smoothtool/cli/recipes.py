@@ -26,14 +26,19 @@ Name = Annotated[str, typer.Argument(help="A name from smoothtool recipe ls", sh
 Target = Annotated[Path | None, typer.Argument(help="Where to; here by default", show_default=False)]
 Engine = Annotated[
     str,
-    typer.Option("--engine", metavar="local|ray", help="Who makes the items of a batch: this process, or a Ray cluster",
-                 rich_help_panel=OUTPUT),
-]  # fmt: skip
+    typer.Option(
+        "--engine",
+        metavar="local|ray",
+        help="Who makes the items of a batch: this process, or a Ray cluster",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Of Ray; one per GPU by default, or one per machine without",
-                 rich_help_panel=OUTPUT),
-]  # fmt: skip
+    typer.Option(
+        "--workers", min=1, help="Of Ray; one per GPU by default, or one per machine without", rich_help_panel=OUTPUT
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Replace a key in every job that has it")
 ]

@@ -25,9 +25,14 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for 
 
 
 def ui(
-    port: Port = 0, browser: Browser = True, model: Model = "auto", lora: Lora = None, device: Device = "auto",
-    dtype: Dtype = "auto", output: Output = None,
-) -> None:  # fmt: skip
+    port: Port = 0,
+    browser: Browser = True,
+    model: Model = "auto",
+    lora: Lora = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    output: Output = None,
+) -> None:
     """Open a page in the browser: morph, edit and drag, with live progress and a history."""
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:

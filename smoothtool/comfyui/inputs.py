@@ -56,7 +56,11 @@ def _input(field: FieldInfo) -> tuple[Any, dict[str, Any]]:
 
 def _bounds(field: FieldInfo) -> tuple[float, float]:
     """From the field, or as far as ComfyUI's own numbers go."""
-    facts = {name: getattr(extra, name) for extra in field.metadata for name in ("ge", "gt", "le", "lt")
-             if hasattr(extra, name)}  # fmt: skip
+    facts = {
+        name: getattr(extra, name)
+        for extra in field.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if hasattr(extra, name)
+    }
     low, high = facts.get("ge", facts.get("gt", -LARGEST_WHOLE)), facts.get("le", facts.get("lt", LARGEST_WHOLE))
     return low, LARGEST_WHOLE if high == SEED_END else high

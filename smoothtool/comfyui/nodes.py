@@ -87,8 +87,10 @@ class Invert(Node):
 
     def run(self, image: torch.Tensor, save_to: str, **values: Any) -> tuple[torch.Tensor, str]:
         with tempfile.TemporaryDirectory() as name:
-            settings = {**settings_of(self.command, values),
-                        "image": _saved(pictures_of(image)[0], Path(name) / "in.png")}  # fmt: skip
+            settings = {
+                **settings_of(self.command, values),
+                "image": _saved(pictures_of(image)[0], Path(name) / "in.png"),
+            }
             report = self.make(Path(name), settings)
             target = Path(save_to).expanduser().absolute()
             _copy(report.folder / report.files["inversion"], target)
@@ -107,8 +109,10 @@ class Drag(Node):
 
     def run(self, image: torch.Tensor, mask: torch.Tensor | None = None, **values: Any) -> tuple[torch.Tensor]:
         with tempfile.TemporaryDirectory() as name:
-            settings = {**settings_of(self.command, values),
-                        "image": _saved(pictures_of(image)[0], Path(name) / "in.png")}  # fmt: skip
+            settings = {
+                **settings_of(self.command, values),
+                "image": _saved(pictures_of(image)[0], Path(name) / "in.png"),
+            }
             if mask is not None:
                 painted = pictures_of(mask.reshape(-1, *mask.shape[-2:], 1)[:1].expand(-1, -1, -1, 3))[0]
                 settings |= {"mask": _saved(painted, Path(name) / "mask.png"), "fit_mask": True}

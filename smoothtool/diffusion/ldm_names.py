@@ -9,14 +9,22 @@ from collections.abc import Iterable
 from typing import Any
 
 _ENDS = {
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
-    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
-}  # fmt: skip
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
 _RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
 _BLOCK_PARTS = 5
 """`down_blocks.0.downsamplers.0.conv` is the longest name of a block."""
 
@@ -51,8 +59,11 @@ def _blocks(unet: Any) -> dict[str, str]:
             number += 1
             found[f"down_blocks.{level}.downsamplers.0"] = f"input_blocks.{number}.0"
             found[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
-    found |= {"mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
-              "mid_block.resnets.1": "middle_block.2"}  # fmt: skip
+    found |= {
+        "mid_block.resnets.0": "middle_block.0",
+        "mid_block.attentions.0": "middle_block.1",
+        "mid_block.resnets.1": "middle_block.2",
+    }
     number = 0
     for level, block in enumerate(unet.up_blocks):
         attends = bool(getattr(block, "attentions", None))

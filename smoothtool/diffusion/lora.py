@@ -41,9 +41,13 @@ def load_lora(model: DiffusionModel, path: Path, scale: float = 1.0) -> dict[str
         if layers:
             _inject_change(module, adapter, layers)
     info = {
-        "path": path.name, "adapter": adapter, "scale": scale, "rank": max(change.rank for change in changes.values()),
-        "fingerprint": _fingerprint(changes), "layers": len(changes),
-    }  # fmt: skip
+        "path": path.name,
+        "adapter": adapter,
+        "scale": scale,
+        "rank": max(change.rank for change in changes.values()),
+        "fingerprint": _fingerprint(changes),
+        "layers": len(changes),
+    }
     model.loras.append(info)
     set_lora_scales(model, [lora["scale"] for lora in model.loras])
     return info
@@ -116,8 +120,11 @@ def remove_lora(model: DiffusionModel, adapter: str) -> None:
 
 def lora_layers(part: nn.Module, adapter: str) -> dict[str, LoraLayer]:
     """The modules that carry this LoRA, by path."""
-    return {name: module for name, module in part.named_modules()
-            if isinstance(module, LoraLayer) and adapter in module.lora_A}  # fmt: skip
+    return {
+        name: module
+        for name, module in part.named_modules()
+        if isinstance(module, LoraLayer) and adapter in module.lora_A
+    }
 
 
 def lora_state(unet: nn.Module, adapter: str = "trained") -> dict[str, torch.Tensor]:
@@ -168,10 +175,12 @@ def _inject_change(part: nn.Module, adapter: str, changes: Mapping[str, LowRankC
     ranks, alphas = ({name: getattr(change, key) for name, change in changes.items()} for key in ("rank", "alpha"))
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules="|".join(re.escape(name) for name in changes),
+        r=rank,
+        lora_alpha=alpha,
+        target_modules="|".join(re.escape(name) for name in changes),
         rank_pattern={f"^{re.escape(name)}": own for name, own in ranks.items() if own != rank},
         alpha_pattern={f"^{re.escape(name)}": own for name, own in alphas.items() if own != alpha},
-    )  # fmt: skip
+    )
     layers = _inject(part, adapter, config)
     assert layers.keys() == changes.keys(), "peft adapted other layers than the file names"
     dtype = next(part.parameters()).dtype
@@ -239,8 +248,11 @@ def _pair(layer: LoraLayer, adapter: str) -> tuple[nn.Parameter, nn.Parameter]:
 
 
 def _weights(unet: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
-    return {f"{name}.lora_{letter}.weight": weight for name, layer in lora_layers(unet, adapter).items()
-            for letter, weight in zip("AB", _pair(layer, adapter), strict=True)}  # fmt: skip
+    return {
+        f"{name}.lora_{letter}.weight": weight
+        for name, layer in lora_layers(unet, adapter).items()
+        for letter, weight in zip("AB", _pair(layer, adapter), strict=True)
+    }
 
 
 def _check_scale(name: str, scale: float) -> None:

@@ -55,8 +55,7 @@ def read_lora(path: Path, parts: Mapping[str, nn.Module]) -> dict[LayerName, Low
     """
     path = _adapter_file(path)
     with open_tensors(path, hint="another copy of the LoRA") as file:
-        modules = {(part, name): module for part, whole in parts.items()
-                   for name, module in adaptable(whole).items()}  # fmt: skip
+        modules = {(part, name): module for part, whole in parts.items() for name, module in adaptable(whole).items()}
         _check_family(file.header, parts)
         found = _gather(file.header, _spellings(modules, parts))
         settings = read_settings(file.header, parts)
@@ -195,8 +194,11 @@ def _gather(header: TensorsHeader, table: Mapping[str, LayerName]) -> dict[Layer
             f"{header.path}: no layer of this model fits the LoRA ({_first(unknown)})", "the model it was made for"
         )
     half = [".".join(place) for place, keys in found.items() if lacks_pieces(keys)]
-    for keys_at_fault, fault in ((unknown, "keys unknown to this model"), (repeated, "a layer given twice"),
-                                 (half, "only half of what a layer needs")):  # fmt: skip
+    for keys_at_fault, fault in (
+        (unknown, "keys unknown to this model"),
+        (repeated, "a layer given twice"),
+        (half, "only half of what a layer needs"),
+    ):
         if keys_at_fault:
             raise ModelError(
                 f"{header.path}: the LoRA has {fault}: {_first(keys_at_fault)}",

@@ -24,8 +24,12 @@ def read_settings(header: TensorsHeader, parts: Collection[str]) -> dict[str, Fi
     place = f"{header.path}: {METADATA_KEY}"
     if METADATA_KEY in header.metadata:
         whole = as_fields(parse_json(header.metadata[METADATA_KEY], place, ModelError, HINT), place, ModelError, HINT)
-        own = {part: {key.removeprefix(f"{part}."): value for key, value in whole.values.items()
-                      if key.startswith(f"{part}.")} for part in parts}  # fmt: skip
+        own = {
+            part: {
+                key.removeprefix(f"{part}."): value for key, value in whole.values.items() if key.startswith(f"{part}.")
+            }
+            for part in parts
+        }
         return {part: Fields(values, place, ModelError, HINT) for part, values in own.items()}
     beside = header.path.with_name("adapter_config.json")
     if is_regular(beside) and any(key.startswith("base_model.") for key in header.tensors):

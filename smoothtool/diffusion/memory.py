@@ -66,8 +66,9 @@ def _left_in_groups(root: Path, membership: str) -> Iterator[int]:
         if controllers == "":
             yield from _left(root, path, "memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
-            yield from _left(root / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes",
-                             "total_inactive_file")  # fmt: skip
+            yield from _left(
+                root / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            )
 
 
 def _left(root: Path, path: str, limit: str, usage: str, cache: str) -> Iterator[int]:

@@ -47,9 +47,14 @@ def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype,
     precision = {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
     try:
         model, found = kind.from_pretrained(
-            folder, subfolder=part, variant=variant, use_safetensors=True, local_files_only=True,
-            output_loading_info=True, **precision,
-        )  # fmt: skip
+            folder,
+            subfolder=part,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **precision,
+        )
     except Exception as error:
         if out_of_memory(error):
             raise

@@ -12,9 +12,11 @@ from smoothtool.diffusion.model import DiffusionModel
 
 LEFT_OUT: dict[str, dict[str, object]] = {
     "StableDiffusionPipeline": {
-        "safety_checker": (None, None), "feature_extractor": (None, None), "requires_safety_checker": False
+        "safety_checker": (None, None),
+        "feature_extractor": (None, None),
+        "requires_safety_checker": False,
     }
-}  # fmt: skip
+}
 """What diffusers expects of a pipeline's index, and does without when told so."""
 
 
@@ -32,11 +34,13 @@ def save_model(model: DiffusionModel, folder: Path, write_json: Callable[[Path, 
     scheduler = {"_class_name": "DDIMScheduler", **model.schedule.config}
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {
-        "_class_name": model.text.pipeline, "_diffusers_version": diffusers.__version__,
+        "_class_name": model.text.pipeline,
+        "_diffusers_version": diffusers.__version__,
         **{name: _class_of(part) for name, part in parts.items()},
         "scheduler": ("diffusers", scheduler["_class_name"]),
-        **model.text.settings, **LEFT_OUT.get(model.text.pipeline, {}),
-    }  # fmt: skip
+        **model.text.settings,
+        **LEFT_OUT.get(model.text.pipeline, {}),
+    }
     write_json(folder / "model_index.json", index)
     for weights in folder.rglob("*.safetensors"):
         weights.chmod((folder / "model_index.json").stat().st_mode)

@@ -91,9 +91,12 @@ class EditJob(PictureJob):
         "shrinks them, soft (the paper's l1) 30 %, hard (l0) 30 % unshrunk",
     )
     strength: Annotated[float, Flag()] = Field(
-        0.8, ge=0, le=1, allow_inf_nan=False,
+        0.8,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
         description="For sdedit, cycle and flowedit: how far towards noise the edit begins",
-    )  # fmt: skip
+    )
     source_guidance: Annotated[float, Flag(panel=SAMPLING)] = Field(
         3.5, ge=0, le=100, allow_inf_nan=False, description="For flowedit: guidance scale of the source prompt"
     )

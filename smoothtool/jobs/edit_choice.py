@@ -52,15 +52,19 @@ WINNERS = {
 Measured by `tests/benchmarks/bench_edits.py`, whose `--winners` prints these lines.
 """
 
-STYLES = frozenset(words_of(
-    "3d anime art cartoon charcoal clay comic cubist drawing engraving flat illustration impressionist ink lego "
-    "lineart manga mosaic oil origami painting pastel pencil photo photograph photorealistic pixel pop realistic "
-    "render sketch statue stained style watercolor watercolour woodcut"
-))  # fmt: skip
-PLACES = frozenset(words_of(
-    "above across against among amid around at before behind below beneath beside by during in inside near on outside "
-    "over through under underwater"
-))  # fmt: skip
+STYLES = frozenset(
+    words_of(
+        "3d anime art cartoon charcoal clay comic cubist drawing engraving flat illustration impressionist ink lego "
+        "lineart manga mosaic oil origami painting pastel pencil photo photograph photorealistic pixel pop realistic "
+        "render sketch statue stained style watercolor watercolour woodcut"
+    )
+)
+PLACES = frozenset(
+    words_of(
+        "above across against among amid around at before behind below beneath beside by during in inside near on "
+        "outside over through under underwater"
+    )
+)
 """Words that begin a phrase about where something is."""
 BREAKS = frozenset(words_of("and holding of wearing while with"))
 """Words that end such a phrase."""
@@ -72,10 +76,7 @@ def kind_of_edit(src: str, trg: str) -> str:
         return NO_SOURCE
     before, after = words_of(src), words_of(trg)
     spans = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    kinds = {
-        _kind_of_span(tag, before[a:b], after[c:d], after[:c])
-        for tag, a, b, c, d in spans if tag != "equal"
-    }  # fmt: skip
+    kinds = {_kind_of_span(tag, before[a:b], after[c:d], after[:c]) for tag, a, b, c, d in spans if tag != "equal"}
     return kinds.pop() if len(kinds) == 1 else ANY
 
 
@@ -150,6 +151,7 @@ def _reason(kind: str, winner: Winner) -> str:
 
 def _given(job: EditJob) -> list[str]:
     """What decides the method, as flags."""
-    names = [name for name in (*READ_BY, "inversion", "negative")
-             if getattr(job, name) != EditJob.model_fields[name].default]  # fmt: skip
+    names = [
+        name for name in (*READ_BY, "inversion", "negative") if getattr(job, name) != EditJob.model_fields[name].default
+    ]
     return [f"--{name.replace('_', '-')}" for name in names] or ["a picture without --src"]

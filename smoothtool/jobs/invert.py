@@ -30,13 +30,17 @@ class InversionJob(ModelJob):
         10, ge=0, le=1000, description="Most optimisation steps of the adam solver per denoising step"
     )
     null_anchor: Annotated[float, Flag(panel=INVERSION)] = Field(
-        0, ge=0, allow_inf_nan=False,
+        0,
+        ge=0,
+        allow_inf_nan=False,
         description="For gauss-newton: weight that keeps null embeddings near the empty prompt's, such as 1",
-    )  # fmt: skip
+    )
     null_trust: Annotated[float, Flag(panel=INVERSION)] = Field(
-        0.15, gt=0, allow_inf_nan=False,
+        0.15,
+        gt=0,
+        allow_inf_nan=False,
         description="For gauss-newton: how far a null embedding may move in a step, root mean square of its entries",
-    )  # fmt: skip
+    )
     fixed_point_solver: Annotated[Literal["anderson", "plain", "adamw"], Flag(panel=INVERSION)] = Field(
         "anderson", description="How spdinv and dci solve a step; adamw is the papers', with gradients"
     )
@@ -56,9 +60,12 @@ class PictureJob(InversionJob):
     """What every command that inverts one picture understands: several of a batch may go through the UNet together."""
 
     batch_size: Annotated[int | None, Flag(panel=MODEL, delivery=True)] = Field(
-        None, ge=1, le=1024, description="Of a batch, most pictures of one size that go through the UNet together, "
+        None,
+        ge=1,
+        le=1024,
+        description="Of a batch, most pictures of one size that go through the UNet together, "
         "halved when memory runs out; by default 4 on a GPU and 1 on a CPU",
-    )  # fmt: skip
+    )
 
 
 class InvertJob(PictureJob):

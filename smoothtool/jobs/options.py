@@ -67,8 +67,12 @@ def demand_of(field: FieldInfo) -> str:
     if choices_of(field):
         return "one of " + ", ".join(choices_of(field))
     nouns: dict[type, str] = {
-        int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts", Path: "a path"
-    }  # fmt: skip
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        list: "a list of texts",
+        Path: "a path",
+    }
     return nouns.get(kind_of(field), "a text") + range_of(field)
 
 

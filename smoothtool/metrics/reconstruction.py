@@ -117,8 +117,9 @@ def mean_quality(rows: Sequence[Quality]) -> dict[str, Any]:
     """
     if not rows:
         raise InputError("there are no pictures to measure", "a folder with pictures in it")
-    figures: dict[str, Any] = {name: _mean([getattr(row, name) for row in rows])
-                               for name in ("mse", "psnr_db", "ssim", "lpips")}  # fmt: skip
+    figures: dict[str, Any] = {
+        name: _mean([getattr(row, name) for row in rows]) for name in ("mse", "psnr_db", "ssim", "lpips")
+    }
     reason = next((row.lpips_reason for row in rows if row.lpips_reason), "")
     return {**figures, "pictures": len(rows), **({"lpips_reason": reason} if reason else {})}
 

@@ -9,9 +9,22 @@ from typing import Any
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, Job, identity_steps
 
 SHARED = (
-    "image", "images", "src", "model", "lora", "size", "steps", "guidance", "negative", "inversion", "solver",
-    "inner_steps", "null_anchor", "null_trust", "fixed_point_solver",
-)  # fmt: skip
+    "image",
+    "images",
+    "src",
+    "model",
+    "lora",
+    "size",
+    "steps",
+    "guidance",
+    "negative",
+    "inversion",
+    "solver",
+    "inner_steps",
+    "null_anchor",
+    "null_trust",
+    "fixed_point_solver",
+)
 """What an inversion depends on: jobs that agree in all of it share one through the cache."""
 
 Settings = Mapping[str, Any]
@@ -59,8 +72,14 @@ def _interpolate(job: Settings) -> float:
 
 def _edit(job: Settings) -> float:
     ratios = [float(text) for text in job["ratio"]] or [0.8]
-    parts = {"switch": sum(ratios), "sdedit": job["strength"], "cycle": job["strength"], "flowedit": job["strength"],
-             "pix2pix-zero": 3.0, "disentangle": 19.0}  # fmt: skip
+    parts = {
+        "switch": sum(ratios),
+        "sdedit": job["strength"],
+        "cycle": job["strength"],
+        "flowedit": job["strength"],
+        "pix2pix-zero": 3.0,
+        "disentangle": 19.0,
+    }
     if job["compare"]:
         inverted = sum(_inversion({**job, "inversion": name}) for name in ("nti", "ddim", "direct"))
         return inverted + math.ceil((sum(parts.values()) + 3.0) * job["steps"])

@@ -51,8 +51,11 @@ def dump_plan(plan: Plan, *, every_letter: bool = True) -> str:
 
     every_letter  False for where UTF-8 cannot be written: other letters than ASCII's are then escaped as YAML has it
     """
-    rows = [{**row, **item.job.handover(), **({"output": item.name} if plan.folder else {})}
-            for item in plan.items for row in item.job.recipe()["jobs"]]  # fmt: skip
+    rows = [
+        {**row, **item.job.handover(), **({"output": item.name} if plan.folder else {})}
+        for item in plan.items
+        for row in item.job.recipe()["jobs"]
+    ]
     shared = _shared(rows) if len(rows) > 1 else {}
     document = {
         **({"output": str(plan.folder)} if plan.folder else {}),

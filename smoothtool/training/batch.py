@@ -37,9 +37,11 @@ def drawn_batch(
         0 if dropped < prompt_dropout else own[int(choice * len(own))]
         for own, choice, dropped in zip(
             (examples.captions[index] for index in indices[part]),
-            draws.caption.tolist(), draws.dropped.tolist(), strict=True,
+            draws.caption.tolist(),
+            draws.dropped.tolist(),
+            strict=True,
         )
-    ]  # fmt: skip
+    ]
     abar = schedule.alpha_prods(draws.timesteps).flatten()
     weights = error_weights(abar, schedule.prediction_type)
     latents = means + deviations * draws.posterior_noise

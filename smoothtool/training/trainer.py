@@ -176,9 +176,7 @@ class Trainer:
         if self.running_mean is not None:
             tensors["running_mean/"] = self.running_mean.cpu().clone()
         scaler = self.accelerator.scaler
-        return tensors, {
-            "step": self.step, "at_once": self.at_once, "scaler": scaler.state_dict() if scaler else None
-        }  # fmt: skip
+        return tensors, {"step": self.step, "at_once": self.at_once, "scaler": scaler.state_dict() if scaler else None}
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
@@ -196,8 +194,9 @@ class Trainer:
         for name, p in self.named.items():
             p.copy_(groups["weights"][name])
             moments = {key: part[name] for key, part in groups.items() if key.startswith("adam.") and name in part}
-            self.adam.state[p] = {key.removeprefix("adam."): value.to(p.device if value.ndim else "cpu")
-                                  for key, value in moments.items()}  # fmt: skip
+            self.adam.state[p] = {
+                key.removeprefix("adam."): value.to(p.device if value.ndim else "cpu") for key, value in moments.items()
+            }
         for name, value in self.averages.items():
             value.copy_(groups.get("average", groups["weights"])[name])
         self.running_mean = groups["running_mean"][""] if "running_mean" in groups else self.running_mean

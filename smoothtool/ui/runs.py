@@ -48,10 +48,19 @@ class Run:
     def shown(self) -> dict[str, Any]:
         """For the page: no path of this machine but in the command, which is there to be copied."""
         return {
-            "number": self.number, "command": self.job.command, "title": COMMANDS[self.job.command],
-            "status": self.status, "stage": self.stage, "done": self.done, "total": self.total, "notes": self.notes,
-            "error": self.error, "files": self.files, "pictures": self.pictures, "line": command_line(self.job),
-        }  # fmt: skip
+            "number": self.number,
+            "command": self.job.command,
+            "title": COMMANDS[self.job.command],
+            "status": self.status,
+            "stage": self.stage,
+            "done": self.done,
+            "total": self.total,
+            "notes": self.notes,
+            "error": self.error,
+            "files": self.files,
+            "pictures": self.pictures,
+            "line": command_line(self.job),
+        }
 
 
 class RunTrack:

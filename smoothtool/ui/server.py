@@ -96,11 +96,13 @@ def create_app(session: Session, token: str, hosts: set[str], invitation: str | 
         return Response((HERE / name).read_text("utf-8"), media_type=STATIC[name], headers=HEADERS)
 
     async def state(request: Request) -> Response:
-        return _json({
-            "forms": [form_of(command) for command in COMMANDS],
-            "pictures": list(session.pictures),
-            "runs": [run.shown() for run in session.runs],
-        })  # fmt: skip
+        return _json(
+            {
+                "forms": [form_of(command) for command in COMMANDS],
+                "pictures": list(session.pictures),
+                "runs": [run.shown() for run in session.runs],
+            }
+        )
 
     async def runs(request: Request) -> Response:
         return _json({"runs": [run.shown() for run in session.runs]})

@@ -14,12 +14,23 @@ XL_TEXT_WIDTH = 2048
 BY_TEXT_WIDTH = {768: SD1, 1024: SD2, XL_TEXT_WIDTH: SDXL, 1280: f"{SDXL} refiner"}
 """Families by the width of the text that their cross-attention takes."""
 OTHERS = (
-    ("StableDiffusion3", "Stable Diffusion 3"), ("Flux", "FLUX"), ("PixArt", "PixArt"), ("Kandinsky", "Kandinsky"),
-    ("StableCascade", "Stable Cascade"), ("Wuerstchen", "Wuerstchen"), ("LatentConsistency", "latent consistency"),
-    ("IF", "DeepFloyd IF"), ("AltDiffusion", "AltDiffusion"), ("QwenImage", "Qwen-Image"), ("Sana", "Sana"),
-    ("StableVideo", "Stable Video Diffusion"), ("Lumina", "Lumina"), ("HunyuanDiT", "Hunyuan-DiT"),
-    ("AuraFlow", "AuraFlow"), ("StableUnCLIP", "Stable unCLIP"),
-)  # fmt: skip
+    ("StableDiffusion3", "Stable Diffusion 3"),
+    ("Flux", "FLUX"),
+    ("PixArt", "PixArt"),
+    ("Kandinsky", "Kandinsky"),
+    ("StableCascade", "Stable Cascade"),
+    ("Wuerstchen", "Wuerstchen"),
+    ("LatentConsistency", "latent consistency"),
+    ("IF", "DeepFloyd IF"),
+    ("AltDiffusion", "AltDiffusion"),
+    ("QwenImage", "Qwen-Image"),
+    ("Sana", "Sana"),
+    ("StableVideo", "Stable Video Diffusion"),
+    ("Lumina", "Lumina"),
+    ("HunyuanDiT", "Hunyuan-DiT"),
+    ("AuraFlow", "AuraFlow"),
+    ("StableUnCLIP", "Stable unCLIP"),
+)
 """Pipelines by how their class begins, and what people call them."""
 BY_CHANNELS = {9: "in-painting", 8: "instruct-pix2pix", 5: "depth", 7: "upscaling"}
 """What a UNet is for that takes more than the four channels of the latents."""
@@ -27,8 +38,14 @@ ONE_ENCODER, TWO_ENCODERS = (
     ("text_encoder", "tokenizer"),
     ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"),
 )
-PART_NAMES = {"text_encoder": "text encoder", "text_encoder_2": "second text encoder", "tokenizer": "tokenizer",
-              "tokenizer_2": "second tokenizer", "unet": "UNet", "vae": "VAE"}  # fmt: skip
+PART_NAMES = {
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+    "tokenizer": "tokenizer",
+    "tokenizer_2": "second tokenizer",
+    "unet": "UNet",
+    "vae": "VAE",
+}
 HINT = "an SD 1.x, SD 2.x or SDXL base model, for example sd15 or sdxl"
 _DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|hyper|lcm|dmd2?|schnell)(?![a-z])", re.IGNORECASE)
 

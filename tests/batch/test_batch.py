@@ -236,8 +236,11 @@ def test_stopped_at_once_it_decodes_no_picture_for_the_page(root: Path, monkeypa
 
 
 def start(root: Path, accident: str, victim: str = "p2.png") -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(TOYS), str(root), accident, victim], cwd=TOYS.parents[1],
-                            env={"PYTHONPATH": str(TOYS.parents[1]), "OMP_NUM_THREADS": "1"})  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, str(TOYS), str(root), accident, victim],
+        cwd=TOYS.parents[1],
+        env={"PYTHONPATH": str(TOYS.parents[1]), "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.mark.parametrize("accident", ["before", "inside", "record", "summary"])

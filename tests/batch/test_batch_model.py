@@ -45,8 +45,11 @@ def edited(output: Path) -> dict[str, np.ndarray]:
 
 
 def test_the_model_is_loaded_once_and_an_inversion_made_once(tiny: Path, tmp_path: Path, loads: list[str]) -> None:
-    outcomes = batch("jobs: [{command: edit, image: 'samples:[fc]*', src: x, trg: a cat, matrix: {ratio: [0.5, 1]}}]",
-                     tiny, tmp_path / "out")  # fmt: skip
+    outcomes = batch(
+        "jobs: [{command: edit, image: 'samples:[fc]*', src: x, trg: a cat, matrix: {ratio: [0.5, 1]}}]",
+        tiny,
+        tmp_path / "out",
+    )
     assert loads == ["loaded"]
     assert {outcome.status for outcome in outcomes} == {"made"}
     reports = [json.loads((tmp_path / "out" / o.record["name"] / "report.json").read_text()) for o in outcomes]

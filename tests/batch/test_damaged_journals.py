@@ -18,15 +18,30 @@ WHOLE = {"name": "fox", "key": "k", "status": "made", "attempt": 1}
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 50_000, b'{"a":' * 5000, json.dumps({**WHOLE, "attempt": "x"}),
-     json.dumps({**WHOLE, "attempt": None}), json.dumps({**WHOLE, "name": ["fox"]}),
-     json.dumps({**WHOLE, "name": "../../etc"}), json.dumps({**WHOLE, "name": "/etc"}),
-     json.dumps({**WHOLE, "key": {}}), json.dumps({**WHOLE, "status": "odd"}), json.dumps({**WHOLE, "status": []}),
-     json.dumps({**WHOLE, "status": "failed"}), json.dumps({**WHOLE, "status": "failed", "error": 3}),
-     json.dumps({**WHOLE, "status": "failed", "error": "x", "exit_code": "y"}),
-     json.dumps({**WHOLE, "seconds": "long"}), json.dumps({**WHOLE, "attempt": 10**30})],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"\xff\xfe",
+        b"[" * 50_000,
+        b'{"a":' * 5000,
+        json.dumps({**WHOLE, "attempt": "x"}),
+        json.dumps({**WHOLE, "attempt": None}),
+        json.dumps({**WHOLE, "name": ["fox"]}),
+        json.dumps({**WHOLE, "name": "../../etc"}),
+        json.dumps({**WHOLE, "name": "/etc"}),
+        json.dumps({**WHOLE, "key": {}}),
+        json.dumps({**WHOLE, "status": "odd"}),
+        json.dumps({**WHOLE, "status": []}),
+        json.dumps({**WHOLE, "status": "failed"}),
+        json.dumps({**WHOLE, "status": "failed", "error": 3}),
+        json.dumps({**WHOLE, "status": "failed", "error": "x", "exit_code": "y"}),
+        json.dumps({**WHOLE, "seconds": "long"}),
+        json.dumps({**WHOLE, "attempt": 10**30}),
+    ],
     ids=lambda line: str(line)[:60],
-)  # fmt: skip
+)
 def test_a_line_that_is_no_record_counts_as_none(tmp_path: Path, line: Any) -> None:
     content = line if isinstance(line, bytes) else line.encode()
     good = json.dumps({**WHOLE, "name": "pear"}).encode()

@@ -16,8 +16,20 @@ HOSTILE = "\"><script>alert(1)</script>'&{{ 7*7 }}"
 
 
 def card(**changes) -> Card:
-    return Card(**{"name": "fox", "status": "made", "link": "fox/", "before": None, "after": None, "settings": {},
-                   "every_setting": {}, "metrics": {"psnr_db": 30.0}, "notes": [], **changes})  # fmt: skip
+    return Card(
+        **{
+            "name": "fox",
+            "status": "made",
+            "link": "fox/",
+            "before": None,
+            "after": None,
+            "settings": {},
+            "every_setting": {},
+            "metrics": {"psnr_db": 30.0},
+            "notes": [],
+            **changes,
+        }
+    )
 
 
 def page_of(folder: Path, title: str, counts: dict[str, int], cards: list[Card]) -> str:
@@ -26,8 +38,14 @@ def page_of(folder: Path, title: str, counts: dict[str, int], cards: list[Card])
 
 
 def test_whatever_people_wrote_is_escaped(tmp_path: Path) -> None:
-    hostile = card(name=HOSTILE, link=f"{HOSTILE}/", settings={HOSTILE: [HOSTILE]}, every_setting={"src": HOSTILE},
-                   metrics={HOSTILE: 1.0}, notes=[HOSTILE])  # fmt: skip
+    hostile = card(
+        name=HOSTILE,
+        link=f"{HOSTILE}/",
+        settings={HOSTILE: [HOSTILE]},
+        every_setting={"src": HOSTILE},
+        metrics={HOSTILE: 1.0},
+        notes=[HOSTILE],
+    )
     page = page_of(tmp_path, HOSTILE, {"made": 1}, [hostile])
     assert page.count("<script>") == 1
     assert "alert(1)</script>" not in page

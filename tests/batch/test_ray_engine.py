@@ -26,8 +26,14 @@ ALL = [f"p{index}.png" for index in range(5)]
 
 def cluster(**environment: object) -> Iterator[None]:
     paths = {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-             runtime_env={"env_vars": paths, **environment})  # fmt: skip
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": paths, **environment},
+    )
     yield
     ray.shutdown()
 

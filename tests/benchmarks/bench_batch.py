@@ -39,9 +39,12 @@ def main(count: int) -> dict[str, float]:
         first, own = _timed(plan, root)
         again, _ = _timed(plan, root)
         return {
-            "items": count, "planning_s": planning, "overhead_ms_per_item": 1e3 * (first - own) / count,
-            "skipping_ms_per_item": 1e3 * again / count, "page_mb": (root / "out" / "index.html").stat().st_size / 1e6,
-        }  # fmt: skip
+            "items": count,
+            "planning_s": planning,
+            "overhead_ms_per_item": 1e3 * (first - own) / count,
+            "skipping_ms_per_item": 1e3 * again / count,
+            "page_mb": (root / "out" / "index.html").stat().st_size / 1e6,
+        }
 
 
 def _timed(plan, root: Path) -> tuple[float, float]:

@@ -46,11 +46,21 @@ def _seconds(command: tuple[str, ...], way: dict[str, str], cores: set[int]) -> 
     """Wall-clock seconds of the command, with an empty cache of inversions."""
     kept = {name: text for name, text in os.environ.items() if name not in CHOICES}
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**kept, **way, "OMP_NUM_THREADS": str(len(cores)), "SMOOTHTOOL_CACHE": f"{folder}/cache",
-                       "PYTHONPATH": str(ROOT)}  # fmt: skip
+        environment = {
+            **kept,
+            **way,
+            "OMP_NUM_THREADS": str(len(cores)),
+            "SMOOTHTOOL_CACHE": f"{folder}/cache",
+            "PYTHONPATH": str(ROOT),
+        }
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "smoothtool", *command, "-q", "-o", f"{folder}/out"], check=True,
-                       env=environment, stdout=subprocess.DEVNULL, preexec_fn=lambda: _stay_on(cores))  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "smoothtool", *command, "-q", "-o", f"{folder}/out"],
+            check=True,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=lambda: _stay_on(cores),
+        )
         return round(time.perf_counter() - started, 1)
 
 

@@ -74,9 +74,14 @@ def opened(predicts: str) -> DiffusionModel:
 def samples(model: DiffusionModel, count: int) -> Iterator[Sample]:
     names = list(sample_names())
     pictures = [
-        fit_image(load_image(resolve_picture(f"samples:{name}")), multiple=model.size_multiple, size=None,
-                  native_px=model.native_size_px).pixel_values for name in names
-    ]  # fmt: skip
+        fit_image(
+            load_image(resolve_picture(f"samples:{name}")),
+            multiple=model.size_multiple,
+            size=None,
+            native_px=model.native_size_px,
+        ).pixel_values
+        for name in names
+    ]
     latents = model.encode_images(torch.cat(pictures)).double()
     text = model.encode_prompts([f"a 3d {name} on a green background" for name in names])
     abar = torch.tensor(model.schedule.alphas_cumprod, dtype=torch.float64)
@@ -147,8 +152,10 @@ def norm_of(model: DiffusionModel, sample: Sample) -> torch.Tensor:
 def draw_curve(model: DiffusionModel, drawn: list[Sample], kind: Gradient, lengths: list[float], dtype: str) -> None:
     chosen = finite_difference_step(kind, model, mixed=dtype != "float32")
     shown = sorted({*lengths, *([chosen] if chosen else [])})
-    print(f"\n{model.schedule.prediction_type}, {dtype}, {kind}: the trainer's length is "
-          f"{f'{chosen:g}' if chosen else 'none: refused'}")  # fmt: skip
+    print(
+        f"\n{model.schedule.prediction_type}, {dtype}, {kind}: the trainer's length is "
+        f"{f'{chosen:g}' if chosen else 'none: refused'}"
+    )
     print(f"{'r':>8} {'median':>9} {'90 %':>9} {'worst':>9} {'batch':>9}")
     for length, errors, worst in curve(model, drawn, kind, shown, dtype):
         tenth = float(errors.quantile(0.9))

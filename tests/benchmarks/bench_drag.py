@@ -36,8 +36,10 @@ def sd_shaped_model(width: int, device: str):
         model = tiny_model(Path(folder))
     torch.manual_seed(0)
     model.unet = UNet2DConditionModel(
-        block_out_channels=(width, 2 * width, 4 * width, 4 * width), cross_attention_dim=16, sample_size=SIDE,
-    )  # fmt: skip
+        block_out_channels=(width, 2 * width, 4 * width, 4 * width),
+        cross_attention_dim=16,
+        sample_size=SIDE,
+    )
     model.unet.requires_grad_(False).eval().to(device)
     model.device = torch.device(device)
     model.text.text_encoder.to(device)

@@ -114,11 +114,16 @@ def measure(model, move: Move, icons: Path, method: str, lora_steps: int) -> tup
     )
     truth = _tensor(render(move.moved, icons))
     return dragged.after, {
-        "caption": caption(move.scene), "asked_px": math.hypot(move.dx, move.dy), "before_px": before, "left_px": after,
-        "tracked_arrived": dragged.arrived, "iterations": len(dragged.path),
+        "caption": caption(move.scene),
+        "asked_px": math.hypot(move.dx, move.dy),
+        "before_px": before,
+        "left_px": after,
+        "tracked_arrived": dragged.arrived,
+        "iterations": len(dragged.path),
         "psnr_to_truth_db": float(-10 * (_tensor(dragged.after) - truth).square().mean().log10()),
-        "unet_calls": model.counter.calls - calls, **{f"{name}_seconds": s for name, s in report.seconds.items()},
-    }  # fmt: skip
+        "unet_calls": model.counter.calls - calls,
+        **{f"{name}_seconds": s for name, s in report.seconds.items()},
+    }
 
 
 def main() -> None:

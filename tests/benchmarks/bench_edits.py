@@ -116,8 +116,11 @@ def _other(rng: Random, names: Iterable[str], than: str) -> str:
 
 
 CHANGES: dict[str, Callable[[Random], tuple[Scene, Scene]]] = {
-    "replace": _replace, "add": _add, "style": _style, "background": _background
-}  # fmt: skip
+    "replace": _replace,
+    "add": _add,
+    "style": _style,
+    "background": _background,
+}
 """Kind of edit -> (source scene, true edit)."""
 
 
@@ -170,11 +173,20 @@ class Drawn:
 
     def job(self, method: str, name: str) -> Any:
         options, chosen = self.options, name if name in EDIT_INVERSIONS[method][0] else "auto"
-        return make_job("edit", {
-            "image": "drawn", "src": self.prompts[0], "trg": self.prompts[1], "method": method, "inversion": chosen,
-            "seed": 0, "steps": options.steps, "clip": options.model / "clip",
-            **dict(map(parse_setting, options.set)),
-        })  # fmt: skip
+        return make_job(
+            "edit",
+            {
+                "image": "drawn",
+                "src": self.prompts[0],
+                "trg": self.prompts[1],
+                "method": method,
+                "inversion": chosen,
+                "seed": 0,
+                "steps": options.steps,
+                "clip": options.model / "clip",
+                **dict(map(parse_setting, options.set)),
+            },
+        )
 
     def inverted(self, prompt: str, name: str, job: Any) -> tuple[dict[str, Any], Inverted | None]:
         """(its figures, the inversion of that name); made once per prompt."""
@@ -201,8 +213,13 @@ def edit_all(
     """(row, picture) for every variant that is still wanted; one that fails says why, and the others go on."""
     drawn = Drawn(model, clip, task, options)
     for method, name in wanted:
-        head = {"task": task.index, "kind": task.kind, "method": method, "inversion": name,
-                "settings": settings_of(method, options)}  # fmt: skip
+        head = {
+            "task": task.index,
+            "kind": task.kind,
+            "method": method,
+            "inversion": name,
+            "settings": settings_of(method, options),
+        }
         try:
             row, picture = drawn.result(method, name)
         except SmoothtoolError as error:
@@ -272,10 +289,12 @@ def run(model: DiffusionModel, clip: Clip, options: argparse.Namespace, done: se
         if not is_wanted(task.index, options.half, options.shard):
             continue
         wanted = [
-            v for v in VARIANTS
-            if ("/".join(v) in options.only or v[0] in BOUNDS) and v[0] not in options.skip
+            v
+            for v in VARIANTS
+            if ("/".join(v) in options.only or v[0] in BOUNDS)
+            and v[0] not in options.skip
             and (task.index, *v, settings_of(v[0], options)) not in done
-        ]  # fmt: skip
+        ]
         pictures = [render(scene, options.icons) for scene in (task.source, task.target)]
         for row, picture in edit_all(model, clip, task, wanted, options):
             append_record(options.out, row)

@@ -42,21 +42,32 @@ def main() -> None:
     place = resolve_model(options.model)
     model = load_model(place.folder, place.name, device=options.device)
     picture = fit_image(
-        load_image(resolve_picture(options.picture)), multiple=model.size_multiple, size=None,
+        load_image(resolve_picture(options.picture)),
+        multiple=model.size_multiple,
+        size=None,
         native_px=model.native_size_px,
-    )  # fmt: skip
+    )
     latents, text = model.encode_images(picture.pixel_values), model.encode_prompts([options.src])
     steps = partial(dci_steps if options.dci else spdinv_steps, model, latents, text, options.steps)
     curves = {
         name: torch.stack([step.residuals[:, 0].clamp(max=FAR) for step in steps(make(options.rounds, 0.0))])
         for name, make in SOLVERS.items()
-    }  # fmt: skip
-    print(markdown_table([
-        {"calls a step": at + 1,
-         **{f"{name}, {what}": float(f"{value(curve[:, at]):.2e}") for name, curve in curves.items()
-            for what, value in (("mean", torch.mean), ("worst", torch.max))}}
-        for at in range(options.rounds + 1)
-    ]))  # fmt: skip
+    }
+    print(
+        markdown_table(
+            [
+                {
+                    "calls a step": at + 1,
+                    **{
+                        f"{name}, {what}": float(f"{value(curve[:, at]):.2e}")
+                        for name, curve in curves.items()
+                        for what, value in (("mean", torch.mean), ("worst", torch.max))
+                    },
+                }
+                for at in range(options.rounds + 1)
+            ]
+        )
+    )
     print(markdown_table([cost(model, latents, text, steps, name, options.steps) for name in SOLVERS]))
 
 

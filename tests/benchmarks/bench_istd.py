@@ -65,8 +65,10 @@ def main() -> None:
     bare_calls(model, shapes[:1], 2)
     pairs = [(seconds(ours), seconds(lambda: bare_calls(model, shapes, asked.steps))) for _ in range(asked.repeats)]
     whole, bare = (median(times) for times in zip(*pairs, strict=True))
-    print(f"{asked.model}, {len(prompts)} walks of {settings.frames} pictures, {asked.steps} steps, "
-          f"{torch.get_num_threads()} threads: {calls} calls of the model")  # fmt: skip
+    print(
+        f"{asked.model}, {len(prompts)} walks of {settings.frames} pictures, {asked.steps} steps, "
+        f"{torch.get_num_threads()} threads: {calls} calls of the model"
+    )
     print(f"ISTD {whole:.2f} s, bare UNet {bare:.2f} s in {len(shapes) * asked.steps} calls, ratio {whole / bare:.3f}")
 
 

@@ -43,8 +43,12 @@ def main() -> None:
     arguments = parser.parse_args()
     place = resolve_model(arguments.model)
     model = load_model(place.folder, place.name, device="cpu")
-    pictures = [fit_image(load_image(resolve_picture(name)), multiple=model.size_multiple, size=None,
-                          native_px=model.native_size_px) for name in arguments.pictures]  # fmt: skip
+    pictures = [
+        fit_image(
+            load_image(resolve_picture(name)), multiple=model.size_multiple, size=None, native_px=model.native_size_px
+        )
+        for name in arguments.pictures
+    ]
     latents = model.encode_images(torch.cat([picture.pixel_values for picture in pictures]))
     text, null = model.encode_prompts(arguments.src), model.encode_prompts([""])
     trajectory = trajectory_of(latents, list(ddim_inversion_steps(model, latents, text, arguments.steps)))
@@ -69,8 +73,11 @@ def main() -> None:
             f"{name:24} {seconds:8.2f} s  {calls:5} calls  latent error {error:.2e}  {reference / seconds:.2f} x faster"
         )
         if name == "Adam":
-            pairs = [(a, b) for ours, (_, losses) in zip(steps, theirs, strict=True)
-                     for a, b in zip(ours.losses, losses, strict=False)]  # fmt: skip
+            pairs = [
+                (a, b)
+                for ours, (_, losses) in zip(steps, theirs, strict=True)
+                for a, b in zip(ours.losses, losses, strict=False)
+            ]
             line += f"  losses differ by {max(abs(a - b) / max(b, 1e-4) for a, b in pairs):.1e}"
         print(line, flush=True)
 

@@ -141,8 +141,10 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--compile", action="store_true")
     asked = parser.parse_args()
-    side, size, repeats = (getattr(asked, name) or usual for name, usual in
-                           zip(("side", "batch", "repeats"), SIDE_BATCH_REPEATS[asked.shape], strict=True))  # fmt: skip
+    side, size, repeats = (
+        getattr(asked, name) or usual
+        for name, usual in zip(("side", "batch", "repeats"), SIDE_BATCH_REPEATS[asked.shape], strict=True)
+    )
     device = torch.device(asked.device)
     with tempfile.TemporaryDirectory() as folder:
         model = tiny_model(Path(folder))
@@ -190,8 +192,10 @@ def main() -> None:
     steps["check of one sample"] = check_one
     if not asked.checkpointing and not asked.compile:
         steps["reference"] = lambda: reference_step(predict, batch)
-    print(f"{asked.shape}, batch {size}, latents {side} x {side}, {device}, {torch.get_num_threads()} threads, "
-          f"torch {torch.__version__}")  # fmt: skip
+    print(
+        f"{asked.shape}, batch {size}, latents {side} x {side}, {device}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}"
+    )
     print("".join(f"{head:>18} {'ratio':>6}" for head in ("seconds", "kept MB", "allocated MB", "GFLOP")))
     if asked.compile:
         found, expected = (noise_gradient(partial(predict_with, of), batch, parameters) for of in (unet, model.unet))

@@ -74,9 +74,10 @@ def _print_change(name: str, before: Sequence[Row], after: Sequence[Row], keys: 
     first, second = ({row["task"]: row for row in rows} for rows in (before, after))
     for key in keys:
         tasks = [
-            task for task in first.keys() & second.keys()
+            task
+            for task in first.keys() & second.keys()
             if first[task].get(key) is not None and second[task].get(key) is not None
-        ]  # fmt: skip
+        ]
         if tasks:
             change = paired_difference([first[task][key] for task in tasks], [second[task][key] for task in tasks])
             span = f"{change.mean:+.2f} ({change.low:+.2f} to {change.high:+.2f}) over {change.count}"

@@ -52,9 +52,17 @@ def test_halves_and_shards_share_out_the_scenes_with_every_kind_in_each():
 
 
 def result(method: str, truth: float, score: float, kind: str = "add", settings: str = "") -> dict[str, object]:
-    return {"task": 1, "kind": kind, "method": method, "inversion": "none", "settings": settings,
-            "truth_psnr_db": truth, "inside_to_truth_psnr_db": truth - 2, "outside_psnr_db": 20.0,
-            "clip_score": score}  # fmt: skip
+    return {
+        "task": 1,
+        "kind": kind,
+        "method": method,
+        "inversion": "none",
+        "settings": settings,
+        "truth_psnr_db": truth,
+        "inside_to_truth_psnr_db": truth - 2,
+        "outside_psnr_db": 20.0,
+        "clip_score": score,
+    }
 
 
 RESULTS = [result("no edit", 18, 40), result("true edit", 30, 60), result("p2p", 17, 49), result("pnp", 15, 52),

@@ -216,8 +216,14 @@ def test_pulling_clip_brings_the_tokenizer_alone(call, monkeypatch: pytest.Monke
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60,
-                          env={**os.environ, "COLUMNS": "20", **environment})  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "20", **environment},
+    )
 
 
 def test_no_help_and_no_validation_imports_torch() -> None:

@@ -39,8 +39,30 @@ BUILT_ONCE = cache(get_command)
 """Making the command line out of its functions takes longer than most of these runs."""
 ALLOWED = {2, 3, 4, 5, 7}
 HARMLESS = "everything was read, and the work would begin"
-ODD: list[Any] = [None, True, False, -1, 0, 7, 2.5, 10**30, float("nan"), float("inf"), "", "x", "\ud800", "a\nb", [],
-                  {}, [[]], ["x"], [1, None], {"x": 1}, "\x1b[31m", "9" * 5000]  # fmt: skip
+ODD: list[Any] = [
+    None,
+    True,
+    False,
+    -1,
+    0,
+    7,
+    2.5,
+    10**30,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "\ud800",
+    "a\nb",
+    [],
+    {},
+    [[]],
+    ["x"],
+    [1, None],
+    {"x": 1},
+    "\x1b[31m",
+    "9" * 5000,
+]
 PLACE = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
@@ -66,12 +88,23 @@ def damaged_bytes(content: bytes, dice: random.Random) -> bytes:
     flipped = bytearray(content)
     for _ in range(max(4, size // 50)):
         flipped[dice.randrange(size)] = dice.randrange(256)
-    return dice.choice([
-        lambda: b"", lambda: content[:at], lambda: content[at:], lambda: bytes(flipped), lambda: noise,
-        lambda: content[:at] + noise + content[at:], lambda: content[:at] + bytes(end - at) + content[end:],
-        lambda: content[:at] + content[end:], lambda: b"\xff\xfe" + content, lambda: content[::-1],
-        lambda: b"PK\x03\x04" + content, lambda: b"<html>" + content, lambda: b"\x80\x04\x95" + noise,
-    ])()  # fmt: skip
+    return dice.choice(
+        [
+            lambda: b"",
+            lambda: content[:at],
+            lambda: content[at:],
+            lambda: bytes(flipped),
+            lambda: noise,
+            lambda: content[:at] + noise + content[at:],
+            lambda: content[:at] + bytes(end - at) + content[end:],
+            lambda: content[:at] + content[end:],
+            lambda: b"\xff\xfe" + content,
+            lambda: content[::-1],
+            lambda: b"PK\x03\x04" + content,
+            lambda: b"<html>" + content,
+            lambda: b"\x80\x04\x95" + noise,
+        ]
+    )()
 
 
 def damaged_value(value: Any, dice: random.Random) -> Any:
@@ -105,10 +138,15 @@ def no_file(path: Path, dice: random.Random) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
-    dice.choice([
-        lambda: os.mkfifo(path), lambda: path.mkdir(), lambda: path.symlink_to(path),
-        lambda: path.symlink_to("/dev/zero"), lambda: None,
-    ])()  # fmt: skip
+    dice.choice(
+        [
+            lambda: os.mkfifo(path),
+            lambda: path.mkdir(),
+            lambda: path.symlink_to(path),
+            lambda: path.symlink_to("/dev/zero"),
+            lambda: None,
+        ]
+    )()
 
 
 def write(path: Path, content: bytes, dice: random.Random) -> Path:
@@ -176,10 +214,13 @@ def captions(world: World) -> list[str]:
     folder.mkdir()
     shutil.copy(world.file("good.png"), folder / "fox.png")
     row = {"file_name": "fox.png", "text": "a grüner fox"}
-    name, content = dice.choice([
-        ("fox.txt", damaged_bytes("ein grüner Fuchs".encode(), dice)), ("metadata.jsonl", damaged_json(row, dice)),
-        ("metadata.csv", damaged_bytes("file_name,text\nfox.png,a grüner fox\n".encode(), dice)),
-    ])  # fmt: skip
+    name, content = dice.choice(
+        [
+            ("fox.txt", damaged_bytes("ein grüner Fuchs".encode(), dice)),
+            ("metadata.jsonl", damaged_json(row, dice)),
+            ("metadata.csv", damaged_bytes("file_name,text\nfox.png,a grüner fox\n".encode(), dice)),
+        ]
+    )
     write(folder / name, content, dice)
     return ["train", str(folder), "-n", "1", "--lambda", "0"]
 
@@ -295,8 +336,19 @@ def journal(world: World) -> list[str]:
 
 
 KINDS: list[Callable[[World], list[str]]] = [
-    picture, mask, points, prompts, captions, table, recipe, settings_in_a_picture, config, lora, inversion, journal,
-]  # fmt: skip
+    picture,
+    mask,
+    points,
+    prompts,
+    captions,
+    table,
+    recipe,
+    settings_in_a_picture,
+    config,
+    lora,
+    inversion,
+    journal,
+]
 GENTLE = {journal}
 """Damage that a run goes on after."""
 

@@ -59,14 +59,23 @@ def test_what_was_measured_is_told_with_its_interval() -> None:
     istd = Report(
         "istd", Path("out"), {}, figures={"istd": interval, "compared": {"istd": interval}, "difference": interval}
     )
-    assert figure_lines(istd)[::2] == ["ISTD            2.500 (2.000 to 3.000, over 30)",
-                                       "difference      2.500 (2.000 to 3.000, over 30)"]  # fmt: skip
+    assert figure_lines(istd)[::2] == [
+        "ISTD            2.500 (2.000 to 3.000, over 30)",
+        "difference      2.500 (2.000 to 3.000, over 30)",
+    ]
     fid = {"clip_frechet_distance": 12.345, "features": "tiny", "low": 11.0, "high": 13.0}
     assert figure_lines(Report("eval", Path("out"), {"metric": "fid"}, figures=fid)) == [
         "Frechet distance in CLIP tiny: 12.35 (11.00 to 13.00)"
     ]
-    row = {"method": "p2p", "inversion": "direct", "psnr_to_source_db": 21.0, "ssim_to_source": 0.9, "clip_score": None,
-           "unet_calls": 20, "seconds": 1.25}  # fmt: skip
+    row = {
+        "method": "p2p",
+        "inversion": "direct",
+        "psnr_to_source_db": 21.0,
+        "ssim_to_source": 0.9,
+        "clip_score": None,
+        "unet_calls": 20,
+        "seconds": 1.25,
+    }
     (line,) = figure_lines(Report("edit", Path("out"), {}, figures={"compare": [row]}))
     assert line.split("  ") == [
         "p2p / direct",

@@ -55,9 +55,12 @@ def test_lists_are_documents(call: Any) -> None:
     _, models, _ = call("models", "list", "--json")
     assert models["ok"] is True
     assert models["models"][0] == {
-        "name": "stickers", "here": "yes", "size": "embedded", "licence": "Apache-2.0",
+        "name": "stickers",
+        "here": "yes",
+        "size": "embedded",
+        "licence": "Apache-2.0",
         "what": "embedded; icons of animals, food, things",
-    }  # fmt: skip
+    }
     assert {"name", "about"} == set(call("recipe", "ls", "--json")[1]["recipes"][0])
     assert call("models", "info", "stickers", "--json")[1]["name"] == "stickers"
 

@@ -30,8 +30,12 @@ def started(folder: Path, library: str, **how: object) -> subprocess.Popen:
     path = os.pathsep.join([str(folder), str(Path(__file__).parents[2])])
     process = subprocess.Popen(
         [sys.executable, "-m", "smoothtool", "interpolate", "samples:fox", "samples:cat", "-o", str(folder / "out")],
-        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )
     end = time.monotonic() + 60
     while not (folder / "loading").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)

@@ -131,8 +131,13 @@ def test_notices_without_a_reader_do_not_end_a_run() -> None:
     """rich by itself leaves the program when the pipe of stderr is closed."""
     program = "import time; from smoothtool.cli import console, streams\nwith streams.steady_streams():\n"
     program += "    time.sleep(0.2)\n    [console.notice('x' * 5000) for _ in range(20)]\n    console.data('made')"
-    done = subprocess.run(["bash", "-c", '"$0" -c "$1" 2> >(true)', sys.executable, program], cwd=ROOT, text=True,
-                          capture_output=True, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" 2> >(true)', sys.executable, program],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stdout) == (0, "made\n")
 
 
@@ -182,5 +187,11 @@ main()
 
 def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`smoothtool LINE` in bash."""
-    return subprocess.run(["bash", "-c", f'"{sys.executable}" -m smoothtool {line}'], cwd=ROOT, text=True, timeout=60,
-                          capture_output=True, env={**os.environ, **environment})  # fmt: skip
+    return subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -m smoothtool {line}'],
+        cwd=ROOT,
+        text=True,
+        timeout=60,
+        capture_output=True,
+        env={**os.environ, **environment},
+    )

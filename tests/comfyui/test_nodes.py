@@ -30,8 +30,12 @@ def sample(name: str) -> torch.Tensor:
 def defaults(node: str) -> dict[str, Any]:
     """What ComfyUI hands to a node whose widgets nobody touched."""
     inputs = NODE_CLASS_MAPPINGS[node].INPUT_TYPES()
-    return {key: options["default"] for part in inputs.values() for key, (_, options) in part.items()
-            if "default" in options}  # fmt: skip
+    return {
+        key: options["default"]
+        for part in inputs.values()
+        for key, (_, options) in part.items()
+        if "default" in options
+    }
 
 
 def test_every_node_has_a_name_and_inputs_of_kinds_that_comfyui_knows() -> None:

@@ -29,8 +29,15 @@ from smoothtool.jobs import INVERSION_NAMES, make_job
 from smoothtool.jobs.edit import EditName
 from smoothtool.types import Report, silent
 
-COMMANDS = {"drag": drag, "edit": edit, "interpolate": interpolate, "invert": invert, "istd": istd, "tables": tables,
-            "train": train}  # fmt: skip
+COMMANDS = {
+    "drag": drag,
+    "edit": edit,
+    "interpolate": interpolate,
+    "invert": invert,
+    "istd": istd,
+    "tables": tables,
+    "train": train,
+}
 STEPS = 4
 
 
@@ -60,16 +67,37 @@ def go(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "interpolate": {"images": [picture, str(place / "data" / "1.png")], "frames": 3, "src": ["a red cat", "a dog"]},
         "invert": {"image": picture, "src": "a red cat"},
         "istd": {"prompts": str(place / "prompts.txt"), "n": 1, "frames": 3},
-        "tables": {"data": str(place / "data"), "prompts": str(place / "prompts.txt"), "n": 1, "pictures": 2,
-                   "pairs": 1, "inverted": 1, "train_steps": 0, "clip": str(place / "clip")},
-        "train": {"data": str(place / "data"), "max_steps": 2, "batch_size": 2, "rank": 2, "learning_rate": 1e-2,
-                  "prompt_dropout": 0.5, "crop": "buckets"},
-    }  # fmt: skip
+        "tables": {
+            "data": str(place / "data"),
+            "prompts": str(place / "prompts.txt"),
+            "n": 1,
+            "pictures": 2,
+            "pairs": 1,
+            "inverted": 1,
+            "train_steps": 0,
+            "clip": str(place / "clip"),
+        },
+        "train": {
+            "data": str(place / "data"),
+            "max_steps": 2,
+            "batch_size": 2,
+            "rank": 2,
+            "learning_rate": 1e-2,
+            "prompt_dropout": 0.5,
+            "crop": "buckets",
+        },
+    }
     count = iter(range(100))
 
     def run(command: str, **settings: Any) -> Report:
-        common = {"model": str(place / "model"), "steps": STEPS, "guidance": 3, "seed": 1, "device": "cpu",
-                  "output": tmp_path / f"out-{next(count)}"}  # fmt: skip
+        common = {
+            "model": str(place / "model"),
+            "steps": STEPS,
+            "guidance": 3,
+            "seed": 1,
+            "device": "cpu",
+            "output": tmp_path / f"out-{next(count)}",
+        }
         return COMMANDS[command].run(make_job(command, {**common, **given[command], **settings}), silent)
 
     return run
@@ -89,8 +117,14 @@ def test_every_inversion_gives_the_picture_back(go, inversion: str) -> None:
 def test_negative_prompt_inversion_follows_the_unguided_path(go) -> None:
     report = go("invert", inversion="npi", guidance=7.5)
     kept, _ = load_inversion(report.folder / "inversion.safetensors")
-    edited = go("edit", image=str(report.folder / "inversion.safetensors"), trg="a red cat", ratio="1",
-                inversion="npi", guidance=7.5)  # fmt: skip
+    edited = go(
+        "edit",
+        image=str(report.folder / "inversion.safetensors"),
+        trg="a red cat",
+        ratio="1",
+        inversion="npi",
+        guidance=7.5,
+    )
     same = np.asarray(Image.open(edited.folder / "edited.png")).astype(int)
     given = np.asarray(Image.open(report.folder / "reconstruction.png")).astype(int)
     assert np.abs(same - given).max() <= 1

@@ -30,8 +30,9 @@ def latents() -> torch.Tensor:
 
 def sd15_shaped() -> UNet2DConditionModel:
     with torch.device("meta"):
-        return UNet2DConditionModel(cross_attention_dim=8, attention_head_dim=2, norm_num_groups=2,
-                                    block_out_channels=(4, 8, 8, 8))  # fmt: skip
+        return UNet2DConditionModel(
+            cross_attention_dim=8, attention_head_dim=2, norm_num_groups=2, block_out_channels=(4, 8, 8, 8)
+        )
 
 
 def test_sd15_has_six_down_one_mid_and_nine_up_blocks_in_order():

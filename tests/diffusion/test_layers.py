@@ -13,18 +13,23 @@ from smoothtool.diffusion.layers import layer_choices
 
 def sd15_shaped() -> UNet2DConditionModel:
     with torch.device("meta"):
-        return UNet2DConditionModel(cross_attention_dim=8, attention_head_dim=2, norm_num_groups=2,
-                                    block_out_channels=(4, 8, 8, 8))  # fmt: skip
+        return UNet2DConditionModel(
+            cross_attention_dim=8, attention_head_dim=2, norm_num_groups=2, block_out_channels=(4, 8, 8, 8)
+        )
 
 
 def sdxl_shaped() -> UNet2DConditionModel:
     with torch.device("meta"):
         return UNet2DConditionModel(
-            block_out_channels=(4, 8, 16), cross_attention_dim=8, attention_head_dim=2, norm_num_groups=2,
+            block_out_channels=(4, 8, 16),
+            cross_attention_dim=8,
+            attention_head_dim=2,
+            norm_num_groups=2,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10), use_linear_projection=True,
-        )  # fmt: skip
+            transformer_layers_per_block=(1, 2, 10),
+            use_linear_projection=True,
+        )
 
 
 def test_sd15_has_the_published_layers() -> None:
@@ -37,8 +42,11 @@ def test_sd15_has_the_published_layers() -> None:
 
 
 def test_sdxl_has_seventy_blocks_in_the_order_of_execution() -> None:
-    blocks = [(layer.name.split(".attentions")[0], layer.downsampling)
-              for layer in attention_layers(sdxl_shaped()) if layer.is_cross]  # fmt: skip
+    blocks = [
+        (layer.name.split(".attentions")[0], layer.downsampling)
+        for layer in attention_layers(sdxl_shaped())
+        if layer.is_cross
+    ]
     assert (
         blocks
         == [("down_blocks.1", 2)] * 4
@@ -54,8 +62,11 @@ def test_sdxl_has_the_layers_of_its_ports() -> None:
     assert choices.mutual_from == 44
     assert (choices.drag_block, choices.match_block, choices.blend_level, choices.self_share) == (-2, 0, 4, 0.4)
     assert choices.feature_resnets == (
-        "up_blocks.0.resnets.0", "up_blocks.0.resnets.1", "up_blocks.1.resnets.1", "up_blocks.1.resnets.2"
-    )  # fmt: skip
+        "up_blocks.0.resnets.0",
+        "up_blocks.0.resnets.1",
+        "up_blocks.1.resnets.1",
+        "up_blocks.1.resnets.2",
+    )
     injected = [name.split(".transformer_blocks")[0] for name in choices.query_layers]
     assert (
         injected

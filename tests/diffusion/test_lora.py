@@ -47,8 +47,11 @@ def predict(model, timestep=500):
 
 
 def snapshot(model):
-    return {f"{part}.{key}": value.clone() for part in ("unet", "text_encoder")
-            for key, value in model.parts[part].state_dict().items()}  # fmt: skip
+    return {
+        f"{part}.{key}": value.clone()
+        for part in ("unet", "text_encoder")
+        for key, value in model.parts[part].state_dict().items()
+    }
 
 
 def same(one, other):
@@ -63,8 +66,11 @@ def merged(model, pairs, factor=ALPHA / RANK):
 
 
 def diffusers_keys(pairs):
-    return {f"{'text_encoder' if name == TEXT_LAYER else 'unet'}.{name}.lora_{letter}.weight": tensor
-            for name, pair in pairs.items() for letter, tensor in zip("AB", pair, strict=True)}  # fmt: skip
+    return {
+        f"{'text_encoder' if name == TEXT_LAYER else 'unet'}.{name}.lora_{letter}.weight": tensor
+        for name, pair in pairs.items()
+        for letter, tensor in zip("AB", pair, strict=True)
+    }
 
 
 def write(path: Path, tensors, metadata=None) -> Path:
@@ -73,8 +79,11 @@ def write(path: Path, tensors, metadata=None) -> Path:
 
 
 def alpha_header():
-    settings = {f"{part}.{key}": value for part in ("unet", "text_encoder")
-                for key, value in (("r", RANK), ("lora_alpha", ALPHA))}  # fmt: skip
+    settings = {
+        f"{part}.{key}": value
+        for part in ("unet", "text_encoder")
+        for key, value in (("r", RANK), ("lora_alpha", ALPHA))
+    }
     return {"lora_adapter_metadata": json.dumps(settings)}
 
 
@@ -160,9 +169,16 @@ def test_bare_attention_processor_keys_load(model, tmp_path, pairs, prefix):
 def test_one_by_one_convolutions_are_stored_with_or_without_their_ones(model, tmp_path, spatial):
     name, down, up = "mid_block.attentions.0.proj_in", torch.randn(2, 16), torch.randn(16, 2)
     stem = "lora_unet_" + name.replace(".", "_")
-    load_lora(model, write(tmp_path / "conv.safetensors", {
-        f"{stem}.lora_down.weight": down.reshape(2, 16, *spatial),
-        f"{stem}.lora_up.weight": up.reshape(16, 2, *spatial)}))  # fmt: skip
+    load_lora(
+        model,
+        write(
+            tmp_path / "conv.safetensors",
+            {
+                f"{stem}.lora_down.weight": down.reshape(2, 16, *spatial),
+                f"{stem}.lora_up.weight": up.reshape(16, 2, *spatial),
+            },
+        ),
+    )
     loaded = predict(model)
     remove_lora(model, "lora_0")
     weight = model.unet.get_submodule(name).weight
@@ -274,9 +290,15 @@ def test_diffusers_reads_our_file_and_predicts_the_same_noise(model, tmp_path, c
     write_tensors(tmp_path / "out.safetensors", *contents(model.unet, "trained"))
     remove_lora(model, "trained")
     pipe = StableDiffusionPipeline(
-        model.vae, model.text.text_encoder, model.tokenizer, model.unet,
-        DDIMScheduler.from_config(model.schedule.config), None, None, requires_safety_checker=False,
-    )  # fmt: skip
+        model.vae,
+        model.text.text_encoder,
+        model.tokenizer,
+        model.unet,
+        DDIMScheduler.from_config(model.schedule.config),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
     pipe.load_lora_weights(tmp_path, weight_name="out.safetensors")
     torch.testing.assert_close(predict(model), expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(expected, predict_without(pipe, model), atol=1e-3)
@@ -309,9 +331,16 @@ def faulty(kind: str, folder: Path, pairs) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("unknown", "unknown"), ("wrong base", "no layer"), ("shape", "shape"), ("rank", "shape"), ("nan", "not finite"),
-     ("half", "half"), ("repeated", "twice")],
-)  # fmt: skip
+    [
+        ("unknown", "unknown"),
+        ("wrong base", "no layer"),
+        ("shape", "shape"),
+        ("rank", "shape"),
+        ("nan", "not finite"),
+        ("half", "half"),
+        ("repeated", "twice"),
+    ],
+)
 def test_a_faulty_lora_is_refused_and_the_model_is_as_before(model, tmp_path, pairs, kind, said):
     before, base = snapshot(model), predict(model)
     with pytest.raises(ModelError, match=said) as caught:

@@ -116,8 +116,20 @@ def dora_by_columns(weight: torch.Tensor):
     return tensors, moved * tensors["dora_scale"] / columns - weight
 
 
-KINDS = [lora, locon_with_a_core, loha, loha_of_high_rank, loha_with_cores, lokr, lokr_of_products, whole,
-         dora_of(lora), dora_of(loha), dora_of(lokr), dora_by_columns]  # fmt: skip
+KINDS = [
+    lora,
+    locon_with_a_core,
+    loha,
+    loha_of_high_rank,
+    loha_with_cores,
+    lokr,
+    lokr_of_products,
+    whole,
+    dora_of(lora),
+    dora_of(loha),
+    dora_of(lokr),
+    dora_by_columns,
+]
 
 
 def predict(model):
@@ -181,11 +193,17 @@ def test_every_precision_on_disk_is_applied(model, tmp_path, dtype):
     assert torch.equal(layer.lora_A["lora_0"].weight, tensors["lora_down.weight"].to(dtype).float())
 
 
-@pytest.mark.parametrize("spell", [
-    lambda name, ldm: "lora_unet_" + ldm.replace(".", "_"), lambda name, ldm: "diffusion_model." + ldm,
-    lambda name, ldm: "diffusion_model." + name, lambda name, ldm: "lycoris_" + name.replace(".", "_"),
-    lambda name, ldm: "base_model.model." + name,
-], ids=["kohya, CompVis", "ComfyUI, CompVis", "ComfyUI", "LyCORIS", "peft"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda name, ldm: "lora_unet_" + ldm.replace(".", "_"),
+        lambda name, ldm: "diffusion_model." + ldm,
+        lambda name, ldm: "diffusion_model." + name,
+        lambda name, ldm: "lycoris_" + name.replace(".", "_"),
+        lambda name, ldm: "base_model.model." + name,
+    ],
+    ids=["kohya, CompVis", "ComfyUI, CompVis", "ComfyUI", "LyCORIS", "peft"],
+)
 def test_every_spelling_of_a_layer_is_understood(model, tmp_path, spell):
     tensors = {}
     names = [name for name in adaptable(model.unet) if not name.startswith("conv_norm")]
@@ -205,7 +223,8 @@ def plain(model) -> dict[str, torch.Tensor]:
         ({f"{stem(LINEAR)}.oft_blocks": (2, 2)}, "an OFT adapter"),
         ({f"{stem(LINEAR)}.weight": (16,), f"{stem(LINEAR)}.on_input": ()}, "an IA3 adapter"),
         ({f"{stem(LINEAR)}.weight": (16,)}, "an IA3 adapter"),
-        ({"emb_params": (3, 16)}, "a textual inversion"), ({"<word>": (1, 16)}, "a textual inversion"),
+        ({"emb_params": (3, 16)}, "a textual inversion"),
+        ({"<word>": (1, 16)}, "a textual inversion"),
         ({"clip_l": (1, 16), "clip_g": (1, 32)}, "a textual inversion"),
         ({"lora_transformer_single_transformer_blocks_0_attn_to_q.lora_down.weight": (4, 4)}, "a LoRA of Flux"),
         ({"transformer.joint_blocks.0.x.lora_A.weight": (4, 4)}, "a LoRA of Stable Diffusion 3"),
@@ -216,7 +235,7 @@ def plain(model) -> dict[str, torch.Tensor]:
         ({"ip_adapter.1.to_k_ip.weight": (4, 4)}, "an IP-Adapter"),
         ({f"{stem(LINEAR)}.a1.weight": (4, 4)}, "a GLoRA adapter"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_kind_that_cannot_be_applied_is_named(model, tmp_path, tensors, words, beside):
     made = {key: torch.zeros(shape) for key, shape in tensors.items()} | (plain(model) if beside else {})
@@ -275,13 +294,16 @@ def factor(model) -> float:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"r": 4, "lora_alpha": 8}, 2.0), ({"lora_alpha": None, "alpha_pattern": None}, 1.0), ({}, 1.0),
-        ({"lora_alpha": 8, "use_rslora": True}, 4.0), ({"lora_alpha": 8, "alpha_pattern": {"to_k": 2}}, 0.5),
+        ({"r": 4, "lora_alpha": 8}, 2.0),
+        ({"lora_alpha": None, "alpha_pattern": None}, 1.0),
+        ({}, 1.0),
+        ({"lora_alpha": 8, "use_rslora": True}, 4.0),
+        ({"lora_alpha": 8, "alpha_pattern": {"to_k": 2}}, 0.5),
         ({"lora_alpha": 8, "alpha_pattern": {"^" + LINEAR.replace(".", "\\."): 2}}, 0.5),
         ({"lora_alpha": 8, "alpha_pattern": {"^to_k": 2, "o_k": 3}}, 2.0),
     ],
     ids=str,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_folder_of_peft_is_applied_with_its_alpha(model, tmp_path, config, expected, encoding):
     load_lora(model, peft_folder(model, tmp_path / "adapter", json.dumps(config).encode(encoding)))
@@ -290,17 +312,31 @@ def test_a_folder_of_peft_is_applied_with_its_alpha(model, tmp_path, config, exp
 
 @pytest.mark.parametrize(
     "config",
-    [b"[]", b"{", b'{"lora_alpha": "8"}', b'{"lora_alpha": [8]}', b'{"lora_alpha": NaN}', b'{"lora_alpha": 1e999}',
-     b'{"alpha_pattern": 3}', b'{"alpha_pattern": {"to_k": "x"}}', b'{"use_rslora": 1}', b'{"a":' * 3000, b"\xff\xff",
-     b'{"lora_alpha": 1' + b"0" * 6000 + b"}"],
-)  # fmt: skip
+    [
+        b"[]",
+        b"{",
+        b'{"lora_alpha": "8"}',
+        b'{"lora_alpha": [8]}',
+        b'{"lora_alpha": NaN}',
+        b'{"lora_alpha": 1e999}',
+        b'{"alpha_pattern": 3}',
+        b'{"alpha_pattern": {"to_k": "x"}}',
+        b'{"use_rslora": 1}',
+        b'{"a":' * 3000,
+        b"\xff\xff",
+        b'{"lora_alpha": 1' + b"0" * 6000 + b"}",
+    ],
+)
 def test_settings_that_cannot_be_meant_are_refused_in_a_sentence(model, tmp_path, config):
     with pytest.raises(ModelError, match=r"adapter_config\.json") as refused:
         load_lora(model, peft_folder(model, tmp_path / "adapter", config))
     assert "\n" not in refused.value.what
     header = {"lora_adapter_metadata": config.decode("latin-1").replace('{"', '{"unet.', 1)}
-    path = write(tmp_path / "x.safetensors", {f"unet.{LINEAR}.lora_A.weight": random(4, 16),
-                                              f"unet.{LINEAR}.lora_B.weight": random(16, 4)}, **header)  # fmt: skip
+    path = write(
+        tmp_path / "x.safetensors",
+        {f"unet.{LINEAR}.lora_A.weight": random(4, 16), f"unet.{LINEAR}.lora_B.weight": random(16, 4)},
+        **header,
+    )
     with pytest.raises(ModelError, match="lora_adapter_metadata"):
         load_lora(model, path)
 

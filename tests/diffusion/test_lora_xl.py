@@ -34,8 +34,11 @@ def xl(tmp_path: Path) -> DiffusionModel:
 @pytest.fixture
 def pairs() -> Pairs:
     torch.manual_seed(5)
-    shapes = {("unet", UNET_LAYER): (16, 40), ("text_encoder", FIRST_LAYER): (16, 16),
-              ("text_encoder_2", SECOND_LAYER): (24, 24)}  # fmt: skip
+    shapes = {
+        ("unet", UNET_LAYER): (16, 40),
+        ("text_encoder", FIRST_LAYER): (16, 16),
+        ("text_encoder_2", SECOND_LAYER): (24, 24),
+    }
     return {place: (torch.randn(RANK, i), torch.randn(o, RANK)) for place, (o, i) in shapes.items()}
 
 
@@ -53,16 +56,22 @@ def merged(model: DiffusionModel, pairs: Pairs) -> DiffusionModel:
 
 
 def in_diffusers(folder: Path, pairs: Pairs) -> Path:
-    tensors = {f"{part}.{name}.lora_{letter}.weight": tensor.contiguous() for (part, name), pair in pairs.items()
-               for letter, tensor in zip("AB", pair, strict=True)}  # fmt: skip
+    tensors = {
+        f"{part}.{name}.lora_{letter}.weight": tensor.contiguous()
+        for (part, name), pair in pairs.items()
+        for letter, tensor in zip("AB", pair, strict=True)
+    }
     settings = {f"{part}.{key}": value for part, _ in pairs for key, value in (("r", RANK), ("lora_alpha", ALPHA))}
     save_file(tensors, folder / "new.safetensors", metadata={"lora_adapter_metadata": json.dumps(settings)})
     return folder / "new.safetensors"
 
 
 def in_kohya(folder: Path, pairs: Pairs, unet_layer: str = KOHYA_UNET_LAYER) -> Path:
-    stems = {"unet": unet_layer, "text_encoder": f"lora_te1_text_model_{FIRST_LAYER.replace('.', '_')}",
-             "text_encoder_2": f"lora_te2_{SECOND_LAYER.replace('.', '_')}"}  # fmt: skip
+    stems = {
+        "unet": unet_layer,
+        "text_encoder": f"lora_te1_text_model_{FIRST_LAYER.replace('.', '_')}",
+        "text_encoder_2": f"lora_te2_{SECOND_LAYER.replace('.', '_')}",
+    }
     tensors = {}
     for (part, _), (down, up) in pairs.items():
         tensors |= {f"{stems[part]}.lora_down.weight": down, f"{stems[part]}.lora_up.weight": up}
@@ -86,8 +95,10 @@ def test_every_dialect_equals_weights_merged_by_hand(
 
 def test_a_peft_folder_changes_the_unet(xl: DiffusionModel, pairs: Pairs, tmp_path: Path) -> None:
     of_unet = {place: pair for place, pair in pairs.items() if place[0] == "unet"}
-    tensors = {key.replace("unet.", "base_model.model."): value
-               for key, value in load_file(in_diffusers(tmp_path, of_unet)).items()}  # fmt: skip
+    tensors = {
+        key.replace("unet.", "base_model.model."): value
+        for key, value in load_file(in_diffusers(tmp_path, of_unet)).items()
+    }
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": ALPHA}))
     load_lora(xl, tmp_path / "adapter_model.safetensors")
@@ -127,8 +138,10 @@ def test_kohya_files_name_layers_as_kohyas_trainer_does(xl: DiffusionModel) -> N
     add_trainable_lora(xl.unet, RANK)
     stems = {key.partition(".")[0] for key in kohya_file(xl.unet, "trained")[0]}
     assert KOHYA_UNET_LAYER in stems
-    assert all(stem.startswith(("lora_unet_input_blocks", "lora_unet_middle_block", "lora_unet_output_blocks"))
-               for stem in stems)  # fmt: skip
+    assert all(
+        stem.startswith(("lora_unet_input_blocks", "lora_unet_middle_block", "lora_unet_output_blocks"))
+        for stem in stems
+    )
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from smoothtool.diffusion.loading import load_model
 from smoothtool.errors import ModelError
 
 WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,25 +94,43 @@ def changed(path: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("part", "values"),
     [
-        ("unet", {"layers_per_block": 10**9}), ("unet", {"block_out_channels": [10**9, 1, 1]}),
-        ("unet", {"block_out_channels": [8] * 100}), ("unet", {"attention_head_dim": 0}),
-        ("unet", {"attention_head_dim": "x"}), ("unet", {"in_channels": None}), ("unet", {"in_channels": 9}),
-        ("unet", {"down_block_types": ["NoSuchBlock"] * 3}), ("unet", {"down_block_types": 3}),
-        ("unet", {"norm_num_groups": 0}), ("unet", {"cross_attention_dim": {}}), ("unet", {"act_fn": 3}),
-        ("vae", {"block_out_channels": []}), ("vae", {"latent_channels": 16}), ("vae", {"latent_channels": -1}),
-        ("text_encoder", {"num_hidden_layers": 10**8}), ("text_encoder", {"vocab_size": 10**12}),
-        ("text_encoder", {"hidden_size": 2.5}), ("text_encoder", {"num_attention_heads": 7}),
-        ("text_encoder", {"hidden_act": "no such act"}), ("text_encoder", {"num_hidden_layers": 3}),
-        ("scheduler", {"num_train_timesteps": 10**12}), ("scheduler", {"num_train_timesteps": 0}),
-        ("scheduler", {"beta_end": "x"}), ("scheduler", {"beta_end": None, "beta_start": 7}),
-        ("scheduler", {"beta_schedule": "sigmoid of my own"}), ("scheduler", {"prediction_type": 3}),
-        ("scheduler", {"prediction_type": "flow"}), ("scheduler", {"trained_betas": [0.1, "x"]}),
-        ("scheduler", {"trained_betas": [0.1, 0.2]}), ("scheduler", {"timestep_spacing": "odd"}),
-        ("scheduler", {"steps_offset": 10**9}), ("scheduler", {"set_alpha_to_one": "no"}),
+        ("unet", {"layers_per_block": 10**9}),
+        ("unet", {"block_out_channels": [10**9, 1, 1]}),
+        ("unet", {"block_out_channels": [8] * 100}),
+        ("unet", {"attention_head_dim": 0}),
+        ("unet", {"attention_head_dim": "x"}),
+        ("unet", {"in_channels": None}),
+        ("unet", {"in_channels": 9}),
+        ("unet", {"down_block_types": ["NoSuchBlock"] * 3}),
+        ("unet", {"down_block_types": 3}),
+        ("unet", {"norm_num_groups": 0}),
+        ("unet", {"cross_attention_dim": {}}),
+        ("unet", {"act_fn": 3}),
+        ("vae", {"block_out_channels": []}),
+        ("vae", {"latent_channels": 16}),
+        ("vae", {"latent_channels": -1}),
+        ("text_encoder", {"num_hidden_layers": 10**8}),
+        ("text_encoder", {"vocab_size": 10**12}),
+        ("text_encoder", {"hidden_size": 2.5}),
+        ("text_encoder", {"num_attention_heads": 7}),
+        ("text_encoder", {"hidden_act": "no such act"}),
+        ("text_encoder", {"num_hidden_layers": 3}),
+        ("scheduler", {"num_train_timesteps": 10**12}),
+        ("scheduler", {"num_train_timesteps": 0}),
+        ("scheduler", {"beta_end": "x"}),
+        ("scheduler", {"beta_end": None, "beta_start": 7}),
+        ("scheduler", {"beta_schedule": "sigmoid of my own"}),
+        ("scheduler", {"prediction_type": 3}),
+        ("scheduler", {"prediction_type": "flow"}),
+        ("scheduler", {"trained_betas": [0.1, "x"]}),
+        ("scheduler", {"trained_betas": [0.1, 0.2]}),
+        ("scheduler", {"timestep_spacing": "odd"}),
+        ("scheduler", {"steps_offset": 10**9}),
+        ("scheduler", {"set_alpha_to_one": "no"}),
         ("scheduler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_config_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, part: str, values: Any) -> None:
     changed(folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **values)
     refusal(folder)

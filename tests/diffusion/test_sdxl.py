@@ -31,9 +31,13 @@ def pipeline(model: DiffusionModel) -> StableDiffusionXLPipeline:
     scheduler = DDIMScheduler.from_config(model.schedule.config)
     text = {**model.text.encoders, **model.text.tokenizers}
     pipe = StableDiffusionXLPipeline(
-        vae=model.vae, unet=model.unet, scheduler=scheduler, add_watermarker=False,
-        force_zeros_for_empty_prompt=model.text.zeros_for_null, **text,
-    )  # fmt: skip
+        vae=model.vae,
+        unet=model.unet,
+        scheduler=scheduler,
+        add_watermarker=False,
+        force_zeros_for_empty_prompt=model.text.zeros_for_null,
+        **text,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -69,9 +73,14 @@ def test_ten_steps_end_where_diffusers_ends(tmp_path: Path, zeros: bool) -> None
     model = tiny_xl_model(tmp_path, zeros_for_null=zeros)
     noise = torch.randn((1, 4, 24, 16), generator=torch.Generator().manual_seed(0))
     theirs = pipeline(model)(
-        "a red cat", height=48, width=32, num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=noise.clone(),
+        "a red cat",
+        height=48,
+        width=32,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        latents=noise.clone(),
         output_type="latent",
-    ).images  # fmt: skip
+    ).images
     text, null = model.encode_prompts(["a red cat"]), model.encode_null()
     *_, last = denoise(model, noise, constant(text), constant(null), STEPS, GUIDANCE)
     torch.testing.assert_close(last.latents, theirs, rtol=1e-5, atol=1e-5)

@@ -46,19 +46,39 @@ def renamed(weights: Weights, prefix: str, *changes: tuple[str, str]) -> Weights
 
 def unet_in_ldm(model: DiffusionModel) -> Weights:
     """CompVis numbers all blocks of a side in a row; of the toy, two (down) or three (up) to a level."""
-    downs = [(f"down_blocks.{b}.{part}.0.", f"input_blocks.{1 + 2 * b}.{at}.")
-             for b in range(3) for at, part in enumerate(("resnets", "attentions"))]  # fmt: skip
+    downs = [
+        (f"down_blocks.{b}.{part}.0.", f"input_blocks.{1 + 2 * b}.{at}.")
+        for b in range(3)
+        for at, part in enumerate(("resnets", "attentions"))
+    ]
     downs += [(f"down_blocks.{b}.downsamplers.0.conv.", f"input_blocks.{2 + 2 * b}.0.op.") for b in range(2)]
-    ups = [(f"up_blocks.{b}.{part}.{i}.", f"output_blocks.{2 * b + i}.{at}.")
-           for b in range(3) for i in range(2) for at, part in enumerate(("resnets", "attentions"))]  # fmt: skip
+    ups = [
+        (f"up_blocks.{b}.{part}.{i}.", f"output_blocks.{2 * b + i}.{at}.")
+        for b in range(3)
+        for i in range(2)
+        for at, part in enumerate(("resnets", "attentions"))
+    ]
     ups += [("up_blocks.0.upsamplers.0.", "output_blocks.1.1."), ("up_blocks.1.upsamplers.0.", "output_blocks.3.2.")]
-    mid = [("mid_block.resnets.0.", "middle_block.0."), ("mid_block.attentions.0.", "middle_block.1."),
-           ("mid_block.resnets.1.", "middle_block.2.")]  # fmt: skip
-    resnets = [("norm1.", "in_layers.0."), ("conv1.", "in_layers.2."), ("norm2.", "out_layers.0."),
-               ("conv2.", "out_layers.3."), ("time_emb_proj.", "emb_layers.1."),
-               ("conv_shortcut.", "skip_connection.")]  # fmt: skip
-    ends = [("time_embedding.linear_1.", "time_embed.0."), ("time_embedding.linear_2.", "time_embed.2."),
-            ("conv_in.", "input_blocks.0.0."), ("conv_norm_out.", "out.0."), ("conv_out.", "out.2.")]  # fmt: skip
+    mid = [
+        ("mid_block.resnets.0.", "middle_block.0."),
+        ("mid_block.attentions.0.", "middle_block.1."),
+        ("mid_block.resnets.1.", "middle_block.2."),
+    ]
+    resnets = [
+        ("norm1.", "in_layers.0."),
+        ("conv1.", "in_layers.2."),
+        ("norm2.", "out_layers.0."),
+        ("conv2.", "out_layers.3."),
+        ("time_emb_proj.", "emb_layers.1."),
+        ("conv_shortcut.", "skip_connection."),
+    ]
+    ends = [
+        ("time_embedding.linear_1.", "time_embed.0."),
+        ("time_embedding.linear_2.", "time_embed.2."),
+        ("conv_in.", "input_blocks.0.0."),
+        ("conv_norm_out.", "out.0."),
+        ("conv_out.", "out.2."),
+    ]
     state = model.unet.state_dict()
     inner = {key: value for key, value in state.items() if ".transformer_blocks." in key}
     outer = {key: value for key, value in state.items() if key not in inner}
@@ -70,11 +90,18 @@ def vae_in_ldm(model: DiffusionModel) -> Weights:
     """Decoder levels count from the other end, and attention is made of 1x1 convolutions."""
     changes = [(f"down_blocks.{i}.resnets.", f"down.{i}.block.") for i in range(2)]
     changes += [(f"up_blocks.{i}.resnets.", f"up.{1 - i}.block.") for i in range(2)]
-    changes += [("down_blocks.0.downsamplers.0.", "down.0.downsample."),
-                ("up_blocks.0.upsamplers.0.", "up.1.upsample."), ("to_out.0", "proj_out"), ("to_", ""),
-                ("mid_block.resnets.0.", "mid.block_1."), ("mid_block.resnets.1.", "mid.block_2."),
-                ("mid_block.attentions.0.", "mid.attn_1."), ("conv_shortcut", "nin_shortcut"),
-                ("conv_norm_out", "norm_out"), ("group_norm", "norm")]  # fmt: skip
+    changes += [
+        ("down_blocks.0.downsamplers.0.", "down.0.downsample."),
+        ("up_blocks.0.upsamplers.0.", "up.1.upsample."),
+        ("to_out.0", "proj_out"),
+        ("to_", ""),
+        ("mid_block.resnets.0.", "mid.block_1."),
+        ("mid_block.resnets.1.", "mid.block_2."),
+        ("mid_block.attentions.0.", "mid.attn_1."),
+        ("conv_shortcut", "nin_shortcut"),
+        ("conv_norm_out", "norm_out"),
+        ("group_norm", "norm"),
+    ]
     named = renamed(model.vae.state_dict(), "first_stage_model.", *changes)
     return {
         key: value[..., None, None] if "attn_1" in key and value.ndim == 2 else value for key, value in named.items()
@@ -97,11 +124,19 @@ def open_clip_in_ldm(model: DiffusionModel) -> Weights:
 
 def open_clip_named(state: Weights, prefix: str) -> Weights:
     """The names of transformers' CLIP as OpenCLIP has them, behind a prefix."""
-    changes = (("encoder.layers.", "transformer.resblocks."), ("layer_norm", "ln_"), ("self_attn", "attn"),
-               ("fc1", "c_fc"), ("fc2", "c_proj"), ("final_ln_", "ln_final"), ("embeddings.token", "token"),
-               ("embeddings.position_embedding.weight", "positional_embedding"))  # fmt: skip
-    named = renamed({key: value for key, value in state.items() if "_proj." not in key or "out_proj" in key},
-                    prefix, *changes)  # fmt: skip
+    changes = (
+        ("encoder.layers.", "transformer.resblocks."),
+        ("layer_norm", "ln_"),
+        ("self_attn", "attn"),
+        ("fc1", "c_fc"),
+        ("fc2", "c_proj"),
+        ("final_ln_", "ln_final"),
+        ("embeddings.token", "token"),
+        ("embeddings.position_embedding.weight", "positional_embedding"),
+    )
+    named = renamed(
+        {key: value for key, value in state.items() if "_proj." not in key or "out_proj" in key}, prefix, *changes
+    )
     for layer in range(2):
         for kind in ("weight", "bias"):
             joined = [state[f"encoder.layers.{layer}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
@@ -140,8 +175,13 @@ def checkpoint(path: Path, *parts: Weights, dtype: torch.dtype = torch.float32) 
 def test_a_checkpoint_is_the_model_of_its_diffusers_folder(
     model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, text_in_ldm
 ) -> None:
-    path = checkpoint(tmp_path / "a.safetensors", unet_in_ldm(model), vae_in_ldm(model), text_in_ldm(model),
-                      {"model_ema.decay": torch.zeros(())})  # fmt: skip
+    path = checkpoint(
+        tmp_path / "a.safetensors",
+        unet_in_ldm(model),
+        vae_in_ldm(model),
+        text_in_ldm(model),
+        {"model_ema.decay": torch.zeros(())},
+    )
     loaded = load_single_file(path, "a", tokenizer, device="cpu")
     for name, mine in loaded.parts.items():
         there = model.parts[name].state_dict()
@@ -283,8 +323,10 @@ def test_the_shipped_configs_have_as_many_weights_as_the_published_models(width:
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(configs, subfolder="unet"))
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(configs, subfolder="vae"))
-        encoders = [part.kind(CLIPTextConfig.from_pretrained(configs, subfolder=folder))
-                    for part, folder in zip(family.text, folders, strict=False)]  # fmt: skip
+        encoders = [
+            part.kind(CLIPTextConfig.from_pretrained(configs, subfolder=folder))
+            for part, folder in zip(family.text, folders, strict=False)
+        ]
     parts = (unet, vae, *encoders)
     assert tuple(sum(value.numel() for value in part.parameters()) / 1e6 for part in parts) == millions
     assert unet.config.cross_attention_dim == sum(part.config.hidden_size for part in encoders) == width
@@ -335,8 +377,14 @@ def test_what_is_no_usable_checkpoint_is_named(shapes: dict, what: str, tokenize
         load_single_file(path, "a", tokenizer, device="cpu")
 
 
-@pytest.mark.parametrize("lost", ["model.diffusion_model.out.2.bias", "first_stage_model.quant_conv.bias",
-                                  "cond_stage_model.transformer.text_model.final_layer_norm.bias"])  # fmt: skip
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "model.diffusion_model.out.2.bias",
+        "first_stage_model.quant_conv.bias",
+        "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+    ],
+)
 def test_a_lost_weight_is_an_error(
     model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, lost: str
 ) -> None:
@@ -417,10 +465,15 @@ def averages_alone(weights: Weights) -> Weights:
 
 @pytest.mark.parametrize(
     "change",
-    [lambda weights: wrapped(weights, "state_dict."), lambda weights: wrapped(weights, "module."),
-     without_text_model, averages_alone, lambda weights: wrapped(without_text_model(weights), "state_dict.")],
+    [
+        lambda weights: wrapped(weights, "state_dict."),
+        lambda weights: wrapped(weights, "module."),
+        without_text_model,
+        averages_alone,
+        lambda weights: wrapped(without_text_model(weights), "state_dict."),
+    ],
     ids=["state_dict.", "module.", "NovelAI", "EMA alone", "both"],
-)  # fmt: skip
+)
 def test_a_checkpoint_in_another_wrapping_is_the_same_model(
     model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, change
 ) -> None:

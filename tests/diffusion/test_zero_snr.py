@@ -38,9 +38,19 @@ ZERO = {
     "timestep_spacing": "trailing",
     "prediction_type": "v_prediction",
 }
-CLASSES = ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
-           "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "LCMScheduler", "TCDScheduler", "PNDMScheduler",
-           "LMSDiscreteScheduler", "NoSuchScheduler"]  # fmt: skip
+CLASSES = [
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "NoSuchScheduler",
+]
 N = 6
 
 

@@ -11,9 +11,18 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "smoothtool"
 WRITER = PACKAGE / "files" / "storage" / "writing.py"
 WRITES = {
-    "save", "savez", "write_text", "write_bytes", "save_file", "imwrite", "copyfile", "copy", "copy2", "touch",
+    "save",
+    "savez",
+    "write_text",
+    "write_bytes",
+    "save_file",
+    "imwrite",
+    "copyfile",
+    "copy",
+    "copy2",
+    "touch",
     "NamedTemporaryFile",
-}  # fmt: skip
+}
 INTO_MEMORY = {"av", "zipfile", "tarfile"}
 """Libraries whose own `open` is given a buffer."""
 
@@ -64,9 +73,18 @@ def test_nothing_is_written_past_the_writer() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["picture.save(path)", "path.write_text(x)", "open(path, 'w')", "path.open('ab')", "open(path, mode='x')",
-     "torch.save(state, path)", "shutil.copyfile(a, b)", "np.save(path, array)", "path.write_bytes(b'')"],
-)  # fmt: skip
+    [
+        "picture.save(path)",
+        "path.write_text(x)",
+        "open(path, 'w')",
+        "path.open('ab')",
+        "open(path, mode='x')",
+        "torch.save(state, path)",
+        "shutil.copyfile(a, b)",
+        "np.save(path, array)",
+        "path.write_bytes(b'')",
+    ],
+)
 def test_a_direct_write_is_seen(line: str) -> None:
     """The test of the test."""
     assert list(written_past_the_writer(line))
@@ -74,8 +92,16 @@ def test_a_direct_write_is_seen(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["picture.save(buffer, 'PNG')", "open(path)", "path.open('rb')", "tarfile.open(path)", "words.copy()",
-     "self.save()", "with atomic_path(path) as temporary:\n    torch.save(state, temporary)", "av.open(buffer, 'w')"],
-)  # fmt: skip
+    [
+        "picture.save(buffer, 'PNG')",
+        "open(path)",
+        "path.open('rb')",
+        "tarfile.open(path)",
+        "words.copy()",
+        "self.save()",
+        "with atomic_path(path) as temporary:\n    torch.save(state, temporary)",
+        "av.open(buffer, 'w')",
+    ],
+)
 def test_reading_and_the_writer_are_let_through(line: str) -> None:
     assert not list(written_past_the_writer(line))

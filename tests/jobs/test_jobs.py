@@ -101,9 +101,15 @@ def test_each_command_is_registered_under_its_own_name() -> None:
 
 @pytest.mark.parametrize(
     ("text", "parts"),
-    [("a.pt", ("a.pt", 1.0)), ("a:0.5", ("a", 0.5)), ("C:\\x", ("C:\\x", 1.0)), ("a:b:-1", ("a:b", -1.0)),
-     ("~/a:0.5", ("/home/me/a", 0.5)), ("~nosuchuser/a", ("~nosuchuser/a", 1.0))],
-)  # fmt: skip
+    [
+        ("a.pt", ("a.pt", 1.0)),
+        ("a:0.5", ("a", 0.5)),
+        ("C:\\x", ("C:\\x", 1.0)),
+        ("a:b:-1", ("a:b", -1.0)),
+        ("~/a:0.5", ("/home/me/a", 0.5)),
+        ("~nosuchuser/a", ("~nosuchuser/a", 1.0)),
+    ],
+)
 def test_a_lora_is_a_path_with_an_optional_scale(
     text: str, parts: tuple[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,9 +119,13 @@ def test_a_lora_is_a_path_with_an_optional_scale(
 
 @pytest.mark.parametrize(
     ("text", "meant"),
-    [("x.safetensors:0,8", "x.safetensors:0.8"), ("x:,5", "x:.5"), ("<lora:style:0.7>", "style.safetensors:0.7"),
-     ("<lora:style>", "style.safetensors:0.8")],
-)  # fmt: skip
+    [
+        ("x.safetensors:0,8", "x.safetensors:0.8"),
+        ("x:,5", "x:.5"),
+        ("<lora:style:0.7>", "style.safetensors:0.7"),
+        ("<lora:style>", "style.safetensors:0.8"),
+    ],
+)
 def test_another_notation_of_a_lora_is_refused_with_ours(text: str, meant: str) -> None:
     with pytest.raises(ValueError, match="is ") as refused:
         parse_lora(text)

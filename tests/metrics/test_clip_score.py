@@ -111,9 +111,16 @@ def test_the_pickle_of_a_clip_is_never_opened(tmp_path: Path):
         load_clip(folder)
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"image_mean": "x", "image_std": [1, 1, 1]}',
-                                     '{"image_mean": [0, 0], "image_std": [1, 1, 1]}',
-                                     '{"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        '{"image_mean": "x", "image_std": [1, 1, 1]}',
+        '{"image_mean": [0, 0], "image_std": [1, 1, 1]}',
+        '{"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}',
+    ],
+)
 def test_pixel_statistics_that_cannot_be_meant_are_refused(tmp_path: Path, content: str):
     folder = tiny_clip(tmp_path / "clip")
     (folder / "preprocessor_config.json").write_text(content)

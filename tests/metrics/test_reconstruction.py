@@ -50,8 +50,15 @@ def test_mse_and_psnr_agree_with_scikit_image():
 def test_ssim_agrees_with_scikit_image(size: tuple[int, int]):
     first, second = pictures(size)
     for a, b, value in zip(first, second, ssim(first, second), strict=True):
-        witness = structural_similarity(in_01(a), in_01(b), gaussian_weights=True, sigma=1.5,
-                                        use_sample_covariance=False, channel_axis=2, data_range=1)  # fmt: skip
+        witness = structural_similarity(
+            in_01(a),
+            in_01(b),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            channel_axis=2,
+            data_range=1,
+        )
         assert value.item() == pytest.approx(witness, abs=1e-10)
 
 

@@ -55,11 +55,26 @@ def test_numpy_scalars_become_plain_numbers(protocol: int) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
     "value",
-    [np.array([object()]), np.array(["text"]), np.array([1 + 2j]), np.zeros(2, [("a", "i4")]),
-     np.array(["2020-01-01"], "M8[D]"), np.ndarray, np.dtype("f4"), datetime.date(2020, 1, 1), Fraction(1, 2),
-     collections.OrderedDict(a=1), {1, 2}, print, int, random.Random(0), Path("x"), io.BytesIO(b"x")],
+    [
+        np.array([object()]),
+        np.array(["text"]),
+        np.array([1 + 2j]),
+        np.zeros(2, [("a", "i4")]),
+        np.array(["2020-01-01"], "M8[D]"),
+        np.ndarray,
+        np.dtype("f4"),
+        datetime.date(2020, 1, 1),
+        Fraction(1, 2),
+        collections.OrderedDict(a=1),
+        {1, 2},
+        print,
+        int,
+        random.Random(0),
+        Path("x"),
+        io.BytesIO(b"x"),
+    ],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_whatever_is_no_plain_data_is_refused(protocol: int, value: Any) -> None:
     try:
         content = pickle.dumps(value, protocol)
@@ -81,18 +96,35 @@ def test_numpys_array_class_is_never_called() -> None:
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("os", "system"), ("builtins", "eval"), ("numpy.core.multiarray", "frombuffer"), ("numpy", "load"),
-     ("numpy.core._internal", "_ctypes"), ("smoothtool.errors", "InputError"), ("builtins", "getattr")],
-)  # fmt: skip
+    [
+        ("os", "system"),
+        ("builtins", "eval"),
+        ("numpy.core.multiarray", "frombuffer"),
+        ("numpy", "load"),
+        ("numpy.core._internal", "_ctypes"),
+        ("smoothtool.errors", "InputError"),
+        ("builtins", "getattr"),
+    ],
+)
 def test_no_other_name_is_imported(module: str, name: str) -> None:
     assert f"{module}.{name} has no place in it" in refusal(call(module, name, "x"))
 
 
 @pytest.mark.parametrize(
     ("shape", "code", "size"),
-    [((2,), "O", 16), ((2, 3), "f8", 40), ((-1,), "f8", 8), ((2**40, 2**40), "u1", 8), ((2,), "V8", 16),
-     ((2,), "f8,O", 16), ((True,), "u1", 1), ((1,) * 40, "u1", 1), ("ab", "u1", 2), (2, "u1", 2)],
-)  # fmt: skip
+    [
+        ((2,), "O", 16),
+        ((2, 3), "f8", 40),
+        ((-1,), "f8", 8),
+        ((2**40, 2**40), "u1", 8),
+        ((2,), "V8", 16),
+        ((2,), "f8,O", 16),
+        ((True,), "u1", 1),
+        ((1,) * 40, "u1", 1),
+        ("ab", "u1", 2),
+        (2, "u1", 2),
+    ],
+)
 def test_arrays_that_are_not_what_they_say_are_refused(shape: Any, code: str, size: int) -> None:
     def inner(value: Any, protocol: int = 2) -> bytes:
         return pickle.dumps(value, protocol)[2:-1]

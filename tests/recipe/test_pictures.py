@@ -40,8 +40,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_paths_inside_a_picture_are_told_from_its_folder(home: Path) -> None:
-    picture = made(home / "out" / "drag-fox", "drag", image="photos/fox.png", mask=str(home / "masks/fox.png"),
-                   point=["1,1:2,2"], lora=["tuned.safetensors:0.5"], model=str(home / "weights"))  # fmt: skip
+    picture = made(
+        home / "out" / "drag-fox",
+        "drag",
+        image="photos/fox.png",
+        mask=str(home / "masks/fox.png"),
+        point=["1,1:2,2"],
+        lora=["tuned.safetensors:0.5"],
+        model=str(home / "weights"),
+    )
     (job,) = read_settings(picture)["jobs"]  # type: ignore[index]
     assert job["image"] == "../../photos/fox.png"
     assert job["mask"] == "../../masks/fox.png"

@@ -17,11 +17,24 @@ from smoothtool.yaml12 import Dumper, load_yaml, read_yaml
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-4", 1e-4), ("no", "no"), ("off", "off"), ("yes", "yes"), ("010", 10), ("0o10", 8), ("0x1F", 31),
-        ("'5'", "5"), ("~", None), ("true", True), (".5", 0.5), ("-.inf", -math.inf), ("1_000", "1_000"),
-        ("2001-01-01", "2001-01-01"), ("12:30:45", "12:30:45"), ("<<", "<<"),
+        ("1e-4", 1e-4),
+        ("no", "no"),
+        ("off", "off"),
+        ("yes", "yes"),
+        ("010", 10),
+        ("0o10", 8),
+        ("0x1F", 31),
+        ("'5'", "5"),
+        ("~", None),
+        ("true", True),
+        (".5", 0.5),
+        ("-.inf", -math.inf),
+        ("1_000", "1_000"),
+        ("2001-01-01", "2001-01-01"),
+        ("12:30:45", "12:30:45"),
+        ("<<", "<<"),
     ],
-)  # fmt: skip
+)
 def test_scalars_are_yaml_1_2(text: str, value: object) -> None:
     read = read_yaml(f"key: {text}", "f").value["key"]
     assert read == value
@@ -39,7 +52,10 @@ def test_text_written_is_text_read_by_both_yaml_versions(text: str) -> None:
 
 def bomb() -> str:
     rows = ["a: &a [x, x, x, x, x, x, x, x, x]"]
-    rows += [f"{name}: &{name} [{', '.join(['*' + before] * 9)}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)]  # fmt: skip # noqa: E501
+    rows += [
+        f"{name}: &{name} [{', '.join(['*' + before] * 9)}]"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
     return "\n".join(rows)
 
 

@@ -77,8 +77,13 @@ def test_bad_rows_missing_files_and_ways_out_of_the_folder_are_named(tmp_path):
     data = tmp_path / "data"
     picture(tmp_path, "secret.png")
     picture(data, "a.png")
-    rows = ['{"file_name": "a.png", "text": "a"}', "not json", '{"file_name": "a.png"}',
-            '{"file_name": "../secret.png", "text": "s"}', '{"file_name": "no.png", "text": "n"}']  # fmt: skip
+    rows = [
+        '{"file_name": "a.png", "text": "a"}',
+        "not json",
+        '{"file_name": "a.png"}',
+        '{"file_name": "../secret.png", "text": "s"}',
+        '{"file_name": "no.png", "text": "n"}',
+    ]
     (data / "metadata.jsonl").write_text("\n".join(rows))
     found, complaints = names_of(data)
     assert list(found) == ["a.png"]
@@ -127,8 +132,13 @@ def test_linked_pictures_texts_and_folders_are_followed_and_loops_end(tmp_path: 
     (store / "a.txt").write_text("an apple")
     (store / "deep" / "b.txt").write_text("a bee")
     data.mkdir()
-    for name, target in (("a.png", store / "a.png"), ("a.txt", store / "a.txt"), ("sub", store / "deep"), ("up", data),
-                         ("dead.png", store / "nothing.png")):  # fmt: skip
+    for name, target in (
+        ("a.png", store / "a.png"),
+        ("a.txt", store / "a.txt"),
+        ("sub", store / "deep"),
+        ("up", data),
+        ("dead.png", store / "nothing.png"),
+    ):
         (data / name).symlink_to(target)
     found, complaints = names_of(data)
     assert found == {"a.png": ("an apple",), "sub/b.png": ("a bee",)}

@@ -63,8 +63,16 @@ def test_pictures_are_read_from_their_place_in_the_shard(tmp_path):
 
 
 def test_missing_halves_and_damage_are_named(tmp_path):
-    files = {"1.png": png(1), "1.txt": b"a cat", "2.txt": b"nobody", "3.png": png(3), "4.png": b"", "4.txt": b"empty",
-             "5.png": png(5), "5.json": b"{no json"}  # fmt: skip
+    files = {
+        "1.png": png(1),
+        "1.txt": b"a cat",
+        "2.txt": b"nobody",
+        "3.png": png(3),
+        "4.png": b"",
+        "4.txt": b"empty",
+        "5.png": png(5),
+        "5.json": b"{no json",
+    }
     whole = shard(tmp_path / "a.tar", files)
     cut = tmp_path / "b.tar"
     cut.write_bytes(whole.read_bytes()[:700])
@@ -77,9 +85,17 @@ def test_missing_halves_and_damage_are_named(tmp_path):
 
 
 def test_texts_in_shards_are_read_as_beside_pictures(tmp_path):
-    files = {"1.png": png(1), "1.txt": "ein grüner\u2028Apfel\r\nzwei".encode("utf-16"),
-             "2.png": png(2), "2.txt": "grüner".encode("latin-1"), "3.jfif": png(3), "3.jfif.txt": b"c", "3.txt": b"d",
-             "4.png": png(4), "4.json": '{"caption": ["e", "f"]}'.encode("utf-8-sig")}  # fmt: skip
+    files = {
+        "1.png": png(1),
+        "1.txt": "ein grüner\u2028Apfel\r\nzwei".encode("utf-16"),
+        "2.png": png(2),
+        "2.txt": "grüner".encode("latin-1"),
+        "3.jfif": png(3),
+        "3.jfif.txt": b"c",
+        "3.txt": b"d",
+        "4.png": png(4),
+        "4.json": '{"caption": ["e", "f"]}'.encode("utf-8-sig"),
+    }
     found, complaints = names_of([shard(tmp_path / "a.tar", files)])
     assert found == {"a.tar/1.png": ("ein grüner Apfel", "zwei"), "a.tar/3.jfif": ("c",), "a.tar/4.png": ("e", "f")}
     assert complaints == ["a.tar/2.png: a.tar/2.txt:1: is not UTF-8 text"]
@@ -120,8 +136,16 @@ def test_training_from_shards_skips_the_broken_and_resumes_to_the_bit(tmp_path, 
     shard(tmp_path / "a.tar", files | {"5.png": b"no picture", "5.txt": b"a dog"})
 
     def run(folder: str, **settings):
-        job = {"data": str(tmp_path / "a.tar"), "max_steps": 4, "batch_size": 2, "rank": 2, "device": "cpu", "seed": 3,
-               "output": tmp_path / folder, "learning_rate": 1e-2}  # fmt: skip
+        job = {
+            "data": str(tmp_path / "a.tar"),
+            "max_steps": 4,
+            "batch_size": 2,
+            "rank": 2,
+            "device": "cpu",
+            "seed": 3,
+            "output": tmp_path / folder,
+            "learning_rate": 1e-2,
+        }
         return train.run(TrainJob(**{**job, **settings}), silent)
 
     whole = run("whole")

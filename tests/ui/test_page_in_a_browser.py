@@ -94,8 +94,12 @@ def test_two_dropped_pictures_become_a_film(tab: Any) -> None:
     fill(tab, frames="2", steps="2", inversion="ddim")
     tab.click("#go")
     card = done(tab)
-    assert card.locator("video").evaluate("film => new Promise(r => { film.oncanplay = () => r(film.videoWidth); "
-                                          "film.load() })") > 0  # fmt: skip
+    assert (
+        card.locator("video").evaluate(
+            "film => new Promise(r => { film.oncanplay = () => r(film.videoWidth); film.load() })"
+        )
+        > 0
+    )
     assert "smoothtool interpolate" in card.locator("code").inner_text()
     assert "token" not in tab.url
 

@@ -88,9 +88,16 @@ def test_strangers_are_turned_away(client: TestClient, path: str, headers: dict[
 
 @pytest.mark.parametrize(
     "path",
-    ["/static/../server.py", "/static/server.py", "/pictures/..%2F..%2Fetc%2Fpasswd", "/runs/1/files/report.json",
-     "/runs/0/files/x", "/runs/99/files/../../x", "/nothing"],
-)  # fmt: skip
+    [
+        "/static/../server.py",
+        "/static/server.py",
+        "/pictures/..%2F..%2Fetc%2Fpasswd",
+        "/runs/1/files/report.json",
+        "/runs/0/files/x",
+        "/runs/99/files/../../x",
+        "/nothing",
+    ],
+)
 def test_nothing_but_what_was_given_out_can_be_had(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 404
 
@@ -118,8 +125,16 @@ def test_a_file_that_is_no_picture_is_refused_in_a_sentence_and_not_kept(client:
     assert not list((session.folder / "pictures").iterdir())
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"command": "train", "settings": {}, "pictures": []}',
-                                  b'{"command": "edit", "settings": 3, "pictures": []}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"command": "train", "settings": {}, "pictures": []}',
+        b'{"command": "edit", "settings": 3, "pictures": []}',
+    ],
+)
 def test_requests_that_the_page_never_makes_are_refused(client: TestClient, body: bytes) -> None:
     assert client.post("/runs", content=body).status_code == 400
 
@@ -170,8 +185,9 @@ def test_a_run_that_fails_says_why_and_the_next_one_works(client: TestClient, se
 
 def test_a_stopped_run_keeps_nothing(client: TestClient, session: Session) -> None:
     settings = {"src": ["a fox"], "steps": "400"}
-    client.post("/runs", json={"command": "interpolate", "settings": settings,
-                               "pictures": ["samples:fox", "samples:cat"]})  # fmt: skip
+    client.post(
+        "/runs", json={"command": "interpolate", "settings": settings, "pictures": ["samples:fox", "samples:cat"]}
+    )
     while client.get("/runs").json()["runs"][0]["total"] == 0:
         time.sleep(0.05)
     client.post("/runs/1/stop")

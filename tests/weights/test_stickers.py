@@ -44,9 +44,14 @@ def test_diffusers_loads_it_and_samples_the_same_picture(stickers: DiffusionMode
     prompt = "a 3d fox on a blue background"
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     theirs = pipeline(
-        prompt, num_inference_steps=5, guidance_scale=GUIDANCE, latents=noise.clone(), height=64, width=64,
+        prompt,
+        num_inference_steps=5,
+        guidance_scale=GUIDANCE,
+        latents=noise.clone(),
+        height=64,
+        width=64,
         output_type="latent",
-    ).images  # fmt: skip
+    ).images
     text, null = stickers.encode_prompts([prompt]), stickers.encode_prompts([""])
     *_, ours = denoise(stickers, noise, constant(text), constant(null), 5, GUIDANCE)
     torch.testing.assert_close(ours.latents, theirs, rtol=1e-3, atol=1e-3)
@@ -62,9 +67,8 @@ def test_null_text_inversion_comes_near_the_vae_and_ddim_does_not(stickers: Diff
     *_, fitted = null_text_steps(stickers, trajectory, text, null, GUIDANCE, gauss_newton_solver())
     *_, plain = denoise(stickers, trajectory.noise, constant(text), constant(null), STEPS, GUIDANCE)
     vae, nti, ddim = (
-        float(psnr_db(picture, stickers.decode_latents(z)))
-        for z in (latents, fitted.latents, plain.latents)
-    )  # fmt: skip
+        float(psnr_db(picture, stickers.decode_latents(z))) for z in (latents, fitted.latents, plain.latents)
+    )
     assert nti > vae - 1.0
     assert ddim < nti - 3.0
 

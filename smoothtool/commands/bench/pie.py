@@ -101,8 +101,12 @@ def _if_there(load: Callable[[], T], report: Report, name: str) -> T | None:
 
 
 def _row(structure: float, psnr: float, perceptual: float | None, clip: float | None) -> Figures:
-    return {"structure": structure / 1000, "psnr_db": psnr,
-            "lpips": None if perceptual is None else perceptual / 1000, "clip": clip}  # fmt: skip
+    return {
+        "structure": structure / 1000,
+        "psnr_db": psnr,
+        "lpips": None if perceptual is None else perceptual / 1000,
+        "clip": clip,
+    }
 
 
 PIE = Benchmark(

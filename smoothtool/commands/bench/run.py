@@ -114,8 +114,13 @@ def _record(item: BenchItem, job: Job, folder: Path, measure: Any, pool: ModelPo
         if not (isinstance(error, SmoothtoolError) or out_of_memory(error)):
             raise
         return {**head, "error": str(explain(error))}
-    return {**head, "figures": figures, "no_edit": no_edit, "seconds": sum(made.seconds.values()),
-            "unet_calls": made.unet_calls}  # fmt: skip
+    return {
+        **head,
+        "figures": figures,
+        "no_edit": no_edit,
+        "seconds": sum(made.seconds.values()),
+        "unet_calls": made.unet_calls,
+    }
 
 
 def _means(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -172,5 +177,6 @@ def _html(table: Sequence[Mapping[str, Any]], rule: str) -> str:
     from jinja2 import Environment, PackageLoader
 
     page = Environment(loader=PackageLoader("smoothtool.commands.bench"), autoescape=True)
-    return page.get_template("table.html.j2").render(heads=list(table[0]), rows=[list(r.values()) for r in table],
-                                                     rule=rule)  # fmt: skip
+    return page.get_template("table.html.j2").render(
+        heads=list(table[0]), rows=[list(r.values()) for r in table], rule=rule
+    )

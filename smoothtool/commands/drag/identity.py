@@ -42,8 +42,14 @@ def identity_lora(
         return
     fitted = fit_picture(model, picture, job)
     loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
-    settings = {"model": model.fingerprint, "loras": loras, "prompt": prompt, "steps": count,
-                "dtype": str(model.dtype), "version": __version__}  # fmt: skip
+    settings = {
+        "model": model.fingerprint,
+        "loras": loras,
+        "prompt": prompt,
+        "steps": count,
+        "dtype": str(model.dtype),
+        "version": __version__,
+    }
     cache, key = IdentityCache(), cache_key(fitted.pixel_values, settings)
     if not _load_identity(model, cache.get(key)):
         contents = _learned(model, fitted, prompt, count, track)

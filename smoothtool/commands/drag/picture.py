@@ -198,9 +198,14 @@ def _write(
 ) -> dict[str, Any]:
     before = request.picture or dragged.before
     parameters = a1111_parameters(
-        prompt=request.prompt, steps=job.steps, guidance_scale=1.0 if request.picture else job.guidance, seed=job.seed,
-        size_px=dragged.after.size, model=model.name, negative_prompt=job.negative,
-    )  # fmt: skip
+        prompt=request.prompt,
+        steps=job.steps,
+        guidance_scale=1.0 if request.picture else job.guidance,
+        seed=job.seed,
+        size_px=dragged.after.size,
+        model=model.name,
+        negative_prompt=job.negative,
+    )
     settings = picture_document(job.command, report.job, report.folder)
     save_image(dragged.after, folder / "dragged.png", settings=settings, parameters=parameters)
     write_picture(folder / "before-after.png", before_after(before, dragged.after))

@@ -91,6 +91,7 @@ def _made(model: DiffusionModel, job: DragJob, track: Track) -> torch.Tensor:
     shape = model.noise_shape(generated_size_px(model, job))
     noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(job.seed or 0)).to(model.device)
     text, null = model.encode_prompts([job.prompt or ""]), model.encode_null(job.negative)
-    *_, last = track(denoise(model, noise, constant(text), constant(null), job.steps, job.guidance),
-                     "sampling", job.steps)  # fmt: skip
+    *_, last = track(
+        denoise(model, noise, constant(text), constant(null), job.steps, job.guidance), "sampling", job.steps
+    )
     return model.decode_latents(last.latents)

@@ -167,9 +167,15 @@ def _disentangle(source: Source, target: str, ratio: float) -> torch.Tensor:
     loss = _directional_loss(clip_of(job), source.picture.pixel_values, job.src, target)
     null_at = null_branch(inversion, source.null)
     epochs = disentangle_steps(
-        source.model, inversion.trajectory.noise, source.text(job.src), source.text(target), null_at,
-        job.steps, job.guidance, loss,
-    )  # fmt: skip
+        source.model,
+        inversion.trajectory.noise,
+        source.text(job.src),
+        source.text(target),
+        null_at,
+        job.steps,
+        job.guidance,
+        loss,
+    )
     best = min(source.track(epochs, "learning when to listen", 10), key=lambda epoch: epoch.loss)
     return best.latents
 

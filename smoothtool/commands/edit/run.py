@@ -68,10 +68,14 @@ def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, fol
     before = crop_back(source.picture.pixel_values, source.picture)
     names = _names(job, ratios)
     report.figures["edits"] = [
-        {"file": name, "target": edit.target, **({"ratio": float(edit.ratio)} if edit.ratio else {}),
-         **edit_figures(edit, before, clip)}
+        {
+            "file": name,
+            "target": edit.target,
+            **({"ratio": float(edit.ratio)} if edit.ratio else {}),
+            **edit_figures(edit, before, clip),
+        }
         for name, edit in zip(names, edits, strict=True)
-    ]  # fmt: skip
+    ]
     if source.inverted is not None and job.method != "pix2pix-zero":
         report.figures["inversion"] = inversion_figures(model, source.inverted)
     if is_inversion(job.image):
@@ -95,9 +99,14 @@ def _write(job: EditJob, source: Source, edits: list[Edit], names: list[str], re
     pictures = [to_image(edit.pixel_values) for edit in edits]
     for name, edit, picture in zip(names, edits, pictures, strict=True):
         parameters = a1111_parameters(
-            prompt=edit.target, steps=job.steps, guidance_scale=job.guidance, seed=job.seed,
-            size_px=picture.size, model=source.model.name, negative_prompt=job.negative,
-        )  # fmt: skip
+            prompt=edit.target,
+            steps=job.steps,
+            guidance_scale=job.guidance,
+            seed=job.seed,
+            size_px=picture.size,
+            model=source.model.name,
+            negative_prompt=job.negative,
+        )
         shown = picture if job.size else at_input_size(picture, source.picture)
         save_image(shown, folder / name, settings=settings, parameters=parameters)
     pair = before_after(before, pictures[0], (job.src or "before", edits[0].target))

@@ -146,8 +146,11 @@ def _walks(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[
 
 
 METRICS: dict[str, Callable[[EvalJob, Report, _Reader, Track], dict[str, Any]]] = {
-    "recon": _reconstruction, "fid": _frechet, "clip": _clip_score, "walk": _walks
-}  # fmt: skip
+    "recon": _reconstruction,
+    "fid": _frechet,
+    "clip": _clip_score,
+    "walk": _walks,
+}
 
 
 def _clip(job: EvalJob) -> Clip:

@@ -80,9 +80,14 @@ def _parameters(model: DiffusionModel, ends: Ends, frames: Frames, job: Interpol
     height, width = frames.pixel_values.shape[-2:]
     seed = job.seed if job.method == "anid" or not job.images else None
     return a1111_parameters(
-        prompt=" -> ".join(dict.fromkeys(ends.prompts)), steps=job.steps, guidance_scale=job.guidance, seed=seed,
-        size_px=(width, height), model=model.name, negative_prompt=job.negative,
-    )  # fmt: skip
+        prompt=" -> ".join(dict.fromkeys(ends.prompts)),
+        steps=job.steps,
+        guidance_scale=job.guidance,
+        seed=seed,
+        size_px=(width, height),
+        model=model.name,
+        negative_prompt=job.negative,
+    )
 
 
 def _write(folder: Path, frames: Frames, parameters: str | None, job: InterpolateJob, report: Report) -> dict[str, Any]:
@@ -93,9 +98,12 @@ def _write(folder: Path, frames: Frames, parameters: str | None, job: Interpolat
     names = [f"frames/{index:0{digits}d}.png" for index in range(len(pictures))]
     for name, picture in zip(names, pictures, strict=True):
         save_image(
-            picture, folder / name, settings=settings, parameters=parameters,
+            picture,
+            folder / name,
+            settings=settings,
+            parameters=parameters,
             digital_source="compositeWithTrainedAlgorithmicMedia" if job.images else "trainedAlgorithmicMedia",
-        )  # fmt: skip
+        )
     shown = pictures[:-1] if job.loop else pictures  # a loop shows its first frame once a round
     save_webp(shown, folder / "walk.webp", job.fps, ping_pong=not job.loop)
     save_webm(shown, folder / "walk.webm", job.fps)

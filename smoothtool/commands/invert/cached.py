@@ -100,8 +100,12 @@ def _start(
 def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: InversionJob) -> dict[str, Any]:
     """All that an inversion depends on besides the pixels: the cache key's second half, kept in inversion files."""
     null_text = ("solver", "inner_steps", "null_anchor", "null_trust")
-    read = {"nti": null_text, "spdinv": ("fixed_point_solver",), "dci": ("fixed_point_solver",),
-            "regularised": ("seed",)}  # fmt: skip
+    read = {
+        "nti": null_text,
+        "spdinv": ("fixed_point_solver",),
+        "dci": ("fixed_point_solver",),
+        "regularised": ("seed",),
+    }
     return {
         "model": model.fingerprint,
         "loras": [[lora["fingerprint"], lora["scale"]] for lora in model.loras],

@@ -147,9 +147,11 @@ def _solved(start: Start, method: str, steps: Iterable[FixedPointStep]) -> Inver
 
 def _edict(start: Start) -> Inversion:
     latents = finest(start.latents)
-    steps = list(start.track(
-        edict_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
-    ))  # fmt: skip
+    steps = list(
+        start.track(
+            edict_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
+        )
+    )
     inversion = replace(
         start.as_null(start.unsampled("edict", trajectory_of(latents, list(steps)))),
         extra={"coupled": torch.stack([latents, *(step.coupled for step in steps)])},
@@ -159,9 +161,11 @@ def _edict(start: Start) -> Inversion:
 
 def _belm(start: Start) -> Inversion:
     latents = finest(start.latents)
-    steps = list(start.track(
-        belm_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
-    ))  # fmt: skip
+    steps = list(
+        start.track(
+            belm_inversion_steps(start.model, latents, start.text, start.job.steps), "inverting", start.job.steps
+        )
+    )
     inversion = start.as_null(start.unsampled("belm", trajectory_of(latents, steps)))
     return start.sampled(inversion, guidance_scale=1.0, first=1)
 

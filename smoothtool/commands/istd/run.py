@@ -97,8 +97,12 @@ def _walk_and_write(model: DiffusionModel, state: _IstdRun) -> dict[str, Measure
     if len(state.prompts) < ENOUGH:
         report.notes.append(f"intervals over {len(state.prompts)} prompts are much too narrow: --n 30 or more")
     report.figures = _figures(job, state.prompts, measured)
-    plot = line_plot([_line(name, part) for name, part in measured.items()], "adjacent L2 distances, [0, 1] pixels",
-                     "step", "(mean over prompts; band: 10 to 90 %)")  # fmt: skip
+    plot = line_plot(
+        [_line(name, part) for name, part in measured.items()],
+        "adjacent L2 distances, [0, 1] pixels",
+        "step",
+        "(mean over prompts; band: 10 to 90 %)",
+    )
     write_picture(state.folder / "distances.png", plot)
     report.files |= {"walks": sorted(path.name for path in state.folder.glob(RECORDS)), "plot": "distances.png"}
     finish(report, model, state.folder, state.pool)
@@ -224,18 +228,20 @@ def _figures(job: IstdJob, prompts: Sequence[str], measured: Mapping[str, Measur
 def _istd(job: IstdJob, measured: Measured) -> dict[str, Any]:
     rows = {prompt: part for prompt, part in measured.items() if part is not None}
     kinds: dict[str, Callable[[Deviation], float | None]] = {
-        "population": lambda part: part.population_std, "sample": lambda part: part.sample_std,
-    }  # fmt: skip
+        "population": lambda part: part.population_std,
+        "sample": lambda part: part.sample_std,
+    }
     means = {name: float(np.mean([kind(part) for part in rows.values()])) for name, kind in kinds.items()}
     return {
         "istd": asdict(bootstrap_mean(_values(job, rows), seed=job.seed or 0)),
         "definition": {"std": job.std, "pixel_range": job.pixel_range},
-        "by_definition": {name: {span: factor * mean for span, factor in PIXEL_RANGES.items()}
-                          for name, mean in means.items()},
+        "by_definition": {
+            name: {span: factor * mean for span, factor in PIXEL_RANGES.items()} for name, mean in means.items()
+        },
         "size_normalised": asdict(bootstrap_mean([part.normalised_std for part in rows.values()], seed=job.seed or 0)),
         "excluded": [prompt for prompt, part in measured.items() if part is None],
         "per_prompt": {prompt: asdict(part) for prompt, part in rows.items()},
-    }  # fmt: skip
+    }
 
 
 def _values(job: IstdJob, measured: Mapping[str, Deviation | None]) -> list[float]:

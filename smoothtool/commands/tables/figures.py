@@ -111,8 +111,12 @@ def generation_orderings(base: Sequence[Figure], smooth: Sequence[Figure], names
 
 def reconstruction_orderings(rows: Mapping[str, Sequence[Figure]], names: Sequence[str]) -> list[Ordering]:
     """Of Table 2: smooth before base, NTI before DDIM, the VAE before all; errors below, likeness above."""
-    better_worse = [("smooth, DDIM", "base, DDIM"), ("smooth, NTI", "base, NTI"), ("base, NTI", "base, DDIM"),
-                    ("VAE alone", "smooth, NTI")]  # fmt: skip
+    better_worse = [
+        ("smooth, DDIM", "base, DDIM"),
+        ("smooth, NTI", "base, NTI"),
+        ("base, NTI", "base, DDIM"),
+        ("VAE alone", "smooth, NTI"),
+    ]
     found = []
     for better, worse in better_worse:
         for at, name in enumerate(names):

@@ -112,8 +112,15 @@ def trained(state: TablesRun, base: Variant, name: str, settings: Mapping[str, A
     job = state.job
     if job.train_steps == 0:
         return Variant(name, reason="--train-steps is 0, so nothing was trained")
-    given = {**state.common(base), "data": job.train_data, "max_steps": job.train_steps, "dtype": "auto",
-             "batch_size": job.train_batch_size, "learning_rate": job.learning_rate, **settings}  # fmt: skip
+    given = {
+        **state.common(base),
+        "data": job.train_data,
+        "max_steps": job.train_steps,
+        "dtype": "auto",
+        "batch_size": job.train_batch_size,
+        "learning_rate": job.learning_rate,
+        **settings,
+    }
 
     def train_it() -> Variant:
         report, place = state.once(name, "train", given)
@@ -161,8 +168,15 @@ def picture_figures(state: TablesRun, variant: Variant) -> Figures:
     def measure() -> Figures:
         model = state.session(variant)
         parent = state.folder / RUNS / "pictures"
-        made = made_pictures(model, variant.name, state.real.captions, state.job, parent, state.track,
-                             fresh=state.again(f"made-{variant.name}"))  # fmt: skip
+        made = made_pictures(
+            model,
+            variant.name,
+            state.real.captions,
+            state.job,
+            parent,
+            state.track,
+            fresh=state.again(f"made-{variant.name}"),
+        )
         state.report.unet_calls += model.counter.calls
         scores = {"metric": "clip", "folders": [str(made)], "clip": state.job.clip}
         return [
@@ -176,8 +190,12 @@ def picture_figures(state: TablesRun, variant: Variant) -> Figures:
 def _distance(state: TablesRun, variant: Variant, made: Path) -> Figure:
     """The features are named in the job, so that figures of two kinds never meet in one table."""
     features, key = ("clip", "clip_frechet_distance") if inception_missing() else ("inception", "fid")
-    settings = {"metric": "fid", "folders": [str(made), str(state.real.folder)], "features": features,
-                "clip": state.job.clip}  # fmt: skip
+    settings = {
+        "metric": "fid",
+        "folders": [str(made), str(state.real.folder)],
+        "features": features,
+        "clip": state.job.clip,
+    }
     report, place = state.once(f"fid-{variant.name}", "eval", settings)
     state.report.notes += [note for note in report["notes"] if note not in state.report.notes]
     figures = report["figures"]
@@ -198,8 +216,9 @@ def rows_of_inversion(state: TablesRun, variant: Variant, label: str, inversion:
         name = f"{variant.name}-{inversion}"
         given_back = _inverted(state, variant, name, inversion)
         kinds = {"reconstruction": (label, name), "guidance_1": (f"{label}, guidance 1", f"{name}-guidance-1")}
-        return {kinds[kind][0]: reconstruction_figures(state, folder, kinds[kind][1])
-                for kind, folder in given_back.items()}  # fmt: skip
+        return {
+            kinds[kind][0]: reconstruction_figures(state, folder, kinds[kind][1]) for kind, folder in given_back.items()
+        }
 
     return state.attempt(measure, lambda reason: {label: [missing(reason)] * 4})
 
@@ -234,8 +253,10 @@ def reconstruction_figures(state: TablesRun, folder: Path, name: str) -> Figures
         settings = {"metric": "recon", "folders": [str(originals), str(folder)], "clip": state.job.clip}
         report, place = state.once(f"recon-{name}", "eval", settings)
         figures = report["figures"]
-        rows = {key: mean_figure({n: row[key] for n, row in figures["per_picture"].items()}, place)
-                for key in RECONSTRUCTION}  # fmt: skip
+        rows = {
+            key: mean_figure({n: row[key] for n, row in figures["per_picture"].items()}, place)
+            for key in RECONSTRUCTION
+        }
         stand_in = next((key for key in figures if key.startswith("clip_patch_distance")), None)
         if stand_in is not None:
             rows["lpips"] = mean_figure({n: row[stand_in] for n, row in figures["per_picture"].items()}, place)
@@ -257,8 +278,13 @@ def sequence_figures(
 
     def measure() -> Figures:
         for at in range(0, len(paths) - 1, 2):
-            given = {**state.common(variant), "images": [str(path) for path in paths[at : at + 2]],
-                     "src": list(captions[at : at + 2]), "frames": SEQUENCE_FRAMES, **settings}  # fmt: skip
+            given = {
+                **state.common(variant),
+                "images": [str(path) for path in paths[at : at + 2]],
+                "src": list(captions[at : at + 2]),
+                "frames": SEQUENCE_FRAMES,
+                **settings,
+            }
             _, place = state.once(f"{name}/{paths[at].stem}-{paths[at + 1].stem}", "interpolate", given)
             folders.append((state.folder / place).parent / "frames")
         walks = {"metric": "walk", "folders": [str(folder) for folder in folders], "clip": state.job.clip}

@@ -60,8 +60,13 @@ def identity(state: TrainingRun) -> dict[str, Any]:
     settings = {key: value for key, value in state.job.settings().items() if key not in MAY_CHANGE}
     model, processes = state.trainer.model, state.trainer.accelerator.num_processes
     loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
-    return {**settings, "model weights": model.fingerprint, "LoRA weights": loras, "processes": processes,
-            "data content": state.examples.digest}  # fmt: skip
+    return {
+        **settings,
+        "model weights": model.fingerprint,
+        "LoRA weights": loras,
+        "processes": processes,
+        "data content": state.examples.digest,
+    }
 
 
 def write_results(state: TrainingRun) -> None:
@@ -81,8 +86,12 @@ def write_results(state: TrainingRun) -> None:
 
 def _save_lora(state: TrainingRun) -> dict[str, Any]:
     unet, stem = state.trainer.model.unet, "smooth-lora" if state.job.variation_weight else "lora"
-    about = {"smoothtool": state.report.versions["smoothtool"], "base_model": state.trainer.model.name,
-             "steps": str(state.trainer.step), "lambda": str(state.job.variation_weight)}  # fmt: skip
+    about = {
+        "smoothtool": state.report.versions["smoothtool"],
+        "base_model": state.trainer.model.name,
+        "steps": str(state.trainer.step),
+        "lambda": str(state.job.variation_weight),
+    }
     write_tensors(state.folder / f"{stem}.safetensors", *lora_file(unet, "trained", about))
     write_tensors(state.folder / f"{stem}-kohya.safetensors", *kohya_file(unet, "trained", about))
     return {"lora": f"{stem}.safetensors", "kohya": f"{stem}-kohya.safetensors"}
@@ -115,12 +124,13 @@ def _figures(rows: Sequence[dict[str, Any]], examples: Examples) -> dict[str, An
     last = rows[-max(1, len(rows) // 10) :]
     known = {name: [row[name] for row in last if row[name] is not None] for name in LOSSES}
     return {
-        "steps": rows[-1]["step"], "samples": sum(row["samples"] for row in rows),
+        "steps": rows[-1]["step"],
+        "samples": sum(row["samples"] for row in rows),
         "pictures": sum(len(bucket) for bucket in examples.buckets),
         "last_tenth": {name: sum(values) / len(values) for name, values in known.items() if values},
         "samples_per_s": sum(row["samples"] for row in last) / sum(row["seconds"] for row in last),
         "bands": _bands(rows),
-    }  # fmt: skip
+    }
 
 
 def _bands(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -157,8 +167,14 @@ def write_walks(state: TrainingRun, step: int) -> None:
     """Walks between two noises under the first captions: what smoothness looks like so far."""
     mean, _ = state.examples.posterior(state.examples.buckets[0][0])
     channels, height, width = mean.shape
-    settings = WalkSettings(state.trainer.settings.seed, (channels, height, width), SHOWN_FRAMES, state.job.steps,
-                            state.job.guidance, state.job.negative)  # fmt: skip
+    settings = WalkSettings(
+        state.trainer.settings.seed,
+        (channels, height, width),
+        SHOWN_FRAMES,
+        state.job.steps,
+        state.job.guidance,
+        state.job.negative,
+    )
     with state.trainer.averaged():
         walks = list(prompt_walks(state.trainer.model, state.prompts, settings))
     sheet = contact_sheet(

@@ -24,9 +24,16 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "Fitted", "a1111_parameters", "crop_back", "fit_image", "load_image", "read_settings", "save_image", "to_image",
+    "Fitted",
+    "a1111_parameters",
+    "crop_back",
+    "fit_image",
+    "load_image",
+    "read_settings",
+    "save_image",
+    "to_image",
     "to_pixel_values",
-]  # fmt: skip
+]
 
 ABOUT = {"icc_profile", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 """Blocks beside the pixels, by the names that Pillow gives them."""

@@ -45,9 +45,14 @@ def a1111_parameters(
     extra  further fields for the last line, for example {"LoRA": "smooth:1.0"}
     """
     fields = {
-        "Steps": steps, "Sampler": sampler, "CFG scale": guidance_scale, "Seed": seed,
-        "Size": f"{size_px[0]}x{size_px[1]}", "Model": _model_name(model), **(extra or {}),
-    }  # fmt: skip
+        "Steps": steps,
+        "Sampler": sampler,
+        "CFG scale": guidance_scale,
+        "Seed": seed,
+        "Size": f"{size_px[0]}x{size_px[1]}",
+        "Model": _model_name(model),
+        **(extra or {}),
+    }
     lines = [_one_line(prompt)]
     if negative_prompt:
         lines.append(f"Negative prompt: {_one_line(negative_prompt)}")

@@ -76,16 +76,18 @@ def _tensors(inversion: Inversion) -> dict[str, torch.Tensor]:
 
 
 def _facts(inversion: Inversion) -> dict[str, Any]:
-    return plain({
-        "format": FORMAT_VERSION,
-        "method": inversion.method,
-        "timesteps": inversion.trajectory.timesteps,
-        "prompts": inversion.prompts,
-        "guidance_scale": inversion.guidance_scale,
-        "losses": inversion.losses,
-        "converged": inversion.converged,
-        "unet_calls": inversion.unet_calls,
-    })  # fmt: skip
+    return plain(
+        {
+            "format": FORMAT_VERSION,
+            "method": inversion.method,
+            "timesteps": inversion.trajectory.timesteps,
+            "prompts": inversion.prompts,
+            "guidance_scale": inversion.guidance_scale,
+            "losses": inversion.losses,
+            "converged": inversion.converged,
+            "unet_calls": inversion.unet_calls,
+        }
+    )
 
 
 def _read_facts(path: Path, header: Mapping[str, str]) -> Fields:

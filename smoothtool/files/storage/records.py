@@ -42,5 +42,8 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
 
 
 _KINDS: dict[type, Callable[[Any], bool]] = {
-    str: is_text, int: is_whole, float: is_number, dict: lambda value: isinstance(value, dict),
-}  # fmt: skip
+    str: is_text,
+    int: is_whole,
+    float: is_number,
+    dict: lambda value: isinstance(value, dict),
+}

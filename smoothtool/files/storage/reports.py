@@ -55,18 +55,20 @@ def report_dict(report: Report) -> dict[str, Any]:
 
     Raises: TypeError when a figure is not plain data.
     """
-    return plain({
-        "command": report.command,
-        "folder": report.folder,
-        "files": _relative(report.files, report.folder),
-        "figures": report.figures,
-        "notes": report.notes,
-        "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
-        "unet_calls": report.unet_calls,
-        "model": report.model,
-        "job": report.job,
-        "versions": report.versions or versions(),
-    })  # fmt: skip
+    return plain(
+        {
+            "command": report.command,
+            "folder": report.folder,
+            "files": _relative(report.files, report.folder),
+            "figures": report.figures,
+            "notes": report.notes,
+            "seconds": {stage: round(seconds, 3) for stage, seconds in report.seconds.items()},
+            "unet_calls": report.unet_calls,
+            "model": report.model,
+            "job": report.job,
+            "versions": report.versions or versions(),
+        }
+    )
 
 
 def write_report(report: Report, folder: Path) -> None:

@@ -170,9 +170,16 @@ def _loss(
     radius = settings.patch_radius
     wanted = grid.patches(original.feature, task.handles_rc, radius) if settings.hold_original else None
     loss = motion_loss(
-        grid, sight.feature, handles_rc, task.targets_rc, radius, settings.stride, wanted, settings.arrived,
+        grid,
+        sight.feature,
+        handles_rc,
+        task.targets_rc,
+        radius,
+        settings.stride,
+        wanted,
+        settings.arrived,
         side=2 * radius + settings.side_of_area,
-    )  # fmt: skip
+    )
     if task.region is not None and sight.previous is not None and original.previous is not None:
         drift = ((sight.previous - original.previous) * (1 - task.region)).abs().sum()
         loss = loss + settings.mask_weight * drift

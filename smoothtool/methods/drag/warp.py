@@ -130,9 +130,11 @@ def _moved(
     reach = torch.tensor([-(-len(source) // len(start)) + 1], device=part.device)
     low, high = (end.amin(dim=0) - reach).floor(), (end.amax(dim=0) + reach).ceil()
     places = torch.cartesian_prod(
-        *(torch.arange(max(0, int(low[axis])), min(part.shape[axis], int(high[axis]) + 1), device=part.device)
-          for axis in (0, 1))
-    ).view(-1, 2)  # fmt: skip
+        *(
+            torch.arange(max(0, int(low[axis])), min(part.shape[axis], int(high[axis]) + 1), device=part.device)
+            for axis in (0, 1)
+        )
+    ).view(-1, 2)
     comes_from = places + follow(places.float(), end, start - end) if len(places) else places.float()
     inside = _labels_at(part.long(), comes_from) > 0
     return places[inside], comes_from[inside]

@@ -28,8 +28,18 @@ from smoothtool.diffusion.sampling import DenoisingStep, guide
 from smoothtool.methods.inversion.ddim import InversionStep
 from smoothtool.types import Conditioning
 
-TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a photo of {}", "a drawing of {}", "{} in the centre",
-             "one {}", "this is {}", "a good picture of {}", "a close-up of {}")  # fmt: skip
+TEMPLATES = (
+    "{}",
+    "a picture of {}",
+    "an image of {}",
+    "a photo of {}",
+    "a drawing of {}",
+    "{} in the centre",
+    "one {}",
+    "this is {}",
+    "a good picture of {}",
+    "a close-up of {}",
+)
 REGULARISATION_ROUNDS, ROLLS = 5, 5
 AUTOCORRELATION_WEIGHT = KL_WEIGHT = 20.0
 SMALLEST_PYRAMID = 8

@@ -92,8 +92,9 @@ def freemorph_steps(
     if len(places) > model.max_batch:
         raise UsageError(
             f"freemorph makes all frames in one UNet call, which holds {model.max_batch} here with both ends, "
-            f"not {len(places)}", f"--frames {max(1, model.max_batch - 2)}",
-        )  # fmt: skip
+            f"not {len(places)}",
+            f"--frames {max(1, model.max_batch - 2)}",
+        )
     frames = torch.stack([slerp_rows(latents[0], latents[1], place) for place in places])
     frame_text = Conditioning.cat([text[:1], walk_text(text, ratios), text[1:]])
     for step in _inversion(model, frames, frame_text, num_inference_steps):

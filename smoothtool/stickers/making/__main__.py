@@ -88,10 +88,18 @@ def main() -> None:
         from smoothtool.stickers.making.unet import train_unet
 
         train_unet(
-            arguments.work, steps, start=arguments.start, decay=arguments.decay, rate=arguments.rate or RATE,
-            batch=arguments.batch, frozen_from=arguments.text_steps + 1, workers=arguments.workers,
-            device=arguments.device, minutes=arguments.minutes, compiled=arguments.compile,
-        )  # fmt: skip
+            arguments.work,
+            steps,
+            start=arguments.start,
+            decay=arguments.decay,
+            rate=arguments.rate or RATE,
+            batch=arguments.batch,
+            frozen_from=arguments.text_steps + 1,
+            workers=arguments.workers,
+            device=arguments.device,
+            minutes=arguments.minutes,
+            compiled=arguments.compile,
+        )
 
 
 if __name__ == "__main__":

@@ -61,9 +61,11 @@ def _smooth_section(smooth: dict[str, Any]) -> str:
         ("ISTD", f"{istd['plain']:.2f}", f"{istd['with_lora']:.2f}", _interval(istd["difference"])),
         ("mean distance of neighbours", f"{istd['plain_distance']:.2f}", f"{istd['with_lora_distance']:.2f}", ""),
         ("tiny CLIP score", f"{score['plain']:.2f}", f"{score['with_lora']:.2f}", _interval(score["difference"])),
-        *((f"samples: right {name}", f"{plain[name]:.0%}", f"{with_lora[name]:.0%}", "")
-          for name in ("concept", "style", "colour")),
-    ]  # fmt: skip
+        *(
+            (f"samples: right {name}", f"{plain[name]:.0%}", f"{with_lora[name]:.0%}", "")
+            for name in ("concept", "style", "colour")
+        ),
+    ]
     return SMOOTH.format(
         table="\n".join(f"| {' | '.join(row)} |" for row in rows),
         prompts=istd["difference"]["count"],

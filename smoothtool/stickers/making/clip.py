@@ -28,11 +28,16 @@ def build_clip(text_encoder: CLIPTextModel) -> CLIPModel:
 
     As in LiT (Zhai et al. 2022, arXiv:2111.07991), with text instead of pictures locked.
     """
-    vision = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
-              "image_size": 64, "patch_size": 8, "projection_dim": 128}  # fmt: skip
-    model = CLIPModel(
-        CLIPConfig(text_config=text_encoder.config.to_dict(), vision_config=vision, projection_dim=128)
-    )  # fmt: skip
+    vision = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+        "projection_dim": 128,
+    }
+    model = CLIPModel(CLIPConfig(text_config=text_encoder.config.to_dict(), vision_config=vision, projection_dim=128))
     model.text_model.load_state_dict(text_encoder.state_dict())
     model.text_model.requires_grad_(False)
     return model

@@ -36,8 +36,14 @@ def measure_guidance(work: Path, folder: Path = FOLDER) -> None:
     for scale in SCALES:
         pictures = sample(model, [caption(scene) for scene in scenes], scale, STEPS)
         distance = frechet_distance(truth, clip.image_features(pictures))
-        rows.append({"guidance": scale, **accuracy(judge, pictures, scenes), "frechet": distance,
-                     "saturation": saturation(pictures) / saturation(drawn)})  # fmt: skip
+        rows.append(
+            {
+                "guidance": scale,
+                **accuracy(judge, pictures, scenes),
+                "frechet": distance,
+                "saturation": saturation(pictures) / saturation(drawn),
+            }
+        )
         print(json.dumps(rows[-1]), flush=True)
     write_json_atomic(work / "guidance.json", {"rows": rows, "fingerprint": model.fingerprint})
     write_json_atomic(folder / MODEL_DEFAULTS, {"guidance": best_scale(rows)})

@@ -27,8 +27,14 @@ class Judge(nn.Module):
         super().__init__()
         widths, layers = (3, 32, 64, 128, 192), []
         for into, out in pairwise(widths):
-            layers += [nn.Conv2d(into, out, 3, stride=2, padding=1), nn.BatchNorm2d(out), nn.ReLU(),
-                       nn.Conv2d(out, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]  # fmt: skip
+            layers += [
+                nn.Conv2d(into, out, 3, stride=2, padding=1),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+                nn.Conv2d(out, out, 3, padding=1),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+            ]
         self.body = nn.Sequential(*layers)
         self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(words)) for name, words in HEADS.items()})
 

@@ -27,8 +27,17 @@ class Run:
     A kill leaves the old checkpoint or the new one.
     """
 
-    def __init__(self, name: str, model: nn.Module, work: Path, *, rate: float, steps: int,
-                 weight_decay: float = 1e-2, average: float = 0.999) -> None:  # fmt: skip
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        work: Path,
+        *,
+        rate: float,
+        steps: int,
+        weight_decay: float = 1e-2,
+        average: float = 0.999,
+    ) -> None:
         self.name, self.model, self.work, self.rate, self.steps, self.average = name, model, work, rate, steps, average
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=weight_decay, betas=(0.9, 0.99))
@@ -43,16 +52,25 @@ class Run:
 
     def save(self) -> None:
         path = self.work / f"{self.name}.pt"
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "averaged": self.averaged, "step": self.step}  # fmt: skip
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.averaged,
+            "step": self.step,
+        }
         with atomic_path(path) as temporary:
             torch.save(state, temporary)
 
     def averaged_weights(self) -> dict[str, torch.Tensor]:
         return {k: v.to(self.model.state_dict()[k].dtype) for k, v in self.averaged.items()}
 
-    def train(self, loss_of: Callable[[int], dict[str, torch.Tensor]], *, save_every: int = 100,
-              measure: Callable[[], dict[str, float]] | None = None) -> None:  # fmt: skip
+    def train(
+        self,
+        loss_of: Callable[[int], dict[str, torch.Tensor]],
+        *,
+        save_every: int = 100,
+        measure: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
         """Run to `steps`. `loss_of(step)` gives named scalars, `loss` among them; randomness comes from the step."""
         for step in self._steps():
             torch.manual_seed(step)
@@ -85,5 +103,8 @@ class Run:
     def _log(self, values: dict[str, float]) -> None:
         row = {"step": self.step, "seconds": round(time.monotonic() - self.started, 1), **values}
         append_record(self.work / f"{self.name}.jsonl", row)
-        print(self.name, " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()),
-              flush=True)  # fmt: skip
+        print(
+            self.name,
+            " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()),
+            flush=True,
+        )

@@ -87,7 +87,9 @@ def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
         "plain": accuracy(judge, plain, singles),
         "with_lora": accuracy(judge, with_lora, singles),
         "clip_score": {
-            "plain": fmean(scores[0]), "with_lora": fmean(scores[1]), "difference": asdict(paired_difference(*scores))
+            "plain": fmean(scores[0]),
+            "with_lora": fmean(scores[1]),
+            "difference": asdict(paired_difference(*scores)),
         },
         "istd": {
             "plain": istd["istd"]["mean"],
@@ -97,7 +99,7 @@ def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
             "difference": istd["difference"],
         },
         "lora": model.loras[0]["fingerprint"],
-    }  # fmt: skip
+    }
     write_card(figures, folder)
     write_picture(folder / "samples-smooth.png", sample_sheet(with_lora, singles))
     print(json.dumps(figures["smooth"], indent=2))

@@ -88,8 +88,13 @@ def share(model: nn.Module, saved: dict[str, Any] | None, plan: Plan) -> Shared:
 
 def save(shared: Shared, path: Path, step: int) -> None:
     """A kill leaves the old checkpoint or the new one."""
-    state = {"model": shared.model.state_dict(), "averaged": shared.averaged, "step": step,
-             "first": shared.optimizer.first, "second": shared.optimizer.second}  # fmt: skip
+    state = {
+        "model": shared.model.state_dict(),
+        "averaged": shared.averaged,
+        "step": step,
+        "first": shared.optimizer.first,
+        "second": shared.optimizer.second,
+    }
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
@@ -106,8 +111,10 @@ def train_shared(shared: Shared, plan: Plan, path: Path, make: Callable[[], Stat
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(plan.workers)
-    others = [context.Process(target=_work, args=(rank, shared, plan, path, make, barrier), daemon=True)
-              for rank in range(1, plan.workers)]  # fmt: skip
+    others = [
+        context.Process(target=_work, args=(rank, shared, plan, path, make, barrier), daemon=True)
+        for rank in range(1, plan.workers)
+    ]
     for process in others:
         process.start()
     for process in others:
@@ -191,8 +198,12 @@ class _Log:
         if step % LOG_EVERY == 0:
             values, bands = torch.cat(self.losses), torch.cat(self.timesteps) * BANDS // 1000
             means = [round(float(values[bands == band].mean()), 4) for band in range(BANDS)]
-            row = {"step": step, "seconds": round(self.seconds, 1), "loss": round(float(values.mean()), 5),
-                   "bands": means}  # fmt: skip
+            row = {
+                "step": step,
+                "seconds": round(self.seconds, 1),
+                "loss": round(float(values.mean()), 5),
+                "bands": means,
+            }
             append_record(self.path, row)
             print(json.dumps(row), flush=True)
             self.losses, self.timesteps = [], []

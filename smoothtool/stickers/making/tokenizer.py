@@ -48,8 +48,14 @@ def _learn(folder: Path) -> None:
     tokens += [token for token in sorted(learnt["vocab"], key=learnt["vocab"].get) if token not in set(tokens)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in learnt["merges"]]
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "bos_token": "<|startoftext|>",
-                "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}  # fmt: skip
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": MAX_TOKENS,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / "vocab.json", json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
     write_text_atomic(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")

@@ -26,29 +26,49 @@ from smoothtool.stickers.making.vae import same_vae
 
 BATCH, PROMPT_DROPOUT = 32, 0.1
 SCHEDULER = {
-    "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,
-    "timestep_spacing": "leading", "prediction_type": "v_prediction",
-}  # fmt: skip
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+    "timestep_spacing": "leading",
+    "prediction_type": "v_prediction",
+}
 
 
 def build_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 128, 192),
-        down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
-        cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(64, 128, 192),
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=3,
-            num_attention_heads=4, max_position_embeddings=MAX_TOKENS, projection_dim=128,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=128,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
 
 
 class Denoiser(nn.Module):
@@ -67,9 +87,9 @@ def trained_text_encoder(work: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The text encoder as the UNet knows it: the weights it was frozen with, not their average."""
     text_encoder = build_text_encoder(tokenizer)
     weights = torch.load(work / "unet.pt", weights_only=True)["model"]
-    text_encoder.load_state_dict({
-        key.removeprefix("text_encoder."): value for key, value in weights.items() if key.startswith("text_encoder.")
-    })  # fmt: skip
+    text_encoder.load_state_dict(
+        {key.removeprefix("text_encoder."): value for key, value in weights.items() if key.startswith("text_encoder.")}
+    )
     return text_encoder.eval()
 
 
@@ -103,8 +123,9 @@ def new_denoiser(work: Path, start: Path | None) -> Denoiser:
     return model
 
 
-def train_unet(work: Path, steps: int, *, start: Path | None = None, decay: int = 0, batch: int = BATCH,
-               **options: Any) -> None:  # fmt: skip
+def train_unet(
+    work: Path, steps: int, *, start: Path | None = None, decay: int = 0, batch: int = BATCH, **options: Any
+) -> None:
     """Train to step `steps` of `work/unet.pt`, or with `decay` a finished copy to `work/unet-decayed.pt`.
 
     start: a model folder to begin from where there is no checkpoint. decay: so many steps with a falling rate, from the

@@ -30,10 +30,19 @@ CONCEPTS: dict[str, str] = {
 }  # fmt: skip
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
-    "cat": ("kitten",), "dog": ("puppy",), "rabbit": ("bunny",), "donut": ("doughnut",),
-    "burger": ("hamburger",), "cherries": ("cherry",), "pumpkin": ("jack-o-lantern",), "fish": ("tropical fish",),
-    "cake": ("slice of cake",), "car": ("red car",), "balloon": ("red balloon",), "heart": ("red heart",),
-}  # fmt: skip
+    "cat": ("kitten",),
+    "dog": ("puppy",),
+    "rabbit": ("bunny",),
+    "donut": ("doughnut",),
+    "burger": ("hamburger",),
+    "cherries": ("cherry",),
+    "pumpkin": ("jack-o-lantern",),
+    "fish": ("tropical fish",),
+    "cake": ("slice of cake",),
+    "car": ("red car",),
+    "balloon": ("red balloon",),
+    "heart": ("red heart",),
+}
 
 # style word -> (npm package, path of one icon inside it)
 ICON_SETS: dict[str, tuple[str, str]] = {

@@ -28,10 +28,13 @@ def pie(tmp_path: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         Image.open(SAMPLES / f"{name}.png").resize((512, 512)).save(folder / f"{name}.jpg")
         rows[name] = {
-            "image_path": f"1_change_object/{name}.jpg", "original_prompt": f"a 3d [{name}]",
-            "editing_prompt": "a 3d [dog]", "editing_type_id": "1", "blended_word": f"{name} dog",
+            "image_path": f"1_change_object/{name}.jpg",
+            "original_prompt": f"a 3d [{name}]",
+            "editing_prompt": "a 3d [dog]",
+            "editing_type_id": "1",
+            "blended_word": f"{name} dog",
             "mask": [512 * row + 128 for row in range(128, 384) for _ in (0, 1)],
-        }  # fmt: skip
+        }
     for row in rows.values():
         row["mask"][1::2] = [256] * 256
     (tmp_path / "pie" / "mapping_file.json").write_text(json.dumps(rows))

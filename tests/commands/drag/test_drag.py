@@ -57,8 +57,13 @@ def job(picture: Path | None, **settings):
 def test_dragged_picture_has_the_size_of_the_input_and_the_settings_inside(session, picture, tmp_path, method):
     report = drag.run(job(picture, method=method, output=tmp_path / "out"), silent)
     assert sorted(path.name for path in report.folder.iterdir()) == [
-        "before-after.png", "dragged.png", "job.yaml", "points.json", "report.json", "trajectory.webp",
-    ]  # fmt: skip
+        "before-after.png",
+        "dragged.png",
+        "job.yaml",
+        "points.json",
+        "report.json",
+        "trajectory.webp",
+    ]
     dragged = report.folder / "dragged.png"
     assert Image.open(dragged).size == (40, 24)
     assert read_settings(dragged)["jobs"][0]["method"] == method
@@ -266,8 +271,9 @@ def dragbench(tmp_path, picture) -> Path:
 
 
 def test_a_benchmark_measures_every_item_beside_doing_nothing_and_names_the_failed(session, dragbench, tmp_path):
-    asked = make_job("drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0,
-                              "iterations": 1})  # fmt: skip
+    asked = make_job(
+        "drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0, "iterations": 1}
+    )
     with pytest.raises(BatchError, match="1 of 3 items failed, the first is other/broken"):
         drag.run(asked, silent)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -294,8 +300,9 @@ def test_an_item_that_does_not_fit_into_memory_is_named_and_the_others_are_made(
         return drag_one(*given)
 
     monkeypatch.setattr(drag_bench, "drag_one", full_at_two)
-    asked = make_job("drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0,
-                              "iterations": 1})  # fmt: skip
+    asked = make_job(
+        "drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0, "iterations": 1}
+    )
     with pytest.raises(BatchError, match="2 of 3 items failed, the first is animals/two"):
         drag.run(asked, silent)
     assert (tmp_path / "out" / "items" / "animals" / "one" / "dragged_image.png").is_file()

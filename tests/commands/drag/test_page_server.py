@@ -153,9 +153,17 @@ def test_what_is_no_mask_is_told_before_anything_is_run(page, mask, words):
 
 @pytest.mark.parametrize(
     "request_line",
-    [b"GET http://[ HTTP/1.1", b"GET //[/?token=x HTTP/1.1", b"GET /?token=%ff HTTP/1.1", b"GET", b"\xff\xfe\x00",
-     b"POST /run HTTP/9.9", b"GET / HTTP/1.1\r\nHost: \xff", b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000],
-)  # fmt: skip
+    [
+        b"GET http://[ HTTP/1.1",
+        b"GET //[/?token=x HTTP/1.1",
+        b"GET /?token=%ff HTTP/1.1",
+        b"GET",
+        b"\xff\xfe\x00",
+        b"POST /run HTTP/9.9",
+        b"GET / HTTP/1.1\r\nHost: \xff",
+        b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000,
+    ],
+)
 def test_a_malformed_request_is_answered_or_dropped_without_a_word(page, capfd, request_line):
     with raw(page, request_line + b"\r\n\r\n") as connection:
         while connection.recv(65536):
@@ -169,8 +177,14 @@ def test_a_huge_length_is_refused_unread(page):
 
 
 def test_a_client_that_hangs_up_leaves_no_word(page, capfd):
-    for content in (b"", b"GET /pic", b"GET /picture.png?token=" + page.token.encode() + b" HTTP/1.1\r\n"
-                    + f"Host: {page.origin[7:]}\r\n\r\n".encode()):  # fmt: skip
+    for content in (
+        b"",
+        b"GET /pic",
+        b"GET /picture.png?token="
+        + page.token.encode()
+        + b" HTTP/1.1\r\n"
+        + f"Host: {page.origin[7:]}\r\n\r\n".encode(),
+    ):
         connection = raw(page, content)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, not a goodbye
         connection.close()

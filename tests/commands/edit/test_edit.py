@@ -48,14 +48,29 @@ def clip(tmp_path_factory) -> Path:
 
 
 def run_edit(picture: Path, **settings):
-    base = {"image": str(picture), "src": "a red cat", "trg": "a red dog", "steps": N, "guidance": 3, "seed": 1,
-            "inner_steps": 1, "output": picture.parent / f"out-{len(list(picture.parent.iterdir()))}"}  # fmt: skip
+    base = {
+        "image": str(picture),
+        "src": "a red cat",
+        "trg": "a red dog",
+        "steps": N,
+        "guidance": 3,
+        "seed": 1,
+        "inner_steps": 1,
+        "output": picture.parent / f"out-{len(list(picture.parent.iterdir()))}",
+    }
     return edit.run(make_job("edit", {**base, **settings}), silent)
 
 
 def run_invert(picture: Path, **settings):
-    base = {"image": str(picture), "src": "a red cat", "steps": N, "guidance": 3, "seed": 1, "inner_steps": 1,
-            "output": picture.parent / f"out-{len(list(picture.parent.iterdir()))}"}  # fmt: skip
+    base = {
+        "image": str(picture),
+        "src": "a red cat",
+        "steps": N,
+        "guidance": 3,
+        "seed": 1,
+        "inner_steps": 1,
+        "output": picture.parent / f"out-{len(list(picture.parent.iterdir()))}",
+    }
     return invert.run(make_job("invert", {**base, **settings}), silent)
 
 
@@ -155,8 +170,9 @@ def test_an_edict_file_of_the_time_before_its_latents_took_turns_is_refused(sess
     assert "invert the picture again" in caught.value.hint
 
 
-@pytest.mark.parametrize("option", [{"method": "pix2pix-zero", "map_rows": "one"},
-                                    {"inversion": "proxnpi", "proximal": "hard"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "option", [{"method": "pix2pix-zero", "map_rows": "one"}, {"inversion": "proxnpi", "proximal": "hard"}]
+)
 def test_a_methods_other_way_makes_another_picture(session, picture, option):
     default = {key: value for key, value in option.items() if key in ("method", "inversion")}
     one, other = (pixels(run_edit(picture, **settings).folder / "edited.png") for settings in (default, option))
@@ -206,8 +222,10 @@ def test_exact_inversions_reach_the_vae(session, picture, inversion):
     assert figures["reconstruction"]["mse"] == pytest.approx(figures["vae"]["mse"], abs=1e-3)
 
 
-@pytest.mark.parametrize(("inversion", "calls"), [("ddim", 2 * N), ("npi", 2 * N), ("direct", N), ("belm", 2 * N - 1),
-                                                  ("edict", 4 * N), ("fixed-point", 5 * N)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("inversion", "calls"),
+    [("ddim", 2 * N), ("npi", 2 * N), ("direct", N), ("belm", 2 * N - 1), ("edict", 4 * N), ("fixed-point", 5 * N)],
+)
 def test_inversions_cost_what_they_should(session, picture, inversion, calls):
     assert run_invert(picture, inversion=inversion).figures["inversion_unet_calls"] == calls
 

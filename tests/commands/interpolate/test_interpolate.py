@@ -53,8 +53,16 @@ def walk(folder: Path, place: Path):
 
     def run(*names: str, out: str = "out", **settings):
         images = [str(place / (name if "." in name else f"{name}.png")) for name in names]
-        base = {"images": images, "model": str(folder), "steps": N, "guidance": 3, "frames": 2, "seed": 1,
-                "inner_steps": 1, "output": place / out}  # fmt: skip
+        base = {
+            "images": images,
+            "model": str(folder),
+            "steps": N,
+            "guidance": 3,
+            "frames": 2,
+            "seed": 1,
+            "inner_steps": 1,
+            "output": place / out,
+        }
         return interpolate.run(make_job("interpolate", {**base, **settings}), silent)
 
     return run
@@ -122,8 +130,15 @@ def test_an_output_folder_with_results_is_replaced_only_by_force(walk):
 @pytest.fixture
 def inversions(place: Path, folder: Path) -> list[str]:
     for name in ("cat", "dog"):
-        settings = {"image": str(place / f"{name}.png"), "src": f"a {name}", "model": str(folder), "steps": N,
-                    "guidance": 3, "inversion": "ddim", "output": place / name}  # fmt: skip
+        settings = {
+            "image": str(place / f"{name}.png"),
+            "src": f"a {name}",
+            "model": str(folder),
+            "steps": N,
+            "guidance": 3,
+            "inversion": "ddim",
+            "output": place / name,
+        }
         invert.run(make_job("invert", settings), silent)
     return ["cat/inversion.safetensors", "dog/inversion.safetensors"]
 
@@ -137,8 +152,15 @@ def test_inversion_files_walk_like_their_pictures(walk, inversions: list[str]):
 def test_inversion_files_of_another_path_or_of_other_prompts_are_refused(
     walk, inversions: list[str], place: Path, folder: Path
 ):
-    settings = {"image": str(place / "cat.png"), "src": "a cat", "model": str(folder), "steps": N, "guidance": 3,
-                "inversion": "edict", "output": place / "exact"}  # fmt: skip
+    settings = {
+        "image": str(place / "cat.png"),
+        "src": "a cat",
+        "model": str(folder),
+        "steps": N,
+        "guidance": 3,
+        "inversion": "edict",
+        "output": place / "exact",
+    }
     invert.run(make_job("invert", settings), silent)
     with pytest.raises(UsageError, match="the path of inversion edict is not DDIM's"):
         walk("exact/inversion.safetensors", inversions[1])

@@ -38,8 +38,16 @@ def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     Image.fromarray(levels).save(tmp_path / "cat.png")
 
     def run(out: str = "out", **settings):
-        base = {"image": str(tmp_path / "cat.png"), "src": "a cat", "model": str(folder), "steps": N, "guidance": 3,
-                "seed": 1, "inner_steps": 1, "output": tmp_path / out}  # fmt: skip
+        base = {
+            "image": str(tmp_path / "cat.png"),
+            "src": "a cat",
+            "model": str(folder),
+            "steps": N,
+            "guidance": 3,
+            "seed": 1,
+            "inner_steps": 1,
+            "output": tmp_path / out,
+        }
         return invert.run(make_job("invert", {**base, **settings}), silent)
 
     return run

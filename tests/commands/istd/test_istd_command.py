@@ -26,8 +26,16 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(istd, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))
 
     def make(**settings) -> IstdJob:
-        return IstdJob(**{"prompts": str(tmp_path / "prompts.txt"), "steps": 2, "n": 5, "frames": 4,
-                          "output": tmp_path / "out", **settings})  # fmt: skip
+        return IstdJob(
+            **{
+                "prompts": str(tmp_path / "prompts.txt"),
+                "steps": 2,
+                "n": 5,
+                "frames": 4,
+                "output": tmp_path / "out",
+                **settings,
+            }
+        )
 
     return make
 

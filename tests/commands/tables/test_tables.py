@@ -57,10 +57,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(place: Path):
     def run(**settings) -> Report:
         data = str(place / "data")
-        base = {"model": str(place / "tiny"), "prompts": str(place / "prompts.txt"), "data": data, "train_data": data,
-                "clip": str(place / "clip"), "steps": 8, "n": 2, "pictures": 2, "inverted": 1, "pairs": 1,
-                "train_steps": 0, "train_batch_size": 1, "smooth": str(place / "smooth.safetensors"),
-                "output": place / "out"}  # fmt: skip
+        base = {
+            "model": str(place / "tiny"),
+            "prompts": str(place / "prompts.txt"),
+            "data": data,
+            "train_data": data,
+            "clip": str(place / "clip"),
+            "steps": 8,
+            "n": 2,
+            "pictures": 2,
+            "inverted": 1,
+            "pairs": 1,
+            "train_steps": 0,
+            "train_batch_size": 1,
+            "smooth": str(place / "smooth.safetensors"),
+            "output": place / "out",
+        }
         return tables.run(TablesJob(**{**base, **settings}), silent)
 
     return run

@@ -34,8 +34,17 @@ def job(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))
 
     def make(**settings) -> TrainJob:
-        small = {"data": str(data), "max_steps": 4, "batch_size": 2, "rank": 2, "device": "cpu", "seed": 3,
-                 "checkpoint_every": 2, "output": tmp_path / "out", "learning_rate": 1e-2}  # fmt: skip
+        small = {
+            "data": str(data),
+            "max_steps": 4,
+            "batch_size": 2,
+            "rank": 2,
+            "device": "cpu",
+            "seed": 3,
+            "checkpoint_every": 2,
+            "output": tmp_path / "out",
+            "learning_rate": 1e-2,
+        }
         return TrainJob(**{**small, **settings})
 
     return make

@@ -30,8 +30,16 @@ def figures(row: dict) -> dict:
 def test_a_training_leaves_everything_that_is_promised(job):
     report = train.run(job(sample_every=4, steps=2), silent)
     names = {path.name for path in report.folder.iterdir()}
-    assert names == {"smooth-lora.safetensors", "smooth-lora-kohya.safetensors", "training.jsonl", "training.png",
-                     "checkpoints", "samples", "report.json", "job.yaml"}  # fmt: skip
+    assert names == {
+        "smooth-lora.safetensors",
+        "smooth-lora-kohya.safetensors",
+        "training.jsonl",
+        "training.png",
+        "checkpoints",
+        "samples",
+        "report.json",
+        "job.yaml",
+    }
     assert [row["step"] for row in log(report)] == [1, 2, 3, 4]
     assert report.figures["pictures"] == 5
     assert {"n", "regulariser", "base_loss", "samples"} == set(next(iter(report.figures["bands"].values())))
@@ -84,8 +92,14 @@ def test_a_difference_that_is_wrong_as_a_rule_ends_the_training(job, tmp_path, m
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(job, tmp_path, gradient):
-    settings = {"gradient": gradient, "accumulate": 2, "prompt_dropout": 0.3, "ema": 0.9, "crop": "buckets",
-                "every": 2 if gradient == "central" else 1}  # fmt: skip
+    settings = {
+        "gradient": gradient,
+        "accumulate": 2,
+        "prompt_dropout": 0.3,
+        "ema": 0.9,
+        "crop": "buckets",
+        "every": 2 if gradient == "central" else 1,
+    }
     whole = train.run(job(**settings, output=tmp_path / "whole"), silent)
     train.run(job(**settings, max_steps=2), silent)
     resumed = train.run(job(**settings, resume=True), silent)
@@ -164,8 +178,11 @@ train.run(TrainJob.model_validate(json.loads({job!r})), Killing())
 def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(job, tmp_path):
     whole = train.run(job(output=tmp_path / "whole"), silent)
     killed = job(output=tmp_path / "killed")
-    program = KILLED.format(tests=str(Path(__file__).parents[2]), tokenizer=str(tmp_path / "tokenizer2"),
-                            job=killed.model_dump_json(by_alias=True))  # fmt: skip
+    program = KILLED.format(
+        tests=str(Path(__file__).parents[2]),
+        tokenizer=str(tmp_path / "tokenizer2"),
+        job=killed.model_dump_json(by_alias=True),
+    )
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ}, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len((tmp_path / "killed" / "training.jsonl").read_text().splitlines()) == 3
@@ -195,8 +212,10 @@ def test_both_outputs_give_the_noise_of_the_trained_model(job, tmp_path, monkeyp
 def test_first_order_training_follows_the_double_backward(job, tmp_path):
     """The curves differ by 2e-5. With half the weight on the regulariser they differ by 3e-3 and 9e-3."""
     settings = {"max_steps": 8, "learning_rate": 3e-2, "lambda": 300.0, "checkpoint_every": 8, "sample_every": 0}
-    runs = {gradient: train.run(job(gradient=gradient, output=tmp_path / gradient, **settings), silent)
-            for gradient in ("central", "double-backward")}  # fmt: skip
+    runs = {
+        gradient: train.run(job(gradient=gradient, output=tmp_path / gradient, **settings), silent)
+        for gradient in ("central", "double-backward")
+    }
     for name in ("base_loss", "regulariser", "running_mean"):
         curves = {gradient: [row[name] for row in log(report)] for gradient, report in runs.items()}
         assert curves["central"] == pytest.approx(curves["double-backward"], rel=5e-4)
@@ -287,8 +306,16 @@ def test_a_foreign_folder_is_refused_with_and_without_resume(job, tmp_path):
             train.run(job(**settings), silent)
 
 
-@pytest.mark.parametrize("settings", [{"rank": 0}, {"lambda": -1}, {"batch_size": 0}, {"mixed_precision": "bf16"},
-                                      {"full": True, "lora": ["a.safetensors"]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rank": 0},
+        {"lambda": -1},
+        {"batch_size": 0},
+        {"mixed_precision": "bf16"},
+        {"full": True, "lora": ["a.safetensors"]},
+    ],
+)
 def test_settings_that_cannot_be_meant_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         TrainJob(**{"data": "x", **settings})
@@ -317,14 +344,26 @@ def test_two_processes_equal_one_with_twice_the_batch(job, tmp_path):
     one = train.run(job(**settings, batch_size=2, output=tmp_path / "one"), silent)
     train.run(job(max_steps=1, output=tmp_path / "two"), silent)  # is cleared by one of the two
     two = job(**settings, batch_size=1, output=tmp_path / "two", force=True)
-    program = PROCESS.format(tests=str(Path(__file__).parents[2]), tokenizer=str(tmp_path),
-                             job=two.model_dump_json(by_alias=True))  # fmt: skip
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
-              "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    program = PROCESS.format(
+        tests=str(Path(__file__).parents[2]), tokenizer=str(tmp_path), job=two.model_dump_json(by_alias=True)
+    )
+    common = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "ACCELERATE_USE_CPU": "true",
+    }
     started = [
-        subprocess.Popen([sys.executable, "-c", program], env={**common, "RANK": rank, "LOCAL_RANK": rank},
-                         stderr=subprocess.PIPE, text=True) for rank in "01"
-    ]  # fmt: skip
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**common, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
     errors = [process.communicate(timeout=280)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], errors
     rows = [json.loads(line) for line in (tmp_path / "two" / "training.jsonl").read_text().splitlines()]

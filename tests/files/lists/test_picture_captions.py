@@ -55,8 +55,13 @@ def test_texts_beside_a_picture_are_found_under_every_name_that_tools_give_them(
 
 def test_the_more_particular_text_wins_and_an_empty_one_says_nothing(folder: Path) -> None:
     (folder / "metadata.csv").write_text("file_name,text\nx.png,csv\n")
-    for name, text in (("metadata.jsonl", '{"file_name": "x.png", "text": "jsonl"}'), ("x.caption", "caption"),
-                       ("x.TXT", "TXT"), ("x.txt", "txt"), ("x.png.txt", "png.txt")):  # fmt: skip
+    for name, text in (
+        ("metadata.jsonl", '{"file_name": "x.png", "text": "jsonl"}'),
+        ("x.caption", "caption"),
+        ("x.TXT", "TXT"),
+        ("x.txt", "txt"),
+        ("x.png.txt", "png.txt"),
+    ):
         (folder / name).write_text(text)
         assert both(folder) == ("jsonl" if "jsonl" in text else text,)
     for name, rest in (("x.png.txt", "txt"), ("x.txt", "TXT"), ("x.TXT", "caption"), ("x.caption", "jsonl")):

@@ -61,10 +61,15 @@ def assert_one_sentence(path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\x80\x04", b"not a pickle", pickle.dumps([1, 2]),
-     pickle.dumps({"points": [[1, 2]], "mask": 1, "prompt": ""}),
-     pickle.dumps({"points": [], "prompt": "", "mask": np.array([[object()]])})],
-)  # fmt: skip
+    [
+        b"",
+        b"\x80\x04",
+        b"not a pickle",
+        pickle.dumps([1, 2]),
+        pickle.dumps({"points": [[1, 2]], "mask": 1, "prompt": ""}),
+        pickle.dumps({"points": [], "prompt": "", "mask": np.array([[object()]])}),
+    ],
+)
 def test_damaged_pickles_are_one_sentence(tmp_path, content):
     (tmp_path / "meta_data.pkl").write_bytes(content)
     assert_one_sentence(tmp_path / "meta_data.pkl")
@@ -72,10 +77,18 @@ def test_damaged_pickles_are_one_sentence(tmp_path, content):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"points": 3}',
-     '{"points": [{"handle": [1, 2]}]}', '{"points": [{"handle": [1], "target": [2, 3]}]}',
-     '{"points": [{"handle": ["1", "2"], "target": [2, 3]}]}', '{"points": [], "prompt": 3}', "[" * 100_000],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "{}",
+        '{"points": 3}',
+        '{"points": [{"handle": [1, 2]}]}',
+        '{"points": [{"handle": [1], "target": [2, 3]}]}',
+        '{"points": [{"handle": ["1", "2"], "target": [2, 3]}]}',
+        '{"points": [], "prompt": 3}',
+        "[" * 100_000,
+    ],
+)
 def test_damaged_json_is_one_sentence(tmp_path, content):
     (tmp_path / "points.json").write_text(content)
     assert_one_sentence(tmp_path / "points.json")

@@ -35,9 +35,12 @@ def test_no_suffix_is_on_both_lists() -> None:
 
 def test_a_picture_of_another_format_is_refused_by_its_name(tmp_path: Path) -> None:
     for name, content, kind in (
-        ("a.heic", b"\0\0\0\x18ftypheic", "HEIC"), ("a.jpg", b"\0\0\0\x18ftypmif1", "HEIC"),
-        ("b.jxl", b"\xff\x0a", "JPEG XL"), ("c.png", b"%PDF-1.7", "PDF"), ("d.nef", b"II*\0 whatever", "camera raw"),
-    ):  # fmt: skip
+        ("a.heic", b"\0\0\0\x18ftypheic", "HEIC"),
+        ("a.jpg", b"\0\0\0\x18ftypmif1", "HEIC"),
+        ("b.jxl", b"\xff\x0a", "JPEG XL"),
+        ("c.png", b"%PDF-1.7", "PDF"),
+        ("d.nef", b"II*\0 whatever", "camera raw"),
+    ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=rf"{name}: this is a {kind} file"):
             load_image(tmp_path / name)

@@ -29,10 +29,14 @@ def pixels(picture: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_rotated_photo_is_read_upright(tmp_path: Path, orientation: int) -> None:
     undo = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
-    }  # fmt: skip
+    }
     stored = gradient().transpose(undo[orientation]) if orientation in undo else gradient()
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -93,8 +97,9 @@ def test_a_cmyk_jpeg_comes_out_in_its_colours(tmp_path: Path) -> None:
 
 
 def test_for_a_thumbnail_a_jpeg_is_decoded_smaller_upright_and_never_too_small(tmp_path: Path) -> None:
-    Image.new("RGB", (640, 480), "red").save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0"
-                                             b"\x01\0\0\0\x06\0\0\0\0\0\0\0")  # fmt: skip
+    Image.new("RGB", (640, 480), "red").save(
+        tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+    )
     assert load_image(tmp_path / "x.jpg").size == (480, 640)
     assert load_image(tmp_path / "x.jpg", at_least_px=60).size == (60, 80)
     assert load_image(tmp_path / "x.jpg", at_least_px=61).size == (120, 160)

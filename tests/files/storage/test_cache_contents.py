@@ -20,9 +20,14 @@ TENSORS = {"x": torch.ones(4)}
 def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One entry of each kind, with what lies beside it."""
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path))
-    for name in ("inversions/abc.safetensors", "inversions/abc.json", "inversions/cache.lock",
-                 "identity/def.safetensors", "training/latents-1/part-0.safetensors",
-                 "identity/.0123456789ab.part.safetensors"):  # fmt: skip
+    for name in (
+        "inversions/abc.safetensors",
+        "inversions/abc.json",
+        "inversions/cache.lock",
+        "identity/def.safetensors",
+        "training/latents-1/part-0.safetensors",
+        "identity/.0123456789ab.part.safetensors",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x" * 1000)
     return tmp_path
@@ -43,8 +48,10 @@ def test_the_commands_name_every_kind_and_clear_one_alone(caches: Path, capsys: 
     code, out, said = call_main(capsys, "cache", "list")
     assert code == 0
     assert [line.split()[:2] for line in out.splitlines()] == [
-        ["inversions", "abc"], ["identity", "def"], ["training", "latents-1"]
-    ]  # fmt: skip
+        ["inversions", "abc"],
+        ["identity", "def"],
+        ["training", "latents-1"],
+    ]
     assert all(f"{kind}: 1 entries" in said for kind in KINDS)
     assert call_main(capsys, "cache", "clear", "identity")[0] == 0
     assert names(caches / "identity") == []

@@ -13,9 +13,11 @@ from storage_toys import limited_files, names
 from smoothtool.errors import ModelError, StorageError
 from smoothtool.files.storage.tensors import DTYPES, is_intact, read_sealed, write_tensors
 
-TENSORS = {
-    name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in DTYPES
-} | {"scalar": torch.tensor(2.5), "none": torch.zeros(0, 4), "turned": torch.arange(6.0).reshape(2, 3).T}  # fmt: skip
+TENSORS = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in DTYPES} | {
+    "scalar": torch.tensor(2.5),
+    "none": torch.zeros(0, 4),
+    "turned": torch.arange(6.0).reshape(2, 3).T,
+}
 METADATA = {"z": "é", "a": "1", "format": "pt"}
 
 

@@ -75,9 +75,13 @@ def test_edict_goes_back_exactly_when_the_prompt_does_not_change(scene, ratio):
     trajectory = trajectory_of(scene.latents.double(), steps)
     coupled = torch.stack([scene.latents.double(), *(step.coupled for step in steps)])
     scene.inversion = replace(
-        scene.inversion, method="edict", trajectory=trajectory, sampled=trajectory.latents.flip(0),
-        null_embeds=scene.source.prompt_embeds.expand(N, -1, -1, -1), extra={"coupled": coupled},
-    )  # fmt: skip
+        scene.inversion,
+        method="edict",
+        trajectory=trajectory,
+        sampled=trajectory.latents.flip(0),
+        null_embeds=scene.source.prompt_embeds.expand(N, -1, -1, -1),
+        extra={"coupled": coupled},
+    )
     torch.testing.assert_close(run(scene, ratio, scene.source)[-1].latents.float(), scene.latents, atol=1e-3, rtol=1e-3)
 
 
@@ -87,9 +91,12 @@ def test_belm_goes_back_exactly_when_the_prompt_does_not_change(scene, ratio):
         scene.latents.double(), list(belm_inversion_steps(scene.model, scene.latents, scene.source, N))
     )
     scene.inversion = replace(
-        scene.inversion, method="belm", trajectory=trajectory, sampled=trajectory.latents.flip(0),
+        scene.inversion,
+        method="belm",
+        trajectory=trajectory,
+        sampled=trajectory.latents.flip(0),
         null_embeds=scene.source.prompt_embeds.expand(N, -1, -1, -1),
-    )  # fmt: skip
+    )
     torch.testing.assert_close(run(scene, ratio, scene.source)[-1].latents.float(), scene.latents, atol=1e-3, rtol=1e-3)
 
 

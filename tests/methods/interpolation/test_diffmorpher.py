@@ -39,8 +39,9 @@ def loras(model):
     zeros = lora_state(model.unet, "own")
     remove_lora(model, "own")
     generator = torch.Generator().manual_seed(7)
-    return [{key: 0.5 * torch.randn(value.shape, generator=generator) for key, value in zeros.items()}
-            for _ in range(2)]  # fmt: skip
+    return [
+        {key: 0.5 * torch.randn(value.shape, generator=generator) for key, value in zeros.items()} for _ in range(2)
+    ]
 
 
 def lerped(loras, ratio: float):

@@ -245,8 +245,12 @@ def test_two_lengths_disagree_where_the_difference_is_longer_than_the_models_wav
         return theta * torch.sin(z / width)
 
     settings = Regularisation("central", relative_step=0.1)
-    error = relative(*(variation_gradient(predict, batch, replace(settings, gradient=kind), [theta])
-                       for kind in ("central", "double-backward")))  # fmt: skip
+    error = relative(
+        *(
+            variation_gradient(predict, batch, replace(settings, gradient=kind), [theta])
+            for kind in ("central", "double-backward")
+        )
+    )
     found = float(disagreement(predict, batch, settings, [theta]))
     assert (error < 0.01, found < 0.03) == (agrees, agrees)
     assert (error > 0.5, found > 0.5) == (not agrees, not agrees)
