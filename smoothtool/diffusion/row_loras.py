@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from smoothtool.diffusion.attention import require_rows
+from smoothtool.diffusion.lora_keys import read_lora
 
 LoraState = Mapping[str, torch.Tensor]
 """`PATH.lora_A.weight` [r, in] and `PATH.lora_B.weight` [out, r], as `lora_state` gives them, with a scale of 1."""
 RowLoras = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 """By path of a module: the transposed A [rows, in, r] and B [rows, r, out] of every row."""
+
+
+def read_state(parts: Mapping[str, nn.Module], path: Path) -> LoraState:
+    """The state of a LoRA file for the UNet among a model's `lora_parts`.
+
+    Raises: ModelError, as `read_lora` does.
+    """
+    state = {}
+    for (_, name), change in read_lora(path, parts).items():
+        state[f"{name}.lora_A.weight"] = change.down
+        state[f"{name}.lora_B.weight"] = change.alpha / change.rank * change.up
+    return state
 
 
 def mix_loras(states: Sequence[LoraState], weights: torch.Tensor) -> RowLoras:

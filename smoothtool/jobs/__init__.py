@@ -9,7 +9,7 @@ from smoothtool.jobs.bench import BenchJob
 from smoothtool.jobs.drag import DragJob, identity_steps
 from smoothtool.jobs.edit import EDIT_INVERSIONS, NEED_SOURCE, EditJob
 from smoothtool.jobs.edit_choice import chosen, kind_of_edit
-from smoothtool.jobs.interpolate import InterpolateJob
+from smoothtool.jobs.interpolate import MORPH_NAMES, SHARED_INVERSION, InterpolateJob
 from smoothtool.jobs.invert import INVERSION_NAMES, InversionJob, InvertJob
 from smoothtool.jobs.measure import EvalJob, IstdJob, TablesJob
 from smoothtool.jobs.notation import parse_lora, parse_point, parse_setting, parse_shard, parse_size, parse_weight
@@ -20,7 +20,9 @@ __all__ = [
     "EDIT_INVERSIONS",
     "INVERSION_NAMES",
     "JOBS",
+    "MORPH_NAMES",
     "NEED_SOURCE",
+    "SHARED_INVERSION",
     "BenchJob",
     "DragJob",
     "EditJob",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.invert import InversionJob
-from smoothtool.jobs.options import INVERSION, Flag
+from smoothtool.jobs.options import INVERSION, SAMPLING, Flag
+
+MorphName = Literal["slerp", "vae", "anid", "attention", "freemorph", "diffmorpher"]
+MORPH_NAMES: tuple[MorphName, ...] = get_args(MorphName)
+SHARED_INVERSION = ("slerp", "attention")
+"""Methods that start from an inversion that the pictures share; the others bring their own way, or need none."""
+READ_BY = {
+    "adain": SHARED_INVERSION,
+    "attention_span": ("attention",),
+    "lora_steps": ("diffmorpher",),
+}
+"""Options that only some methods read."""
 
 
 class InterpolateJob(InversionJob):
@@ -15,6 +26,14 @@ class InterpolateJob(InversionJob):
 
     command: ClassVar[str] = "interpolate"
     made: ClassVar[str] = "frames/*.png"
+    own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"diffmorpher": {"guidance": 1.0}}
+    guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(
+        7.5,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Guidance scale: how strongly prompts steer; 1 is none, and diffmorpher's own default",
+    )
     inversion: Annotated[Literal["nti", "ddim"], Flag(panel=INVERSION)] = Field(
         "nti", description="Inversion: null-text (nti) gives pictures back faithfully, ddim is quick and rough"
     )
@@ -26,10 +45,14 @@ class InterpolateJob(InversionJob):
         [], description="What a picture shows, as a prompt; once for all or once per picture"
     )
     prompt: Annotated[str | None, Flag("-p")] = Field(None, description="Prompt of the noise walk without pictures")
-    method: Annotated[Literal["slerp", "vae", "anid", "attention"], Flag()] = Field(
+    method: Annotated[MorphName, Flag()] = Field(
         "slerp",
         description="Path between the ends: slerp is the paper's, vae fades, anid fills in from the middle, attention "
-        "lets frames look at both ends",
+        "lets frames look at both ends, freemorph draws all frames towards each other, diffmorpher learns each picture "
+        "first",
+    )
+    lora_steps: Annotated[int, Flag()] = Field(
+        200, ge=0, le=10_000, description="For diffmorpher: steps of teaching the model each picture, once per picture"
     )
     loop: Annotated[bool, Flag()] = Field(False, description="Return from the last picture to the first")
     reschedule: Annotated[bool, Flag()] = Field(
@@ -81,7 +104,7 @@ class InterpolateJob(InversionJob):
     @classmethod
     def _method_has_what_it_needs(cls, method: str, info: ValidationInfo) -> str:
         images, frames = info.data.get("images"), info.data.get("frames", 1)
-        if method in ("vae", "anid") and images == []:
+        if method not in SHARED_INVERSION and images == []:
             raise ValueError(f"is {method}, which goes between pictures: give two, or take slerp or attention")
         if method == "anid" and images is not None and len(images) != 2:
             raise ValueError(f"is anid, which goes between two pictures, not {len(images)}")
@@ -92,11 +115,12 @@ class InterpolateJob(InversionJob):
             )
         return method
 
-    @field_validator("adain", "attention_span")
+    @field_validator(*READ_BY)
     @classmethod
-    def _some_options_are_for_walks_from_noise(cls, value: bool | str, info: ValidationInfo) -> bool | str:
-        method, name = info.data.get("method", "attention"), str(info.field_name)
-        methods = ("slerp", "attention") if name == "adain" else ("attention",)
+    def _some_options_are_for_their_methods(cls, value: bool | int | str, info: ValidationInfo) -> bool | int | str:
+        name = str(info.field_name)
+        methods = READ_BY[name]
+        method = info.data.get("method", methods[0])
         if value != cls.model_fields[name].default and method not in methods:
             raise ValueError(f"is for the method {' or '.join(methods)}, not for {method}")
         return value

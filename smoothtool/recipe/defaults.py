@@ -1,5 +1,7 @@
 """What holds where nothing was asked for: the user's settings, then the model's own values, then smoothtool's.
 
+Where a method has a default of its own (pix2pix-zero's guidance of 5), it stands before the model's value.
+
 What was left to `auto` is chosen here too, where all else is known.
 """
 
@@ -49,7 +51,7 @@ def _filled(job: ModelJob) -> Job:
 
 def _sources(job: ModelJob) -> list[tuple[Mapping[str, Any], str]]:
     """Values and where they stand, the first ones first."""
-    user = user_settings()
+    user, brought = user_settings(), job.own_defaults.get(str(getattr(job, "method", "")), {})
     name = preferred_name() if job.model == "auto" else job.model
     try:
         own = model_defaults(name)
@@ -57,5 +59,5 @@ def _sources(job: ModelJob) -> list[tuple[Mapping[str, Any], str]]:
         own = {}
     return [
         ({key: user[key] for key in OF_THE_USER if key in user}, str(settings_file())),
-        ({key: own[key] for key in OF_A_MODEL if key in own}, f"the model {name}"),
+        ({key: own[key] for key in OF_A_MODEL if key in own and key not in brought}, f"the model {name}"),
     ]

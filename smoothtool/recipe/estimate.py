@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, Job, identity_steps
+from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, SHARED_INVERSION, Job, identity_steps
 
 SHARED = (
     "image",
@@ -37,10 +37,17 @@ def estimate_unet_calls(jobs: Iterable[Job]) -> int:
     for job in jobs:
         settings = job.settings()
         calls += _CALLS.get(job.command, _none)(settings)
-        pictures = settings.get("image") or settings.get("images")
-        if "inversion" in settings and pictures and not settings.get("compare"):
+        if _shares_inversion(job.command, settings):
             inversions[tuple(str(settings.get(key)) for key in SHARED)] = _inversion(settings)
     return round(calls + sum(inversions.values()))
+
+
+def _shares_inversion(command: str, job: Settings) -> bool:
+    """Whether it starts from an inversion that other jobs may share; compared methods each have their own."""
+    pictures = job.get("image") or job.get("images")
+    if "inversion" not in job or not pictures or job.get("compare"):
+        return False
+    return command != "interpolate" or job["method"] in SHARED_INVERSION
 
 
 def _none(job: Settings) -> float:
@@ -64,10 +71,16 @@ def _inversion(job: Settings) -> float:
 
 
 def _interpolate(job: Settings) -> float:
-    """A batch of frames per pair; the ends of a noise walk are sampled too; ANID enters its levels on the way."""
+    """A batch of frames per pair; the ends of a noise walk are sampled too; ANID enters its levels on the way.
+
+    FreeMorph makes four fifths of the steps, each five times forth and twice back. DiffMorpher learns, inverts and
+    samples the pictures first.
+    """
     pairs = max(1, len(job["images"]) - 1) + bool(job["loop"])
-    passes = {"vae": 0.0, "anid": 0.5}.get(job["method"], 1.0) * pairs * (1 + bool(job["reschedule"]))
-    return float(job["steps"]) * (passes + (not job["images"]))
+    each = {"vae": 0.0, "anid": 0.5, "freemorph": 0.8 * (5 + 2)}.get(job["method"], 1.0)
+    learned = len(job["images"]) * job["lora_steps"] + 2 * job["steps"] if job["method"] == "diffmorpher" else 0
+    passes = each * pairs * (1 + bool(job["reschedule"])) + (not job["images"])
+    return float(job["steps"] * passes + learned)
 
 
 def _edit(job: Settings) -> float:

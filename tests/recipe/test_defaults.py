@@ -45,6 +45,13 @@ def test_the_users_settings_win_over_the_models(model: Path, tmp_path: Path) -> 
     assert guidance_of(model) == (5.0, {"guidance": f"the default of {tmp_path / 'settings.yaml'}"})
 
 
+def test_a_methods_own_default_wins_over_the_models(model: Path) -> None:
+    morph = {"images": ["x.png", "y.png"], "model": str(model)}
+    assert with_defaults(make_job("interpolate", morph)).guidance == 3.5  # type: ignore[attr-defined]
+    learned = with_defaults(make_job("interpolate", {**morph, "method": "diffmorpher"}))
+    assert learned.guidance == 1  # type: ignore[attr-defined]
+
+
 def test_a_model_without_values_of_its_own_leaves_smoothtools(model: Path) -> None:
     (model / "smoothtool.json").unlink()
     assert guidance_of(model) == (7.5, {})

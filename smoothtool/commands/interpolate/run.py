@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from smoothtool.jobs import InterpolateJob
 
 ANID_STEPS = 200
+SEEDED = ("anid", "freemorph")
+"""Methods between pictures that bring noise of their own."""
 
 
 def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Report:
@@ -78,7 +80,7 @@ def _parameters(model: DiffusionModel, ends: Ends, frames: Frames, job: Interpol
     if job.method == "vae":
         return None
     height, width = frames.pixel_values.shape[-2:]
-    seed = job.seed if job.method == "anid" or not job.images else None
+    seed = job.seed if job.method in SEEDED or not job.images else None
     return a1111_parameters(
         prompt=" -> ".join(dict.fromkeys(ends.prompts)),
         steps=job.steps,

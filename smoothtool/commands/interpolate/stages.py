@@ -17,16 +17,27 @@ from smoothtool.commands.invert.cached import (
     join_trajectories,
     open_inversion,
 )
+from smoothtool.commands.shared.identity import Fit, learned_identity
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import load_pictures
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.row_loras import LoraState, read_state
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise
 from smoothtool.errors import UsageError
 from smoothtool.files.pictures.images import Fitted, crop_back
 from smoothtool.files.storage.inversions import is_inversion
+from smoothtool.jobs import SHARED_INVERSION
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.interpolation.anid import anid_steps, noise_steps
 from smoothtool.methods.interpolation.attention import attention_walk_steps
+from smoothtool.methods.interpolation.diffmorpher import (
+    BATCH,
+    LEARNING_RATE,
+    diffmorpher_steps,
+    learnt_inversion_steps,
+    learnt_sampling_steps,
+)
+from smoothtool.methods.interpolation.freemorph import freemorph_length, freemorph_steps
 from smoothtool.methods.interpolation.rescheduling import rescheduled_ratios
 from smoothtool.methods.interpolation.slerp import uniform_ratios
 from smoothtool.methods.interpolation.vae import vae_frames
@@ -44,10 +55,11 @@ class Ends:
     """What a walk passes through, K places in order; a loop ends where it began.
 
     images    [K, C, h, w] latents of the end frames
-    noise     [K, C, h, w] where sampling starts; none for vae and anid, which invert nothing
+    noise     [K, C, h, w] where sampling starts; none for vae, anid and freemorph, which start from the pictures
     fitted    how the first picture was fitted; None for a walk between noises
     pictures  how each picture was fitted
     inverted  the shared inversion, where there is one
+    loras     what was learned of each picture, for diffmorpher
     """
 
     images: torch.Tensor
@@ -56,6 +68,7 @@ class Ends:
     fitted: Fitted | None = None
     inverted: Inverted | None = None
     pictures: tuple[Fitted, ...] = ()
+    loras: tuple[LoraState, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,8 @@ def open_ends(model: DiffusionModel, job: InterpolateJob, track: Track, pool: Mo
         return ends
     order = [*range(len(ends.images)), 0]
     noise = ends.noise[order] if len(ends.noise) else ends.noise
-    prompts = tuple(ends.prompts[at] for at in order)
-    return replace(ends, images=ends.images[order], noise=noise, prompts=prompts)
+    prompts, loras = tuple(ends.prompts[at] for at in order), (*ends.loras, *ends.loras[:1])
+    return replace(ends, images=ends.images[order], noise=noise, prompts=prompts, loras=loras)
 
 
 def frames_between(model: DiffusionModel, ends: Ends, job: InterpolateJob, track: Track) -> Frames:
@@ -119,8 +132,9 @@ def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track, pool
     prompts = job.src * len(job.images) if len(job.src) == 1 else job.src or [""] * len(job.images)
     if opened and not job.src:
         prompts = [prompt for one in opened for prompt in one.inversion.prompts]
-    if job.method in ("vae", "anid"):
-        return _encoded(model, opened, prompts, job)
+    if job.method not in SHARED_INVERSION:
+        ends = _encoded(model, opened, prompts, job)
+        return _learned(model, ends, job, track) if job.method == "diffmorpher" else ends
     inverted = (
         _join(model, opened, prompts, job, track)
         if opened
@@ -142,7 +156,7 @@ def _open(path: Path, model: DiffusionModel, job: InterpolateJob) -> Inverted:
     if inversion.method in OTHER_PIVOTS:
         what = f"{path}: the path of inversion {inversion.method} is not DDIM's, which a walk goes along"
         raise UsageError(what, "an inversion made with --inversion nti or ddim, or the picture itself")
-    if job.src and job.method not in ("vae", "anid") and not {*inversion.prompts} <= {*job.src}:
+    if job.src and job.method in SHARED_INVERSION and not {*inversion.prompts} <= {*job.src}:
         made_for = " / ".join(map(repr, inversion.prompts))
         raise UsageError(f"{path}: this inversion was made for {made_for}, which is not in --src", "leave --src out")
     return opened
@@ -156,6 +170,27 @@ def _encoded(model: DiffusionModel, opened: Sequence[Inverted], prompts: Sequenc
         pictures = load_pictures(job.images, model, job.size)
         images = model.encode_images(torch.cat([one.pixel_values for one in pictures]))
     return Ends(images, images[:0], tuple(prompts), pictures[0], pictures=tuple(pictures))
+
+
+def _learned(model: DiffusionModel, ends: Ends, job: InterpolateJob, track: Track) -> Ends:
+    """The pictures inverted and given back, each under the LoRA that has learned it."""
+    fit, read = Fit(job.lora_steps, LEARNING_RATE, BATCH), partial(read_state, model.lora_parts)
+    loras = [
+        learned_identity(model, picture, prompt, fit, track, read)
+        for picture, prompt in zip(ends.pictures, ends.prompts, strict=True)
+    ]
+    text, null = model.encode_prompts(ends.prompts), model.encode_null(job.negative)
+    noise, images, most = [], [], max(1, model.max_batch // 2)
+    for part in (slice(at, at + most) for at in range(0, len(loras), most)):
+        way = learnt_inversion_steps(model, ends.images[part], text[part], loras[part], job.steps)
+        *_, inverted = track(way, "inverting", job.steps)
+        back = learnt_sampling_steps(
+            model, inverted.latents, text[part], loras[part], job.steps, null=null, guidance_scale=job.guidance
+        )
+        *_, given_back = track(back, "sampling the ends", job.steps)
+        noise.append(inverted.latents)
+        images.append(given_back.latents)
+    return replace(ends, images=torch.cat(images), noise=torch.cat(noise), loras=tuple(loras))
 
 
 def _join(
@@ -220,11 +255,35 @@ def _anid_path(
         yield step.latents
 
 
+def _freemorph_path(
+    model: DiffusionModel, ends: Ends, at: int, ratios: Sequence[float], job: InterpolateJob
+) -> Iterator[torch.Tensor]:
+    images, prompts = ends.images[at : at + 2], ends.prompts[at : at + 2]
+    text, null = model.encode_prompts(prompts), model.encode_null(job.negative)
+    noise = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(job.seed or 0)).to(images)
+    for step in freemorph_steps(model, images, text, null, noise, ratios, job.steps, job.guidance):
+        yield step.latents
+
+
+def _diffmorpher_path(
+    model: DiffusionModel, ends: Ends, at: int, ratios: Sequence[float], job: InterpolateJob
+) -> Iterator[torch.Tensor]:
+    pair = slice(at, at + 2)
+    text, null = model.encode_prompts(ends.prompts[pair]), model.encode_null(job.negative)
+    steps = diffmorpher_steps(
+        model, ends.noise[pair], text, ends.loras[pair], ratios, job.steps, null=null, guidance_scale=job.guidance
+    )
+    for step in steps:
+        yield step.latents
+
+
 PATHS: dict[str, PathBetween] = {
     "slerp": partial(_walk_path, walk_steps),
     "attention": partial(_walk_path, attention_walk_steps),
     "vae": _vae_path,
     "anid": _anid_path,
+    "freemorph": _freemorph_path,
+    "diffmorpher": _diffmorpher_path,
 }
 
 
@@ -232,6 +291,8 @@ def _path_length(job: InterpolateJob) -> int:
     """How many steps a path takes."""
     if job.method == "anid":
         return noise_steps(_levels(job), job.steps)[0]
+    if job.method == "freemorph":
+        return freemorph_length(job.steps)
     return 1 if job.method == "vae" else job.steps
 
 

@@ -63,6 +63,8 @@ def walk(folder: Path, place: Path):
             "inner_steps": 1,
             "output": place / out,
         }
+        if settings.get("method") == "diffmorpher":
+            del base["guidance"]
         return interpolate.run(make_job("interpolate", {**base, **settings}), silent)
 
     return run
@@ -217,7 +219,7 @@ def test_a_noise_walk_of_a_size_the_model_cannot_make_is_refused(walk):
         walk(prompt="a cat", size="36")
 
 
-@pytest.mark.parametrize(("method", "calls"), [("vae", 0), ("anid", 4), ("attention", 8)])
+@pytest.mark.parametrize(("method", "calls"), [("vae", 0), ("anid", 4), ("attention", 8), ("freemorph", 6 * (5 + 2))])
 def test_every_method_ends_on_the_pictures_at_its_own_cost(walk, method: str, calls: int):
     report = walk("cat", "dog", method=method, frames=3, steps=8, inversion="ddim")
     faded = frames(walk("cat", "dog", method="vae", frames=3, out="vae"))
@@ -226,6 +228,42 @@ def test_every_method_ends_on_the_pictures_at_its_own_cost(walk, method: str, ca
     if method != "attention":
         assert np.array_equal(frames(report)[[0, -1]], faded[[0, -1]])
     assert ("parameters" in Image.open(report.folder / "frames" / "001.png").info) == (method != "vae")
+
+
+def test_diffmorpher_learns_every_picture_once_whatever_is_made_of_it(walk):
+    learned = {"method": "diffmorpher", "lora_steps": 2}
+    first = walk("cat", "dog", **learned)
+    again = walk("dog", "fox", "cat", **learned, loop=True, out="again")
+    other = walk("cat", "dog", **learned | {"lora_steps": 1}, out="other")
+    sampled = N + N + N  # inverting, sampling the ends, sampling the frames of a pair
+    assert first.unet_calls == 2 * 2 + sampled
+    assert again.unet_calls == 2 + sampled + 2 * N
+    assert other.unet_calls == 2 * 1 + sampled
+    seen = frames(again)
+    assert len(seen) == 3 * 3 + 1
+    assert np.array_equal(seen[0], seen[-1])
+    assert np.abs(seen[0] - frames(first)[-1]).max() <= 1  # the dog, whichever picture it was learned beside
+    assert "CFG scale: 1.0," in Image.open(first.folder / "frames" / "001.png").info["parameters"]
+
+
+def test_learning_the_pictures_changes_the_frames_of_diffmorpher(walk):
+    fitted, plain = (
+        frames(walk("cat", "dog", method="diffmorpher", lora_steps=steps, out=str(steps))) for steps in (20, 0)
+    )
+    assert not np.array_equal(fitted, plain)
+
+
+def test_diffmorpher_from_inversion_files_needs_no_captions(walk, inversions: list[str]):
+    assert len(walk(*inversions, method="diffmorpher", lora_steps=1).files["frames"]) == 4
+
+
+def test_freemorph_is_decided_by_its_seed(walk):
+    one, same, other = (
+        frames(walk("cat", "dog", method="freemorph", seed=seed, out=out, steps=5))
+        for seed, out in ((1, "one"), (1, "same"), (2, "other"))
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
 
 
 def test_rescheduling_keeps_the_ends_and_evens_out_the_steps(walk):
@@ -255,6 +293,12 @@ def test_a_walk_that_does_not_move_keeps_its_ratios(walk, monkeypatch: pytest.Mo
         ({"method": "anid", "frames": 7, "loop": True}, "--loop does not go with the method anid"),
         ({"method": "anid", "frames": 7, "reschedule": True}, "--reschedule does not go with the method anid"),
         ({"method": "vae", "images": [], "prompt": "a cat"}, "--method is vae, which goes between pictures"),
+        (
+            {"method": "freemorph", "images": [], "prompt": "a cat"},
+            "--method is freemorph, which goes between pictures",
+        ),
+        ({"lora_steps": 10}, "--lora-steps is for the method diffmorpher, not for slerp"),
+        ({"method": "diffmorpher", "adain": True}, "--adain is for the method slerp or attention, not for diffmorpher"),
     ],
 )
 def test_combinations_that_make_no_sense_are_refused_in_one_sentence(settings, words: str):

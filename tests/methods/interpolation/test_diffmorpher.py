@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from smoothtool.diffusion.lora import add_trainable_lora, lora_state, remove_lora, set_lora_state
-from smoothtool.diffusion.row_loras import mix_loras, row_loras
+from smoothtool.diffusion.lora import add_trainable_lora, lora_file, lora_state, remove_lora, set_lora_state
+from smoothtool.diffusion.row_loras import mix_loras, read_state, row_loras
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import MemoryExhaustedError
+from smoothtool.files.storage.tensors import write_tensors
 from smoothtool.methods.interpolation.diffmorpher import (
     diffmorpher_steps,
     keys_between_ends,
@@ -114,6 +115,25 @@ def test_a_frame_without_the_ends_keys_is_sampled_alone_under_the_lerped_lora(mo
     own = constant(text.map(lambda part: torch.lerp(part[:1], part[1:], ratio)))
     *_, alone = denoise(model, start, own, own, 3, 1.0)
     assert_close(frames.latents[[1]], alone.latents, rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_treats_the_null_half_like_the_text_half(model, loras):
+    text = model.encode_prompts(["a cat", "a cat"])
+    *_, plain = diffmorpher_steps(model, noise(2), text, loras, [0.3, 0.6], 3)
+    *_, guided = diffmorpher_steps(model, noise(2), text, loras, [0.3, 0.6], 3, null=text[:1], guidance_scale=4.0)
+    assert_close(guided.latents, plain.latents, rtol=1e-3, atol=1e-3)
+    *_, end = learnt_sampling_steps(model, noise(2), text, loras, 3)
+    *_, guided_end = learnt_sampling_steps(model, noise(2), text, loras, 3, null=text[:1], guidance_scale=4.0)
+    assert_close(guided_end.latents, end.latents, rtol=1e-3, atol=1e-3)
+
+
+def test_a_lora_file_is_read_as_the_state_that_was_written(model, loras, tmp_path):
+    put(model, loras[0])
+    write_tensors(tmp_path / "own.safetensors", *lora_file(model.unet, "own"))
+    remove_lora(model, "own")
+    read = read_state(model.lora_parts, tmp_path / "own.safetensors")
+    assert read.keys() == loras[0].keys()
+    assert all(torch.equal(read[key], loras[0][key]) for key in read)
 
 
 def test_the_ends_keys_are_used_in_the_first_part_of_the_steps(model, loras, monkeypatch):
