@@ -25,11 +25,11 @@ from smoothtool.commands.edit.methods import EDITS_OF_SEVERAL, Source
 from smoothtool.commands.edit.stages import DEFAULT_RATIO, edit_key, inversion_for, ratios_of, source_prompt
 from smoothtool.commands.invert.cached import Inverted, compute_each, inversion_settings, to_device
 from smoothtool.commands.shared.model_pool import ModelPool, Precomputed
-from smoothtool.commands.shared.session import load_pictures, open_session
+from smoothtool.commands.shared.session import fit_pictures, open_session
 from smoothtool.diffusion.memory import failing_in_time
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, out_of_memory
-from smoothtool.files.pictures.images import Fitted
+from smoothtool.files.pictures.images import Fitted, load_image
 from smoothtool.files.pictures.picture_sizes import upright_size_px
 from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.files.storage.inversions import is_inversion
@@ -125,7 +125,7 @@ def _in_parts(members: Sequence[_Member], pool: ModelPool, work: Callable[[Seque
 def _member(model: DiffusionModel, job: PictureJob) -> _Member | None:
     """None for a picture that cannot be read: its own run will tell."""
     try:
-        (picture,) = load_pictures([job.image], model, job.size)
+        (picture,) = fit_pictures([load_image(resolve_picture(job.image))], model, job.size)
     except SmoothtoolError:
         return None
     prompt, inversion = source_prompt(job) if isinstance(job, EditJob) else job.src, _inversion_of(job)

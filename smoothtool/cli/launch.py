@@ -215,8 +215,6 @@ def _run(job: Job) -> None:
         kept = stop.kept if isinstance(stop, Stopped) else ""
         console.notice(f"stopped: {kept or 'nothing was kept'}")
         raise
-    for note in report.notes:
-        progress.note(note)
     for line in figure_lines(report):
         console.notice(line)
     if getattr(job, "json_output", False):

@@ -182,7 +182,6 @@ class Session:
             run.status, run.error = "failed", str(explain(error))
         else:
             run.folder, run.files = report.folder, list(_names(report.files))
-            run.notes += [note for note in report.notes if note not in run.notes]
             run.status = "done"
 
 

@@ -36,7 +36,7 @@ from smoothtool.files.lists.points import points_from_numbers
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.jobs import make_job
 from smoothtool.stickers.world.scenes import SIZE_PX, Scene, caption, item_mask, render, sample_scene
-from smoothtool.types import Report, silent
+from smoothtool.types import silent
 
 METHODS = ("dragdiffusion", "gooddrag", "fastdrag", "warp")
 ARRIVED_PX = 4
@@ -107,8 +107,8 @@ def request(move: Move, icons: Path) -> DragRequest:
 
 def measure(model, move: Move, icons: Path, method: str, lora_steps: int) -> tuple[Image.Image, dict]:
     job = make_job("drag", {**SCENE, "method": method, "lora_steps": lora_steps})
-    calls, report = model.counter.calls, Report("drag", Path(), {})
-    dragged = drag_one(model, request(move, icons), job, silent, report)
+    calls = model.counter.calls
+    dragged = drag_one(model, request(move, icons), job, silent)
     before, after = (
         math.dist((move.dx, move.dy), locate(picture, move, icons)) for picture in (dragged.before, dragged.after)
     )
@@ -122,7 +122,7 @@ def measure(model, move: Move, icons: Path, method: str, lora_steps: int) -> tup
         "iterations": len(dragged.path),
         "psnr_to_truth_db": float(-10 * (_tensor(dragged.after) - truth).square().mean().log10()),
         "unet_calls": model.counter.calls - calls,
-        **{f"{name}_seconds": s for name, s in report.seconds.items()},
+        **{f"{name}_seconds": s for name, s in dragged.seconds.items()},
     }
 
 

@@ -52,7 +52,8 @@ def finished(job, track: Track, pool) -> Report:
     track.note("model: [bold]toy[/bold]")
     for _ in track(range(3), "inverting", 3):
         pass
-    return Report(command=job.command, folder=Path("out/it"), job=job.settings(), notes=["[red]late[/red] note"])
+    track.note("[red]late[/red] note")
+    return Report(command=job.command, folder=Path("out/it"), job=job.settings())
 
 
 def failing(fault: BaseException):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smoothtool.types import Report
+from smoothtool.types import Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import BenchJob
@@ -35,7 +35,7 @@ class Benchmark:
 
     command: str
     read: Callable[[Path], Sequence[BenchItem]]
-    measure: Callable[[BenchJob, Report], Measure]
+    measure: Callable[[BenchJob, Track], Measure]
     columns: Mapping[str, str]
     rule: str
     published: Mapping[str, Figures]

@@ -15,7 +15,7 @@ from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.metrics.clip_score import load_clip
 from smoothtool.metrics.reconstruction import lpips, lpips_missing
 from smoothtool.metrics.sequences import PairDistance, deviation, path_figures
-from smoothtool.types import Report
+from smoothtool.types import Track
 from smoothtool.weights.models import STICKERS
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ def _items(folder: Path) -> Sequence[BenchItem]:
     ]
 
 
-def _measure(job: BenchJob, report: Report) -> Measure:
+def _measure(job: BenchJob, track: Track) -> Measure:
     """LPIPS where it can be had; else the stand-in, under its own name."""
     distance: PairDistance
     reason = lpips_missing(SIDE_PX)
     if reason:
         clip = load_clip(STICKERS / "clip")
         distance, name = clip.patch_distance, f"patch distance of {clip.name}"
-        report.notes.append(f"distances are the {name}, not LPIPS, and compare with no paper: {reason}")
+        track.note(f"distances are the {name}, not LPIPS, and compare with no paper: {reason}")
     else:
         distance, name = _perceptual, "LPIPS (AlexNet)"
 

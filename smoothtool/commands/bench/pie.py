@@ -18,7 +18,7 @@ from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.metrics.clip_score import load_clip
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, mse, psnr_db, ssim
 from smoothtool.metrics.structure import load_dino
-from smoothtool.types import Report
+from smoothtool.types import Track
 from smoothtool.weights.models import STICKERS
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ def _items(folder: Path) -> Sequence[BenchItem]:
     ]
 
 
-def _measure(job: BenchJob, report: Report) -> Measure:
+def _measure(job: BenchJob, track: Track) -> Measure:
     """Load what measures, note what is missing."""
-    clip = _if_there(lambda: load_clip(STICKERS / "clip" if job.clip == "stickers" else job.clip), report, "CLIP score")
-    dino = _if_there(lambda: load_dino(job.dino), report, "structure distance")
+    clip = _if_there(lambda: load_clip(STICKERS / "clip" if job.clip == "stickers" else job.clip), track, "CLIP score")
+    dino = _if_there(lambda: load_dino(job.dino), track, "structure distance")
     if reason := lpips_missing(net="squeeze"):
-        report.notes.append(f"no LPIPS: {reason}")
+        track.note(f"no LPIPS: {reason}")
 
     def figures(item: PieItem, before: torch.Tensor, after: torch.Tensor) -> Figures:
         keep = ~mask_at(item.mask, (after.shape[-2], after.shape[-1]))
@@ -91,12 +91,12 @@ def mask_at(mask: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(torch.from_numpy(mask)[None, None].float(), size)[0, 0] > 0.5
 
 
-def _if_there(load: Callable[[], T], report: Report, name: str) -> T | None:
+def _if_there(load: Callable[[], T], track: Track, name: str) -> T | None:
     """What measures, or a line that says why it is not here."""
     try:
         return load()
     except SmoothtoolError as error:
-        report.notes.append(f"no {name}: {error}")
+        track.note(f"no {name}: {error}")
         return None
 
 

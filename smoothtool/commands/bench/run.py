@@ -17,7 +17,7 @@ from smoothtool.commands.bench.morph import MORPH
 from smoothtool.commands.bench.pie import PIE
 from smoothtool.commands.shared.folders import stopped_with
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import next_free, start_report
+from smoothtool.commands.shared.session import begin, next_free
 from smoothtool.errors import BatchError, SmoothtoolError, UsageError, explain, out_of_memory
 from smoothtool.files.drawing.markdown import markdown_table
 from smoothtool.files.storage.output import create_folder, output_folder, results_folder
@@ -44,15 +44,13 @@ def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report:
     # 1. items, each as a job of the command that makes it; the folder
     items = benchmark.read(at_home(job.folder))[: job.limit]
     asked = {item.key: _job_of(job, benchmark, item) for item in items}
-    report = start_report(job, [job.benchmark, Path(job.folder).name])
+    job, report, track = begin(job, [job.benchmark, Path(job.folder).name], track)
     report.folder = _open_bench_folder(job, report)
     # 2. make and measure what has no record yet
-    measure = benchmark.measure(job, report)
+    measure = benchmark.measure(job, track)
     known = {} if job.force else _known(report.folder, asked)
     index, count = parse_shard(job.shard)
     todo = [item for item in list(items)[index - 1 :: count] if item.key not in known]
-    for note in report.notes:
-        track.note(note)
     with stopped_with(lambda: f"the same command goes on, with -o {report.folder}"):
         for item in track(todo, "measuring", len(todo)):
             known[item.key] = _record(item, asked[item.key], report.folder, measure, pool)

@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
 from PIL import Image
 
 from smoothtool.commands.drag.picture import DragRequest, drag_one
-from smoothtool.commands.shared.cost import peak_memory_mb
+from smoothtool.commands.shared.cost import measured
 from smoothtool.commands.shared.folders import growing_result, stopped_with
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import finish, open_session, start_report
+from smoothtool.commands.shared.session import begin, finish, open_session
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import lora_disabled
 from smoothtool.diffusion.model import DiffusionModel
@@ -62,10 +60,11 @@ def run_bench(job: DragJob, track: Track, pool: ModelPool) -> Report:
     assert job.bench is not None
     # 1. items, folder, models
     items = _items(job.bench)
-    report = start_report(job, [job.bench.name])
+    job, report, track = begin(job, [job.bench.name], track)
+    assert job.bench is not None
     place = growing_result(report, job, _has_records)
     model = open_session(job, track, pool)
-    eye = _eye(model, job, report, track)
+    eye = _eye(model, job, track)
     with place.opened(alone=False) as folder, stopped_with(lambda: _kept(folder, place.place)):
         report.folder = place.place
         rows = _drag_all(_DragBenchRun(job, model, eye, folder, _key(job, model), pool), items, report, track)
@@ -88,7 +87,7 @@ def _drag_all(state: _DragBenchRun, items: list[str], report: Report, track: Tra
     rows = [known[name] for name in items]
     report.figures = {"items": rows, **_means(rows)}
     if reason := lpips_missing(FIDELITY_PX):
-        report.notes.append(f"image fidelity is not measured: {reason}")
+        track.note(f"image fidelity is not measured: {reason}")
     _sheet(state, rows)
     report.files = {"records": RECORDS, "sheet": "sheet.png"}
     finish(report, state.model, state.folder, state.pool)
@@ -114,13 +113,12 @@ def _items(root: Path) -> list[str]:
     return items
 
 
-def _eye(model: DiffusionModel, job: DragJob, report: Report, track: Track) -> DiffusionModel:
+def _eye(model: DiffusionModel, job: DragJob, track: Track) -> DiffusionModel:
     """SD 2.1, as DragBench's figures have it, where it is on this machine; else the loaded model."""
     place = find_model("sd21")
     if place is not None and place.folder is not None:
         return load_model(place.folder, place.name, device=job.device, dtype=job.dtype)
     note = f"distances are found with the features of {model.name}, not of SD 2.1: published figures do not compare"
-    report.notes.append(note)
     track.note(note)
     return model
 
@@ -150,13 +148,9 @@ def _measure(state: _DragBenchRun, name: str, track: Track) -> dict[str, Any]:
     check_points(item.points, picture.size, folder / "meta_data.pkl")
     if item.mask is not None:
         check_mask(item.mask, picture.size, folder / "meta_data.pkl")
-    if state.model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(state.model.device)
-    started, scratch = time.perf_counter(), start_report(state.job, [name])
-    dragged = drag_one(
-        state.model, DragRequest(picture, item.points, item.mask, item.prompt), state.job, track, scratch
-    )
-    seconds = time.perf_counter() - started
+    request = DragRequest(picture, item.points, item.mask, item.prompt, name)
+    with measured(state.model) as cost:
+        dragged = drag_one(state.model, request, state.job, track)
     target = state.folder / "items" / name / "dragged_image.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     settings = picture_document(state.job.command, state.job.settings(), target.parent)
@@ -168,8 +162,8 @@ def _measure(state: _DragBenchRun, name: str, track: Track) -> dict[str, Any]:
         **_fidelity(picture, dragged.after),
         "arrived": dragged.arrived,
         "iterations": len(dragged.path),
-        "seconds": seconds,
-        "peak_memory_mb": round(peak_memory_mb(state.model.device) or 0),
+        "seconds": cost.seconds,
+        "peak_memory_mb": round(cost.peak_memory_mb or 0),
     }
 
 

@@ -13,14 +13,13 @@ from smoothtool.commands.drag.picture import drag_picture
 from smoothtool.commands.shared.browser import open_in_browser
 from smoothtool.commands.shared.folders import stopped_with
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import next_free, start_report
+from smoothtool.commands.shared.session import begin, next_free, open_picture
 from smoothtool.errors import InputError, StorageError, UsageError, explain
 from smoothtool.files.lists.points import write_points
 from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.output import create_folder, output_folder
 from smoothtool.files.storage.writing import write_bytes_atomic
 from smoothtool.types import Report, Track
-from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
@@ -56,8 +55,8 @@ def run_picked(job: DragJob, track: Track, pool: ModelPool) -> Report:
     """
     if job.image is None:
         raise UsageError("--pick: there is no picture to click in", "smoothtool drag picture.png --pick")
-    picture = load_image(resolve_picture(job.image))
-    root = start_report(job, [job.image])
+    job, root, track = begin(job, [job.image], track)
+    picture = open_picture(str(job.image), track)
     output_folder(root.folder, force=job.force)
     picked = _Picked(job, root, pool)
     with PointPage(picture) as page, stopped_with(picked.kept):

@@ -28,12 +28,13 @@ from smoothtool.commands.shared.cost import peak_memory_mb, timed
 from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
+    begin,
     finish,
     note_prompts,
     note_size,
     open_session,
-    start_report,
 )
+from smoothtool.commands.shared.session import open_picture as open_picture_file
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
 from smoothtool.files.drawing.sheets import before_after
@@ -46,14 +47,13 @@ from smoothtool.files.lists.points import (
     read_points,
     write_points,
 )
-from smoothtool.files.pictures.images import a1111_parameters, load_image, save_image
+from smoothtool.files.pictures.images import a1111_parameters, save_image
 from smoothtool.files.pictures.sequences import save_webp
 from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_point
 from smoothtool.methods.drag.dragdiffusion import DragSettings
 from smoothtool.types import DragPoints, Report, Track
-from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
@@ -67,27 +67,33 @@ FADE_SHARE = 128
 
 @dataclass(frozen=True)
 class DragRequest:
-    """What is asked of one picture: the picture itself (None: made from a prompt), the points, the mask, the prompt."""
+    """What is asked of one picture.
+
+    picture  None where it is made from the prompt
+    name     of the picture in notes
+    """
 
     picture: Image.Image | None
     points: DragPoints
     mask: np.ndarray | None
     prompt: str
+    name: str = ""
 
 
 def drag_picture(job: DragJob, track: Track, pool: ModelPool) -> Report:
-    """One picture from its file, or from the prompt it is made of, to its folder; the job has its seed."""
-    report = start_report(job, [job.image or job.prompt or "drag"])
+    """One picture from its file, or from the prompt it is made of, to its folder."""
+    job, report, track = begin(job, [job.image or job.prompt or "drag"], track)
+    picture = open_picture_file(job.image, track) if job.image else None
     with result_folder(report, job) as folder:
         # 1. picture, points and mask; then the model, which takes seconds to load
         with timed(report, "load"):
-            picture = load_image(resolve_picture(job.image)) if job.image else None
             request = read_request(job, picture, picture.size) if picture else None
             model = open_session(job, track, pool)
             request = request or read_request(job, None, generated_size_px(model, job))
-            note_prompts(model, [request.prompt, job.negative], track, report)
+            note_prompts(model, [request.prompt, job.negative], track)
         # 2. drag
-        dragged = drag_one(model, request, job, track, report)
+        dragged = drag_one(model, request, job, track)
+        report.seconds |= dragged.seconds
         # 3. write
         with timed(report, "write"):
             peak_mb = round(peak_memory_mb(model.device) or 0)
@@ -111,17 +117,17 @@ def read_request(job: DragJob, picture: Image.Image | None, size_px: tuple[int, 
     check_points(points, size_px, job.points)
     if job.mask is not None:
         mask = load_mask(job.mask, size_px, fit=job.fit_mask)
-    return DragRequest(picture, points, mask, prompt)
+    return DragRequest(picture, points, mask, prompt, job.image or "the picture")
 
 
-def drag_one(model: DiffusionModel, request: DragRequest, job: DragJob, track: Track, report: Report) -> Dragged:
-    """Learn the picture, open it, drag in it; seconds per station go to the report."""
-    started = time.perf_counter()
+def drag_one(model: DiffusionModel, request: DragRequest, job: DragJob, track: Track) -> Dragged:
+    """Learn the picture, open it, drag in it; the result knows the seconds of each station."""
+    started, seconds = time.perf_counter(), dict[str, float]()
 
     def lap(name: str) -> None:
         nonlocal started
         now = time.perf_counter()
-        report.seconds[name], started = report.seconds.get(name, 0.0) + now - started, now
+        seconds[name], started = now - started, now
 
     picture = request.picture
     if picture is None and job.guidance < 1:
@@ -132,14 +138,14 @@ def drag_one(model: DiffusionModel, request: DragRequest, job: DragJob, track: T
         lap("lora")
         opened = _open(model, request, job, track)
         lap("invert" if picture else "generate")
-        if job.image:
-            note_size(job.image, opened.size_px, opened.working_size_px, job.size, track, report)
+        if picture is not None:
+            note_size(request.name, opened.size_px, opened.working_size_px, job.size, track)
         if isinstance(opened, Unwarped):
-            dragged, seconds = warp(model, opened, request.points, request.mask, job, track)
+            dragged = warp(model, opened, request.points, request.mask, job, track)
         else:
-            _note_near_points(request.points, opened, report)
-            dragged, seconds = drag(model, opened, request.points, request.mask, job, track)
-        report.seconds |= seconds
+            _note_near_points(request, opened, track)
+            dragged = drag(model, opened, request.points, request.mask, job, track)
+    dragged = replace(dragged, seconds=seconds | dragged.seconds)
     if request.mask is not None and job.method in KEEP_WITHIN:
         kept = kept_outside(picture or dragged.before, dragged.after, request.mask)
         dragged = replace(dragged, after=kept)
@@ -183,14 +189,16 @@ def drag_figures(points: DragPoints, dragged: Dragged) -> dict[str, Any]:
     }
 
 
-def _note_near_points(points: DragPoints, opened: Opened, report: Report) -> None:
-    """Points that the method takes for arrived from the start are said aloud: nothing would happen to them."""
+def _note_near_points(request: DragRequest, opened: Opened, track: Track) -> None:
+    """Note the points that count as arrived from the start: nothing will happen to them."""
+    points = request.points
     arrived = DragSettings().on_grid(grid_size(opened)).arrived
     near_px = arrived * GRID_PX * opened.size_px[0] / opened.working_size_px[0]
     for handle, target in zip(points.handles_xy_px, points.targets_xy_px, strict=True):
         if math.dist(handle, target) < near_px:
             x, y = handle
-            report.notes.append(f"the point {x:g},{y:g} is within {near_px:g} px of its target: it counts as arrived")
+            near = f"the point {x:g},{y:g} is within {near_px:g} px of its target"
+            track.note(f"{request.name}: {near}: it counts as arrived")
 
 
 def _write(

@@ -9,7 +9,6 @@ from smoothtool.commands.drag.pick import run_picked
 from smoothtool.commands.drag.picture import drag_picture
 from smoothtool.commands.drag.stages import first_step
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import with_seed
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ def run(job: DragJob, track: Track, pool: ModelPool | None = None) -> Report:
     With --bench it drags and measures every item of a folder, with --pick what is clicked on a page in the browser.
     """
     pool = pool or ModelPool()
-    job = with_seed(job)
     first_step(job)
     if job.bench is not None:
         return run_bench(job, track, pool)

@@ -73,12 +73,13 @@ class DragIteration:
 
 @dataclass(frozen=True)
 class Dragged:
-    """The result beside the original as the model gives it back, and the way of the handles."""
+    """The result beside the original as the model gives it back, the way of the handles, and seconds per station."""
 
     before: Image.Image
     after: Image.Image
     path: tuple[DragIteration, ...]
     arrived: bool
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def generated_size_px(model: DiffusionModel, job: DragJob) -> tuple[int, int]:
 
 def drag(
     model: DiffusionModel, opened: Opened, points: DragPoints, mask: np.ndarray | None, job: DragJob, track: Track
-) -> tuple[Dragged, dict[str, float]]:
+) -> Dragged:
     """Move the latents, then sample the original and the dragged together; and the seconds of both.
 
     mask  bool [H, W] over the picture, True where it may change; None: everywhere
@@ -167,7 +168,7 @@ def drag(
     before, after = (to_picture(row[None], opened) for row in model.decode_latents(latents))
     path = tuple(DragIteration(_to_pixels(step.handles_rc, opened), step.loss) for step in moved.steps)
     arrived = bool(moved.steps) and moved.steps[-1].arrived
-    return Dragged(before, after, path, arrived), {"drag": dragging, "sample": time.perf_counter() - started}
+    return Dragged(before, after, path, arrived, {"drag": dragging, "sample": time.perf_counter() - started})
 
 
 def _dragdiffusion(

@@ -51,8 +51,8 @@ def open_to_warp(model: DiffusionModel, picture: Image.Image | None, job: DragJo
 
 def warp(
     model: DiffusionModel, opened: Unwarped, points: DragPoints, mask: np.ndarray | None, job: DragJob, track: Track
-) -> tuple[Dragged, dict[str, float]]:
-    """Move the mask's content, or a disc around each handle, then paint the hole; and the seconds of both.
+) -> Dragged:
+    """Move the mask's content, or a disc around each handle, then paint the hole.
 
     Everything outside the hole keeps its own pixels: it never goes through the VAE.
     """
@@ -66,8 +66,9 @@ def warp(
     warping = time.perf_counter() - started
     started = time.perf_counter()
     after = torch.where(moved.hole, _painted(model, warped, moved.hole, job, track), warped)
-    dragged = Dragged(to_picture(opened.pixel_values, opened), to_picture(after, opened), (), arrived=False)
-    return dragged, {"drag": warping, "sample": time.perf_counter() - started}
+    seconds = {"drag": warping, "sample": time.perf_counter() - started}
+    before = to_picture(opened.pixel_values, opened)
+    return Dragged(before, to_picture(after, opened), (), arrived=False, seconds=seconds)
 
 
 def _painted(

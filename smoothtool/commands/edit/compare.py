@@ -20,7 +20,7 @@ from smoothtool.commands.invert.cached import note_convergence
 from smoothtool.commands.shared.comparison import Row, cost_columns, write_comparison
 from smoothtool.commands.shared.cost import measured
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import note_size
+from smoothtool.commands.shared.session import SourceFile, note_size
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.pictures.images import crop_back
@@ -33,23 +33,29 @@ if TYPE_CHECKING:
 
 
 def compare_edits(
-    model: DiffusionModel, job: EditJob, track: Track, report: Report, folder: Path, pool: ModelPool
+    model: DiffusionModel,
+    file: SourceFile,
+    job: EditJob,
+    track: Track,
+    report: Report,
+    folder: Path,
+    pool: ModelPool,
 ) -> None:
     """Every editing method with its own choice of inversion, on the first target and ratio."""
-    clip = clip_if_there(job, report)
+    clip = clip_if_there(job, track)
     rows: list[Row] = []
     shown: dict[str, torch.Tensor] = {}
     failed: SmoothtoolError | None = None
     for method in EDITS:
         if method in NEED_SOURCE and not job.src.strip():
-            report.notes.append(f"{method} is left out: it compares two prompts, and there is no --src")
+            track.note(f"{method} is left out: it compares two prompts, and there is no --src")
             continue
         try:
             wanted = job.model_copy(update={"method": method, "inversion": "auto"})
-            row, before, after = _method(model, wanted, track, clip, report, pool)
+            row, before, after = _method(model, file, wanted, track, clip, pool)
         except SmoothtoolError as error:
             failed = error
-            report.notes.append(f"{method} is left out: {error}")
+            track.note(f"{method} is left out: {error}")
             continue
         rows.append(row)
         shown = {"source": before, **shown, method: after}
@@ -59,18 +65,18 @@ def compare_edits(
 
 
 def _method(
-    model: DiffusionModel, job: EditJob, track: Track, clip: Clip | None, report: Report, pool: ModelPool
+    model: DiffusionModel, file: SourceFile, job: EditJob, track: Track, clip: Clip | None, pool: ModelPool
 ) -> tuple[Row, torch.Tensor, torch.Tensor]:
     """(row of the table, source picture, edited picture)."""
     with measured(model) as opening:
-        source = open_source(model, job, track, pool)
+        source = open_source(model, file, job, track, pool)
     edit = one_edit(source, job.trg[0], (job.ratio or [DEFAULT_RATIO])[0], pool)
     before = crop_back(source.picture.pixel_values, source.picture)
     figures = edit_figures(edit, before, clip)
     inverted = source.inverted
-    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track, report)
+    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track)
     if inverted is not None:
-        note_convergence(inverted.inversion, track, report)
+        note_convergence(inverted.inversion, track)
     row = {
         "method": job.method,
         "inversion": inversion_for(job) or "none",

@@ -13,19 +13,20 @@ from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
+    SourceFile,
     begin,
     finish,
     note_cropped,
     note_prompts,
     note_size,
     open_session,
+    open_sources,
 )
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import before_after, contact_sheet
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import crop_back, save_image, to_image
 from smoothtool.files.pictures.provenance import a1111_parameters
-from smoothtool.files.storage.inversions import is_inversion
 from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import chosen
@@ -38,33 +39,40 @@ if TYPE_CHECKING:
 def run(job: EditJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Edit one picture; leaves edited*.png, before-after.png, report.json, job.yaml; sheet.png for several."""
     pool = pool or ModelPool()
-    job, report = begin(chosen(job), [job.image])
-    if "method" in job.origins:
-        track.note(f"method {job.method}: {job.origins['method']}")
+    job, report, track = begin(chosen(job), [job.image], track)
+    (file,) = open_sources([job.image], track)
     with result_folder(report, job) as folder:
         # 1. model
         with timed(report, "load"):
             model = open_session(job, track, pool)
             prompts = [job.src, *job.trg, *job.src_sentence, *job.trg_sentence, job.negative]
-            note_prompts(model, prompts, track, report)
+            note_prompts(model, prompts, track)
         # 2. edit, measure and write
-        (compare_edits if job.compare else _edit)(model, job, track, report, folder, pool)
+        (compare_edits if job.compare else _edit)(model, file, job, track, report, folder, pool)
         finish(report, model, folder, pool)
     return report
 
 
-def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, folder: Path, pool: ModelPool) -> None:
+def _edit(
+    model: DiffusionModel,
+    file: SourceFile,
+    job: EditJob,
+    track: Track,
+    report: Report,
+    folder: Path,
+    pool: ModelPool,
+) -> None:
     """All targets and ratios from one inversion."""
     with timed(report, "invert"):
-        source = open_source(model, job, track, pool)
-    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track, report)
-    note_cropped([job.image], [source.picture], track, report)
+        source = open_source(model, file, job, track, pool)
+    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track)
+    note_cropped([job.image], [source.picture], track)
     if source.inverted is not None:
-        note_convergence(source.inverted.inversion, track, report)
+        note_convergence(source.inverted.inversion, track)
     ratios = ratios_of(job)
     edits = [one_edit(source, target, ratio, pool) for target in job.trg for ratio in ratios]
     report.seconds["edit"] = sum(edit.cost.seconds for edit in edits)
-    clip = clip_if_there(job, report)
+    clip = clip_if_there(job, track)
     before = crop_back(source.picture.pixel_values, source.picture)
     names = _names(job, ratios)
     report.figures["edits"] = [
@@ -78,8 +86,8 @@ def _edit(model: DiffusionModel, job: EditJob, track: Track, report: Report, fol
     ]
     if source.inverted is not None and job.method != "pix2pix-zero":
         report.figures["inversion"] = inversion_figures(model, source.inverted)
-    if is_inversion(job.image):
-        report.notes.append("figures compare with the picture as the VAE gives it back: the file holds no other")
+    if file.inversion is not None:
+        track.note("figures compare with the picture as the VAE gives it back: the file holds no other")
     _write(job, source, edits, names, report, folder)
 
 

@@ -12,16 +12,14 @@ from smoothtool.commands.edit.methods import EDITS, Source, clip_of
 from smoothtool.commands.invert.cached import invert_pictures, open_inversion
 from smoothtool.commands.shared.cost import Cost, measured
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import load_pictures
+from smoothtool.commands.shared.session import SourceFile, fit_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.pictures.images import crop_back
-from smoothtool.files.storage.inversions import is_inversion
 from smoothtool.jobs import EDIT_INVERSIONS
 from smoothtool.metrics.clip_score import Clip
 from smoothtool.metrics.reconstruction import reconstruction_quality
-from smoothtool.readers.regular import at_home
-from smoothtool.types import Inversion, Report, Track
+from smoothtool.types import Inversion, Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import EditJob
@@ -39,17 +37,17 @@ class Edit:
     cost: Cost
 
 
-def open_source(model: DiffusionModel, job: EditJob, track: Track, pool: ModelPool) -> Source:
-    """Read the picture, or the inversion file, and invert what has to be inverted.
+def open_source(model: DiffusionModel, file: SourceFile, job: EditJob, track: Track, pool: ModelPool) -> Source:
+    """Make the picture or the inversion file ready, and invert what has to be inverted.
 
     Raises: UsageError when an inversion file does not fit the job.
     """
     prompts = [source_prompt(job)]
-    if is_inversion(job.image):
-        opened = open_inversion(at_home(job.image), model)
+    if file.picture is None:
+        opened = open_inversion(file, model)
         _check_file(job, opened.inversion, opened.info, prompts[0])
         return Source(model, job, track, opened.fitted[0], opened)
-    (picture,) = load_pictures([job.image], model, job.size)
+    (picture,) = fit_pictures([file.picture], model, job.size)
     name = inversion_for(job)
     if name is None:
         return Source(model, job, track, picture, None)
@@ -128,10 +126,10 @@ def edit_figures(edit: Edit, before: torch.Tensor, clip: Clip | None) -> dict[st
     return figures
 
 
-def clip_if_there(job: EditJob, report: Report) -> Clip | None:
+def clip_if_there(job: EditJob, track: Track) -> Clip | None:
     """A score is a courtesy: without a CLIP the edit is made all the same."""
     try:
         return clip_of(job)
     except SmoothtoolError as error:
-        report.notes.append(f"no CLIP score: {error}")
+        track.note(f"no CLIP score: {error}")
         return None

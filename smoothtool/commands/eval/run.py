@@ -13,7 +13,7 @@ import torch
 
 from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import start_report
+from smoothtool.commands.shared.session import begin
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.lists.captions import PictureCaptions
 from smoothtool.files.lists.inputs import pictures_directly_in
@@ -38,11 +38,12 @@ BATCH = 32
 
 def run(job: EvalJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Measure; leaves report.json and job.yaml."""
-    report = start_report(job, [job.metric, *job.folders])
+    job, report, track = begin(job, [job.metric, *job.folders], track)
     with result_folder(report, job) as folder:
         reader = _Reader()
-        report.figures = METRICS[job.metric](job, report, reader, track)
-        report.notes += [*reader.left_out, *reader.notes.lines()]
+        report.figures = METRICS[job.metric](job, reader, track)
+        for note in (*reader.left_out, *reader.notes.lines()):
+            track.note(note)
         write_report(report, folder)
     return report
 
@@ -74,12 +75,12 @@ class _Reader:
         return captions[0]
 
 
-def _reconstruction(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[str, Any]:
+def _reconstruction(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
     """MSE, PSNR, SSIM, LPIPS or its stand-in, over pairs of pictures."""
-    pairs = _pairs(reader.pictures(job.folders[0]), reader.pictures(job.folders[1]), report)
+    pairs = _pairs(reader.pictures(job.folders[0]), reader.pictures(job.folders[1]), track)
     rows: dict[str, dict[str, Any]] = {}
     found = []
-    stand_in = _stand_in(job, report)
+    stand_in = _stand_in(job, track)
     for first, second in track(pairs, "comparing", len(pairs)):
         a, b = (reader.pixel_values(path) for path in (first, second))
         if a.shape != b.shape:
@@ -91,7 +92,7 @@ def _reconstruction(job: EvalJob, report: Report, reader: _Reader, track: Track)
     return {**mean_quality(found), **named, "per_picture": rows}
 
 
-def _frechet(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[str, Any]:
+def _frechet(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
     """`fid` in Inception's features; in CLIP's the figure has another name, so that nobody mixes the two."""
     use_clip = job.features == "clip" or (job.features == "auto" and bool(inception_missing()))
     if use_clip:
@@ -102,9 +103,9 @@ def _frechet(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dic
     sets = [_features(reader, folder, features, track) for folder in job.folders]
     result = frechet(sets[0], sets[1], name)
     if result.warning:
-        report.notes.append(result.warning)
+        track.note(result.warning)
     if use_clip and job.features == "auto":
-        report.notes.append(f"in features of CLIP {name}, not comparable with FID: {inception_missing()}")
+        track.note(f"in features of CLIP {name}, not comparable with FID: {inception_missing()}")
     figures = {key: result.distance, "features": name, "pictures": list(result.counts)}
     if result.left_out:
         interval = jackknife(result.distance, result.left_out)
@@ -112,7 +113,7 @@ def _frechet(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dic
     return figures
 
 
-def _clip_score(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[str, Any]:
+def _clip_score(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
     """100 max(cos, 0) per picture, and the mean with its interval."""
     clip, paths = _clip(job), reader.pictures(job.folders[0])
     names = [path.name for path in paths]
@@ -123,9 +124,9 @@ def _clip_score(job: EvalJob, report: Report, reader: _Reader, track: Track) -> 
     return {"clip_score": asdict(bootstrap_mean(list(scores.values()))), "clip": clip.name, "per_picture": scores}
 
 
-def _walks(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[str, Any]:
+def _walks(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
     """Deviation of adjacent L2 distances, PPL and PDV of every folder of frames."""
-    stand_in = _stand_in(job, report)
+    stand_in = _stand_in(job, track)
     if stand_in is None and lpips_missing():
         raise UsageError(f"PPL needs a perceptual distance: {lpips_missing()}", "--clip with a CLIP on this machine")
     name, distance = stand_in or ("lpips", _lpips)
@@ -145,7 +146,7 @@ def _walks(job: EvalJob, report: Report, reader: _Reader, track: Track) -> dict[
     return figures
 
 
-METRICS: dict[str, Callable[[EvalJob, Report, _Reader, Track], dict[str, Any]]] = {
+METRICS: dict[str, Callable[[EvalJob, _Reader, Track], dict[str, Any]]] = {
     "recon": _reconstruction,
     "fid": _frechet,
     "clip": _clip_score,
@@ -157,11 +158,11 @@ def _clip(job: EvalJob) -> Clip:
     return load_clip(STICKERS / "clip" if job.clip == "stickers" else job.clip)
 
 
-def _stand_in(job: EvalJob, report: Report) -> tuple[str, PairDistance] | None:
+def _stand_in(job: EvalJob, track: Track) -> tuple[str, PairDistance] | None:
     """The CLIP patch distance under its own name where LPIPS is missing, if there is a CLIP."""
     if not (reason := lpips_missing()):
         return None
-    report.notes.append(reason)
+    track.note(reason)
     if job.clip == "stickers" and not (STICKERS / "clip").is_dir():
         return None
     clip = _clip(job)
@@ -175,13 +176,13 @@ def _lpips(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def _pairs(first: Sequence[Path], second: Sequence[Path], report: Report) -> list[tuple[Path, Path]]:
+def _pairs(first: Sequence[Path], second: Sequence[Path], track: Track) -> list[tuple[Path, Path]]:
     """Pictures of the same name, whatever the suffix; where names differ, in the order of the names."""
     if len(first) != len(second):
         counts = f"{first[0].parent} has {len(first)} pictures, {second[0].parent} has {len(second)}"
         raise InputError(counts, "the same pictures in both")
     if [path.stem for path in first] != [path.stem for path in second]:
-        report.notes.append("the names in the two folders differ: pictures are paired in the order of their names")
+        track.note("the names in the two folders differ: pictures are paired in the order of their names")
     return list(zip(first, second, strict=True))
 
 

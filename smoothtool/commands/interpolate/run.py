@@ -20,6 +20,7 @@ from smoothtool.commands.shared.session import (
     note_prompts,
     note_size,
     open_session,
+    open_sources,
 )
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import contact_sheet
@@ -42,23 +43,23 @@ def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Rep
     pool = pool or ModelPool()
     if job.mp4:
         check_mp4()
-    job, report = begin(job, job.images, title=job.prompt or "walk")
+    job, report, track = begin(job, job.images or [job.prompt or "walk"], track)
+    files = open_sources(job.images, track)
     with result_folder(report, job) as folder:
         # 1. model
         with timed(report, "load"):
             model = open_session(job, track, pool)
-            note_prompts(model, [*job.src, job.prompt or "", job.negative], track, report)
+            note_prompts(model, [*job.src, job.prompt or "", job.negative], track)
         if job.method == "anid" and job.steps < ANID_STEPS:
-            report.notes.append(f"anid is published with {ANID_STEPS} steps and more, here it has {job.steps}")
-            track.note(report.notes[-1])
+            track.note(f"anid is published with {ANID_STEPS} steps and more, here it has {job.steps}")
         # 2. ends
         with timed(report, "invert"):
-            ends = open_ends(model, job, track, pool)
+            ends = open_ends(model, files, job, track, pool)
             if ends.fitted is not None:
-                note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, track, report)
-                note_cropped(job.images, ends.pictures, track, report)
+                note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, track)
+                note_cropped(job.images, ends.pictures, track)
             if ends.inverted is not None:
-                note_convergence(ends.inverted.inversion, track, report)
+                note_convergence(ends.inverted.inversion, track)
         # 3. frames between
         with timed(report, "sample"):
             frames = frames_between(model, ends, job, track)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,13 +18,12 @@ from smoothtool.commands.invert.cached import (
 )
 from smoothtool.commands.shared.identity import Fit, learned_identity
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import load_pictures
+from smoothtool.commands.shared.session import SourceFile, fit_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.row_loras import LoraState, read_state
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise
 from smoothtool.errors import UsageError
 from smoothtool.files.pictures.images import Fitted, crop_back
-from smoothtool.files.storage.inversions import is_inversion
 from smoothtool.jobs import SHARED_INVERSION
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.interpolation.anid import anid_steps, noise_steps
@@ -43,10 +41,11 @@ from smoothtool.methods.interpolation.slerp import uniform_ratios
 from smoothtool.methods.interpolation.vae import vae_frames
 from smoothtool.methods.interpolation.walk import walk_steps
 from smoothtool.metrics.sequences import Deviation, deviation
-from smoothtool.readers.regular import at_home
 from smoothtool.types import Track
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from smoothtool.jobs import InterpolateJob
 
 
@@ -86,9 +85,11 @@ class Frames:
         return figures
 
 
-def open_ends(model: DiffusionModel, job: InterpolateJob, track: Track, pool: ModelPool) -> Ends:
+def open_ends(
+    model: DiffusionModel, files: Sequence[SourceFile], job: InterpolateJob, track: Track, pool: ModelPool
+) -> Ends:
     """Two seeded noises, or the pictures: encoded, and inverted together where the method needs it."""
-    ends = _noise_ends(model, job, track) if not job.images else _picture_ends(model, job, track, pool)
+    ends = _noise_ends(model, job, track) if not files else _picture_ends(model, files, job, track, pool)
     if not job.loop:
         return ends
     order = [*range(len(ends.images)), 0]
@@ -121,55 +122,65 @@ def _noise_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> End
     return Ends(last.latents, noise, (job.prompt or "",) * 2)
 
 
-def _picture_ends(model: DiffusionModel, job: InterpolateJob, track: Track, pool: ModelPool) -> Ends:
+def _picture_ends(
+    model: DiffusionModel, files: Sequence[SourceFile], job: InterpolateJob, track: Track, pool: ModelPool
+) -> Ends:
     """From pictures, or from inversion files."""
-    files = [is_inversion(name) for name in job.images]
-    if any(files) and not all(files):
+    pictures = [file.picture for file in files if file.picture is not None]
+    if 0 < len(pictures) < len(files):
         raise UsageError(
             "inversion files and pictures cannot be mixed in one walk", "smoothtool invert the pictures first"
         )
-    opened = [_open(at_home(name), model, job) for name in job.images] if all(files) else []
+    opened = [] if pictures else [_open(file, model, job) for file in files]
     prompts = job.src * len(job.images) if len(job.src) == 1 else job.src or [""] * len(job.images)
     if opened and not job.src:
         prompts = [prompt for one in opened for prompt in one.inversion.prompts]
     if job.method not in SHARED_INVERSION:
-        ends = _encoded(model, opened, prompts, job)
+        ends = _encoded(model, opened, pictures, prompts, job)
         return _learned(model, ends, job, track) if job.method == "diffmorpher" else ends
     inverted = (
         _join(model, opened, prompts, job, track)
         if opened
-        else invert_pictures(model, load_pictures(job.images, model, job.size), prompts, job, track, pool)
+        else invert_pictures(model, fit_pictures(pictures, model, job.size), prompts, job, track, pool)
     )
     inversion = inverted.inversion
     noise = inversion.trajectory.noise
-    pictures = inverted.fitted
-    return Ends(inversion.reconstruction, noise, inversion.prompts, pictures[0], inverted, pictures)
+    fitted = inverted.fitted
+    return Ends(inversion.reconstruction, noise, inversion.prompts, fitted[0], inverted, fitted)
 
 
-def _open(path: Path, model: DiffusionModel, job: InterpolateJob) -> Inverted:
+def _open(file: SourceFile, model: DiffusionModel, job: InterpolateJob) -> Inverted:
     """An inversion file whose pivots a walk can start from: DDIM's, under the prompts of the walk.
 
     Raises: UsageError when they are others.
     """
-    opened = open_inversion(path, model)
+    opened = open_inversion(file, model)
     inversion = opened.inversion
     if inversion.method in OTHER_PIVOTS:
-        what = f"{path}: the path of inversion {inversion.method} is not DDIM's, which a walk goes along"
+        what = f"{file.name}: the path of inversion {inversion.method} is not DDIM's, which a walk goes along"
         raise UsageError(what, "an inversion made with --inversion nti or ddim, or the picture itself")
     if job.src and job.method in SHARED_INVERSION and not {*inversion.prompts} <= {*job.src}:
         made_for = " / ".join(map(repr, inversion.prompts))
-        raise UsageError(f"{path}: this inversion was made for {made_for}, which is not in --src", "leave --src out")
+        raise UsageError(
+            f"{file.name}: this inversion was made for {made_for}, which is not in --src", "leave --src out"
+        )
     return opened
 
 
-def _encoded(model: DiffusionModel, opened: Sequence[Inverted], prompts: Sequence[str], job: InterpolateJob) -> Ends:
+def _encoded(
+    model: DiffusionModel,
+    opened: Sequence[Inverted],
+    pictures: Sequence[Image.Image],
+    prompts: Sequence[str],
+    job: InterpolateJob,
+) -> Ends:
     """The pictures' own latents as ends, without inversion."""
     if opened:
-        images, pictures = join_trajectories(opened).image, [one.fitted[0] for one in opened]
+        images, fitted = join_trajectories(opened).image, [one.fitted[0] for one in opened]
     else:
-        pictures = load_pictures(job.images, model, job.size)
-        images = model.encode_images(torch.cat([one.pixel_values for one in pictures]))
-    return Ends(images, images[:0], tuple(prompts), pictures[0], pictures=tuple(pictures))
+        fitted = fit_pictures(pictures, model, job.size)
+        images = model.encode_images(torch.cat([one.pixel_values for one in fitted]))
+    return Ends(images, images[:0], tuple(prompts), fitted[0], pictures=tuple(fitted))
 
 
 def _learned(model: DiffusionModel, ends: Ends, job: InterpolateJob, track: Track) -> Ends:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from smoothtool.commands.invert.methods import INVERSIONS, Start, invert_each
 from smoothtool.commands.shared.model_pool import ModelPool
+from smoothtool.commands.shared.session import SourceFile
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.pictures.images import Fitted, crop_back
 from smoothtool.files.storage.cache import InversionCache, cache_key
-from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.metrics.reconstruction import reconstruction_quality
 from smoothtool.readers.fields import Fields, as_fields
-from smoothtool.types import Inversion, LatentTrajectory, Report, Track
+from smoothtool.readers.regular import at_home
+from smoothtool.types import Inversion, LatentTrajectory, Track
 from smoothtool.version import __version__
 
 if TYPE_CHECKING:
@@ -122,12 +122,13 @@ def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: Inver
     }
 
 
-def open_inversion(path: Path, model: DiffusionModel) -> Inverted:
-    """Read an inversion file.
+def open_inversion(file: SourceFile, model: DiffusionModel) -> Inverted:
+    """An inversion file that was read, for this model.
 
     Raises: ModelError when it was made with other weights or LoRAs.
     """
-    inversion, info = load_inversion(path)
+    assert file.inversion is not None, f"{file.name} is a picture"
+    path, (inversion, info) = at_home(file.name), file.inversion
     facts = as_fields(info, f"{path}: the inversion's header", ModelError, "make it again with invert")
     if inversion.method == "edict" and facts.whole("revision", 1) < EDICT_TAKES_TURNS:
         what = f"{path}: an earlier smoothtool moved EDICT's two latents in another order, which would not lead back"
@@ -166,7 +167,7 @@ def _check_belongs(model: DiffusionModel, inversion: Inversion, size_px: tuple[i
             raise facts.fault(f"{facts.place}: {name} does not belong to this model", facts.hint)
 
 
-def note_convergence(inversion: Inversion, track: Track, report: Report) -> None:
+def note_convergence(inversion: Inversion, track: Track) -> None:
     """A null-text fit that ends far from the picture, or a step that was not solved, is said aloud."""
     if not inversion.converged:
         nti = inversion.method == "nti"
@@ -174,8 +175,6 @@ def note_convergence(inversion: Inversion, track: Track, report: Report) -> None
         remedy = "more --steps, --guidance 3, or a --src that fits" if nti else "more --steps, or a --src that fits"
         note = f"the inversion has not converged ({left}): expect pictures that differ from the input; try {remedy}"
         track.note(note)
-        if note not in report.notes:  # methods that are compared share an inversion
-            report.notes.append(note)
 
 
 def join_trajectories(inverted: Sequence[Inverted]) -> LatentTrajectory:

@@ -44,9 +44,9 @@ def compare_inversions(
                 wanted = job.model_copy(update={"inversion": name})
                 inversion = compute_inversion(model, [picture], [job.src], wanted, track)
         except SmoothtoolError as error:
-            report.notes.append(f"{name} is left out: {error}")
+            track.note(f"{name} is left out: {error}")
             continue
-        note_convergence(inversion, track, report)
+        note_convergence(inversion, track)
         add(name, inversion.reconstruction, cost)
         if name == "ddim":
             with measured(model) as cost:

@@ -18,10 +18,11 @@ from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
     begin,
     finish,
-    load_pictures,
+    fit_pictures,
     note_cropped,
     note_prompts,
     note_size,
+    open_picture,
     open_session,
 )
 from smoothtool.diffusion.model import DiffusionModel
@@ -39,15 +40,16 @@ if TYPE_CHECKING:
 def run(job: InvertJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Invert one picture; leaves inversion.safetensors (+ .json), reconstruction.png, report.json, job.yaml."""
     pool = pool or ModelPool()
-    job, report = begin(job, [job.image])
+    job, report, track = begin(job, [job.image], track)
+    opened = open_picture(job.image, track)
     with result_folder(report, job) as folder:
         # 1. model and picture
         with timed(report, "load"):
             model = open_session(job, track, pool)
-            note_prompts(model, [job.src, job.negative], track, report)
-            (picture,) = load_pictures([job.image], model, job.size)
-            note_size(job.image, picture.original_size_px, picture.size_px, job.size, track, report)
-            note_cropped([job.image], [picture], track, report)
+            note_prompts(model, [job.src, job.negative], track)
+            (picture,) = fit_pictures([opened], model, job.size)
+            note_size(job.image, picture.original_size_px, picture.size_px, job.size, track)
+            note_cropped([job.image], [picture], track)
         # 2. invert, measure and write
         if job.compare:
             compare_inversions(model, job, picture, track, report, folder)
@@ -68,7 +70,7 @@ def _invert(
 ) -> None:
     with timed(report, "invert"):
         inverted = invert_pictures(model, [picture], [job.src], job, track, pool)
-    note_convergence(inverted.inversion, track, report)
+    note_convergence(inverted.inversion, track)
     report.figures = inversion_figures(model, inverted)
     save_inversion(folder / "inversion.safetensors", inverted.inversion, inverted.info)
     report.files = {"inversion": "inversion.safetensors", "reconstruction": "reconstruction.png"}

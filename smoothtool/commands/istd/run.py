@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import growing_result, stopped_with
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import finish, note_prompts, open_session, start_report
+from smoothtool.commands.shared.session import begin, finish, note_prompts, open_session
 from smoothtool.diffusion.lora import check_lora, load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, UsageError
@@ -65,13 +65,13 @@ class _IstdRun:
 def run(job: IstdJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Measure; leaves walks.jsonl (which a second run continues), distances.png, sheets, report.json, job.yaml."""
     pool = pool or ModelPool()
-    report = start_report(job, [job.prompts or "stickers"])
+    job, report, track = begin(job, [str(job.prompts or "stickers")], track)
     # 1. prompts, folder, model
     with timed(report, "load"):
-        prompts = _prompts(job, report, track)
+        prompts = _prompts(job, track)
         place = growing_result(report, job, _has_walks, force=job.force and job.shard is None)
         model = open_session(_base_job(job), track, pool)
-        note_prompts(model, [*prompts, job.negative], track, report)
+        note_prompts(model, [*prompts, job.negative], track)
         for path, _ in _compared(job):
             check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
     with place.opened(alone=False) as folder, stopped_with(lambda: _kept(folder, place.place)):
@@ -95,7 +95,7 @@ def _walk_and_write(model: DiffusionModel, state: _IstdRun) -> dict[str, Measure
     # 3. figures, plot, report
     _check_any(measured, state)
     if len(state.prompts) < ENOUGH:
-        report.notes.append(f"intervals over {len(state.prompts)} prompts are much too narrow: --n 30 or more")
+        state.track.note(f"intervals over {len(state.prompts)} prompts are much too narrow: --n 30 or more")
     report.figures = _figures(job, state.prompts, measured)
     plot = line_plot(
         [_line(name, part) for name, part in measured.items()],
@@ -117,7 +117,7 @@ def _kept(folder: Path, place: Path) -> str:
     return f"the same command goes on, with -o {place}" if _has_walks(folder) else ""
 
 
-def _prompts(job: IstdJob, report: Report, track: Track) -> list[str]:
+def _prompts(job: IstdJob, track: Track) -> list[str]:
     """The first n distinct prompts; what was left out is noted."""
     if job.prompts is None and resolve_model(job.model).name != "stickers":
         raise UsageError("--prompts is missing: only stickers has a list of its own", "--prompts captions_val2017.json")
@@ -129,7 +129,6 @@ def _prompts(job: IstdJob, report: Report, track: Track) -> list[str]:
     if len(distinct) < job.n:
         notes.append(f"there are no more than {len(distinct)} prompts, --n asks for {job.n}")
     for note in notes:
-        report.notes.append(note)
         track.note(note)
     return distinct[: job.n]
 
@@ -176,7 +175,7 @@ def _measure(model: DiffusionModel, state: _IstdRun, name: str) -> Measured:
     measured = {prompt: known[prompt] for prompt in state.prompts if prompt in known}
     missing = len(state.prompts) - len(measured)
     if missing:
-        state.report.notes.append(f"{name}: {missing} of {len(state.prompts)} prompts are left to the other shards")
+        state.track.note(f"{name}: {missing} of {len(state.prompts)} prompts are left to the other shards")
     sheet = state.folder / f"sheet-{name}.png"
     if not missing and (todo or _shown_key(sheet) != key):
         _write_sheet(model, measured, settings, state.job.batch_size, sheet, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,18 +19,19 @@ from smoothtool.files.pictures.notes import PictureNotes
 from smoothtool.files.storage.inversions import is_inversion, load_inversion
 from smoothtool.files.storage.names import safe_name
 from smoothtool.files.storage.reports import versions, write_report
-from smoothtool.jobs import parse_lora
+from smoothtool.jobs import ModelJob, ReportJob, parse_lora
 from smoothtool.jobs.notation import a1111_notation, working_size
 from smoothtool.readers.regular import at_home
-from smoothtool.types import Report, Track
+from smoothtool.types import Inversion, Report, Track
 from smoothtool.weights.models import ModelLocation, resolve_model
 from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
-    from smoothtool.jobs import ModelJob, ReportJob
+    from PIL import Image
 
 DEFAULT_ROOT = Path("smoothtool-out")
-Job = TypeVar("Job", bound="ModelJob")
+Job = TypeVar("Job", bound=ReportJob)
+T = TypeVar("T")
 
 
 def open_session(job: ModelJob, track: Track, pool: ModelPool) -> DiffusionModel:
@@ -58,12 +60,43 @@ def _load(place: ModelLocation, job: ModelJob) -> DiffusionModel:
     return load_model(place.folder, place.name, device=job.device, dtype=job.dtype)
 
 
-def begin(job: Job, sources: Sequence[str], title: str = "") -> tuple[Job, Report]:
-    """The job with its seed, and a report named after its sources, which can be read, or after `title` without any."""
+def begin(job: Job, inputs: Sequence[str], track: Track) -> tuple[Job, Report, Track]:
+    """The job with its seed, its report, and the track to use from here on, whose notes stand in the report as well.
+
+    inputs  what the folder of the results is named after, where the job does not say
+    """
     job = with_seed(job)
-    report = start_report(job, sources or [title])
-    report.notes += check_sources(sources)
-    return job, report
+    report = start_report(job, inputs)
+    return job, report, noted(job, report, track)
+
+
+def noted(job: ReportJob, report: Report, track: Track) -> Track:
+    """The track with every note in the report, too; the first ones say why defaults are not smoothtool's own."""
+    both = ReportedTrack(report, track)
+    for key, origin in job.origins.items():
+        both.note(f"{key} {getattr(job, key)}: {origin}")
+    return both
+
+
+class ReportedTrack:
+    """A track whose notes also stand in the report, each once: the one way for a note to get there."""
+
+    def __init__(self, report: Report, track: Track) -> None:
+        self.report, self.track = report, track
+
+    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
+        return self.track(items, description, total)
+
+    def note(self, text: str) -> None:
+        if text not in self.report.notes:
+            self.report.notes.append(text)
+        self.track.note(text)
+
+    def tell(self, text: str) -> None:
+        self.track.tell(text)
+
+    def status(self, text: str) -> None:
+        self.track.status(text)
 
 
 def finish(report: Report, model: DiffusionModel, folder: Path, pool: ModelPool) -> None:
@@ -74,34 +107,60 @@ def finish(report: Report, model: DiffusionModel, folder: Path, pool: ModelPool)
     write_report(report, folder)
 
 
-def check_sources(names: Sequence[str]) -> list[str]:
-    """Open pictures and inversion files once, so that a bad one is named before a model is loaded, which takes long.
+@dataclass(frozen=True)
+class SourceFile:
+    """What a command starts from, read once: a picture, upright in RGB, or an inversion with its header."""
 
-    Returns what has to be told about them, such as an animation of which the first frame is used.
+    name: str
+    picture: Image.Image | None = None
+    inversion: tuple[Inversion, dict[str, Any]] | None = None
+
+
+def open_sources(names: Sequence[str], track: Track) -> list[SourceFile]:
+    """Read pictures and inversion files before a model is loaded, so that a bad one is reported at once.
+
+    The track is told what has to be known about them, for example that the first frame of an animation is used.
     Raises: InputError for a picture, ModelError for an inversion file.
     """
+    files = [
+        SourceFile(name, inversion=load_inversion(at_home(name)))
+        if is_inversion(name)
+        else SourceFile(name, picture=load_image(resolve_picture(name)))
+        for name in names
+    ]
     notes = PictureNotes()
-    for name in names:
-        if is_inversion(name):
-            load_inversion(at_home(name))
-        else:
-            path = resolve_picture(name)
-            notes.add(path.name, load_image(path))
-    return notes.lines()
+    for file in files:
+        if file.picture is not None:
+            notes.add(resolve_picture(file.name).name, file.picture)
+    for line in notes.lines():
+        track.note(line)
+    return files
+
+
+def open_picture(name: str, track: Track) -> Image.Image:
+    """Read one picture where no inversion file will do, as `open_sources` does.
+
+    Raises: InputError.
+    """
+    path = resolve_picture(name)
+    notes = PictureNotes()
+    picture = notes.add(path.name, load_image(path))
+    for line in notes.lines():
+        track.note(line)
+    return picture
 
 
 def with_seed(job: Job) -> Job:
     """The job with the seed that was asked for, or a fresh one that fits 32 bits, to be recorded."""
-    return job if job.seed is not None else job.model_copy(update={"seed": secrets.randbelow(2**32)})
+    drawn = {"seed": secrets.randbelow(2**32)}
+    return job.model_copy(update=drawn) if isinstance(job, ModelJob) and job.seed is None else job
 
 
 def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
     """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
     folder = job.output or next_free(DEFAULT_ROOT / default_name(job.command, inputs))
     settings = {key: _kept(value, folder, job.lent_folder) for key, value in job.settings().items()}
-    report = Report(command=job.command, folder=folder, job=settings, versions=versions())
-    report.notes += [f"{key} {getattr(job, key)}: {origin}" for key, origin in job.origins.items()]
-    return report
+    return Report(command=job.command, folder=folder, job=settings, versions=versions())
 
 
 def default_name(command: str, inputs: Sequence[str]) -> str:
@@ -136,15 +195,14 @@ def describe_model(model: DiffusionModel) -> dict[str, object]:
     }
 
 
-def note_prompts(model: DiffusionModel, prompts: list[str], track: Track, report: Report) -> None:
-    """Say which words the text encoder cannot see, and what it sees as words although it is meant otherwise."""
+def note_prompts(model: DiffusionModel, prompts: list[str], track: Track) -> None:
+    """Note which words the text encoder cannot see, and what it sees as words although it is meant otherwise."""
     notes = []
     for prompt in dict.fromkeys(prompts):
         if cut := model.cut_from(prompt):
             notes.append(f"the prompt is over {model.tokenizer.model_max_length - 2} tokens, cut from: {cut!r}")
     notes += note_notation(prompts)
     for note in notes:
-        report.notes.append(note)
         track.note(note)
 
 
@@ -160,8 +218,8 @@ def note_notation(prompts: Iterable[str]) -> list[str]:
     ]
 
 
-def note_cropped(names: Sequence[str], fitted: Sequence[Fitted], track: Track, report: Report) -> None:
-    """Say how much of a picture was cut away because the work needs another shape."""
+def note_cropped(names: Sequence[str], fitted: Sequence[Fitted], track: Track) -> None:
+    """Note how much of a picture was cut away because the work needs another shape."""
     for name, picture in zip(names, fitted, strict=True):
         (width, height), (lost_width, lost_height) = picture.original_size_px, picture.cropped_px
         share, side = max((lost_width / width, "left and right"), (lost_height / height, "top and bottom"))
@@ -169,15 +227,12 @@ def note_cropped(names: Sequence[str], fitted: Sequence[Fitted], track: Track, r
             shape = "x".join(map(str, picture.size_px))
             note = f"{name}: {width}x{height} px is cropped to the shape of {shape}: {share:.0%} is lost at {side}"
             track.note(note)
-            if note not in report.notes:
-                report.notes.append(note)
 
 
-def load_pictures(names: Sequence[str], model: DiffusionModel, size: str | None) -> list[Fitted]:
-    """Read and fit pictures; all take the working size of the first, cropped to its aspect ratio, never stretched."""
+def fit_pictures(pictures: Sequence[Image.Image], model: DiffusionModel, size: str | None) -> list[Fitted]:
+    """Fit pictures for the model: all take the working size of the first, cropped to its shape, never stretched."""
     fitted: list[Fitted] = []
-    for name in names:
-        picture = load_image(resolve_picture(name))
+    for picture in pictures:
         first = fitted[0].size_px if fitted else None
         fitted.append(
             fit_image(
@@ -197,12 +252,9 @@ def note_size(
     working_size_px: tuple[int, int],
     asked: str | None,
     track: Track,
-    report: Report,
 ) -> None:
     """A picture that is too large or small for the model is worked on at another size, and nobody asked for it."""
     (wide, high), (width, height) = size_px, working_size_px
     if asked is None and size_px != working_size_px:
         note = f"{name}: {wide}x{high} px is worked on at {width}x{height}, near what the model knows; or give --size"
         track.note(note)
-        if note not in report.notes:  # methods that are compared share a picture
-            report.notes.append(note)

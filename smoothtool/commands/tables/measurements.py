@@ -46,13 +46,17 @@ class Variant:
 
 @dataclass
 class TablesRun:
-    """What all measurements share. `folder` holds the tables, `folder/runs` every run they come from."""
+    """What all measurements share. `folder` holds the tables, `folder/runs` every run they come from.
+
+    screen  the track of those runs, whose notes stand in reports of their own
+    """
 
     job: TablesJob
     folder: Path
     real: RealPictures
     report: Report
     track: Track
+    screen: Track
     failures: list[str] = field(default_factory=list)
     digests: Digests = field(default_factory=Digests)
     made: set[str] = field(default_factory=set)
@@ -78,7 +82,7 @@ class TablesRun:
         again = self.again(place)
         if again or not path.exists():
             extra = {"resume": not again} if command == "train" else {}
-            done = run_job(job.model_copy(update={"output": path.parent, "force": again, **extra}), self.track)
+            done = run_job(job.model_copy(update={"output": path.parent, "force": again, **extra}), self.screen)
             self.report.unet_calls += done.unet_calls
         return json.loads(path.read_text("utf-8")), f"{place}/report.json"
 
@@ -197,7 +201,8 @@ def _distance(state: TablesRun, variant: Variant, made: Path) -> Figure:
         "clip": state.job.clip,
     }
     report, place = state.once(f"fid-{variant.name}", "eval", settings)
-    state.report.notes += [note for note in report["notes"] if note not in state.report.notes]
+    for note in report["notes"]:
+        state.track.note(note)
     figures = report["figures"]
     return Figure(figures[key], place, left_out=tuple(figures.get("left_out", ())))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import stopped_with
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import describe_model, next_free, open_session, start_report
+from smoothtool.commands.shared.session import begin, describe_model, next_free, open_session
 from smoothtool.commands.tables.document import Ordering, Table, tables_html, tables_markdown
 from smoothtool.commands.tables.figures import (
     PAPER_GENERATION,
@@ -75,7 +75,8 @@ def run(job: TablesJob, track: Track, pool: ModelPool | None = None) -> Report:
 
     A second run with the same folder goes on where the first one stopped.
     """
-    report, document = start_report(job, ["paper"]), _Document()
+    screen, document = track, _Document()
+    job, report, track = begin(job, ["paper"], track)
     # 1. models, pictures, folder
     base, own_lora, job = _base(job, track)
     with timed(report, "load"):
@@ -84,7 +85,7 @@ def run(job: TablesJob, track: Track, pool: ModelPool | None = None) -> Report:
         report.model = describe_model(model)
         _open_tables_folder(job, report)
         real = real_pictures(model, job, report.folder / RUNS / "pictures", track)
-    state = TablesRun(job, report.folder, real, report, track)
+    state = TablesRun(job, report.folder, real, report, track, screen)
     with stopped_with(lambda: f"the same command goes on, with -o {report.folder}"):
         _measure(state, model, base, own_lora, document)
     _write(state, document)
@@ -293,5 +294,6 @@ def _write(state: TablesRun, document: _Document) -> None:
         "tables": [asdict(table) for table in document.tables],
         "orderings": [asdict(ordering) for ordering in document.orderings],
     }
-    report.notes += [line for table in document.tables for line in table.missing]
+    for line in (line for table in document.tables for line in table.missing):
+        state.track.note(line)
     write_report(report, state.folder)

@@ -116,7 +116,6 @@ def _tell_unresolved(state: TrainingRun, rows: Sequence[dict[str, Any]]) -> None
             f"the regulariser's finite difference was not resolved for {unresolved} of the {checked} samples that were "
             "checked; those were trained without it"
         )
-        state.report.notes.append(note)
         state.track.note(note)
 
 

@@ -24,6 +24,7 @@ from smoothtool.commands.shared.session import (
     default_name,
     describe_model,
     note_notation,
+    noted,
     open_session,
     start_report,
     with_seed,
@@ -64,6 +65,7 @@ def run(job: TrainJob, track: Track, pool: ModelPool | None = None) -> Report:
     track = track if accelerator.is_main_process else Silent()
     check_tracker(job.tracker)
     job, report, place = _start(job)
+    track = noted(job, report, track)
     # 1. model and data; what is wrong with them is told before any folder is made or touched
     started = time.perf_counter()
     with accelerator.main_process_first():
@@ -74,7 +76,6 @@ def run(job: TrainJob, track: Track, pool: ModelPool | None = None) -> Report:
         examples = prepare_examples(model, pictures, _sizes_px(job, model), cache_folder("training"), track)
     _complain([*complaints, *examples.complaints], report, track)
     for note in (*examples.notes, *note_notation(caption for picture in pictures for caption in picture.captions)):
-        report.notes.append(note)
         track.note(note)
     trainer = Trainer(model, examples, _settings(job), accelerator)
     prompts = tuple(dict.fromkeys(picture.captions[0] for picture in pictures[:SHOWN_PROMPTS]))
@@ -191,12 +192,12 @@ def _sizes_px(job: TrainJob, model: DiffusionModel) -> Sequence[tuple[int, int]]
 
 
 def _complain(complaints: Sequence[str], report: Report, track: Track) -> None:
-    """Every unusable picture is counted in the report; the first few are also told."""
+    """Every unusable picture stands in the report; the screen shows the first few."""
     report.figures["skipped"] = len(complaints)
-    report.notes += [f"skipped: {complaint}" for complaint in complaints]
     for complaint in complaints[:5]:
         track.note(f"skipped: {complaint}")
     if len(complaints) > 5:
+        report.notes += [f"skipped: {complaint}" for complaint in complaints[5:]]
         track.note(f"skipped {len(complaints)} in all; report.json names them")
 
 
@@ -208,7 +209,6 @@ def _check_compiled(state: TrainingRun) -> None:
     state.report.figures["compiled_gradient_error"] = error
     if error > COMPILED_ERROR:
         note = f"--compile gets the regulariser's gradient wrong by {error:.0%} on this machine: going on without it"
-        state.report.notes.append(note)
         state.track.note(note)
 
 

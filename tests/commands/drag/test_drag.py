@@ -18,6 +18,7 @@ from smoothtool.commands.drag import run as drag
 from smoothtool.commands.drag.identity import identity_lora
 from smoothtool.commands.drag.stages import around_handles, open_picture
 from smoothtool.commands.drag.stages import drag as drag_in
+from smoothtool.commands.shared import session as shared_session
 from smoothtool.errors import BatchError, InputError, UsageError
 from smoothtool.files.pictures.images import read_settings
 from smoothtool.jobs import identity_steps, make_job
@@ -181,7 +182,7 @@ def test_no_drag_at_all_gives_the_original_row_back(session, picture):
     opened = open_picture(session, Image.open(picture), "a cat", asked, silent)
     mask = np.zeros((24, 40), bool)
     mask[0:4, 0:4] = True
-    dragged, _ = drag_in(session, opened, points_from_numbers([[30, 20, 32, 20]]), mask, asked, silent)
+    dragged = drag_in(session, opened, points_from_numbers([[30, 20, 32, 20]]), mask, asked, silent)
     assert np.array_equal(np.asarray(dragged.before), np.asarray(dragged.after))
 
 
@@ -226,9 +227,14 @@ def test_a_mask_of_another_size_is_refused_and_nothing_is_left_behind(session, p
     assert not (tmp_path / "out").exists()
 
 
-def test_points_that_count_as_arrived_from_the_start_are_said_aloud(session, picture, tmp_path):
+def test_points_that_count_as_arrived_from_the_start_are_noted_and_the_picture_is_read_once(
+    session, picture, tmp_path, monkeypatch
+):
+    read, load = [], shared_session.load_image
+    monkeypatch.setattr(shared_session, "load_image", lambda path: read.append(path.name) or load(path))
     report = drag.run(job(picture, point=["8,12:8.5,12"], output=tmp_path / "out"), silent)
     assert any("counts as arrived" in note for note in report.notes)
+    assert read == [picture.name]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
+from track_toys import Told
 
 from smoothtool.commands.edit import run as edit
 from smoothtool.commands.interpolate import run as interpolate
@@ -72,3 +74,23 @@ def test_pictures_lent_by_the_python_api_are_named_as_the_result_keeps_them(tmp_
     report = session.start_report(job.lending(tmp_path / "lent").model_copy(), job.images)
     assert report.job["images"] == [str(tmp_path / "out" / "inputs" / "0.png"), "samples:fox"]
     assert job.images == [lent, "samples:fox"]
+
+
+def test_a_note_stands_in_the_report_and_on_the_screen_and_in_the_report_once(tmp_path: Path) -> None:
+    screen = Told()
+    job, report, track = session.begin(make_job("invert", {"image": "x.png", "output": tmp_path}), ["x.png"], screen)
+    track.note("the first frame is used")
+    track.note("the first frame is used")
+    assert report.notes == ["the first frame is used"]
+    assert screen.notes[0] == "the first frame is used"
+    assert report.job["seed"] == job.seed is not None
+
+
+def test_what_has_to_be_known_of_a_picture_is_noted_for_pictures_and_sources_alike(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    one, several = Told(), Told()
+    session.open_picture(str(tmp_path / "a.gif"), one)
+    session.open_sources([str(tmp_path / "a.gif")], several)
+    assert one.notes == several.notes
+    assert "frame" in one.notes[0]

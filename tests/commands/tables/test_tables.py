@@ -269,7 +269,7 @@ def test_a_measurement_that_fails_empties_its_cells_and_is_told_at_the_end(measu
 def test_what_lies_behind_a_name_is_part_of_a_measurements_name(tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("a cat\n")
     settings = {"lora": ["none"], "prompts": str(tmp_path / "prompts.txt"), "model": "stickers"}
-    state = table_runs.TablesRun(TablesJob(), tmp_path, None, None, silent)
+    state = table_runs.TablesRun(TablesJob(), tmp_path, None, None, silent, silent)
     before = state.behind(settings)
     (tmp_path / "prompts.txt").write_text("a dog\n")
     state.digests = Digests()
