@@ -46,12 +46,17 @@ class Job(BaseModel):
         job._origins = dict(origins)
         return job
 
+    @classmethod
+    def defaults_beside(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults that are others because of what was given: those of its method."""
+        return cls.own_defaults.get(str(given.get("method")), {})
+
     @model_validator(mode="wrap")
     @classmethod
     def _a_method_brings_its_own_defaults(cls, given: Any, build: Any) -> Any:
         """Like other defaults they count as not given, so that the user's settings are asked first."""
-        method = given.get("method") if isinstance(given, dict) else None
-        own = {key: value for key, value in cls.own_defaults.get(str(method), {}).items() if key not in given}
+        brought = cls.defaults_beside(given) if isinstance(given, dict) else {}
+        own = {key: value for key, value in brought.items() if key not in given}
         job = build({**own, **given} if own else given)
         job.__pydantic_fields_set__.difference_update(own)
         return job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -19,6 +20,8 @@ READ_BY = {
     "lora_steps": ("diffmorpher",),
 }
 """Options that only some methods read."""
+GRID_FRAMES, GRID_MOST = 3, 30
+"""Between two corners of a grid: 25 frames for four pictures, and a sheet that fits a screen."""
 
 
 class InterpolateJob(InversionJob):
@@ -40,7 +43,15 @@ class InterpolateJob(InversionJob):
     images: Annotated[list[str], Flag(positional=True)] = Field(
         [], description="Two or more pictures, inversion files or samples:NAME; none for a noise walk"
     )
-    frames: Annotated[int, Flag("-n")] = Field(9, ge=1, le=1000, description="In-between frames per pair")
+    grid: Annotated[bool, Flag()] = Field(
+        False, description="Mix three or four pictures: a sheet with the pictures at its corners, instead of films"
+    )
+    frames: Annotated[int, Flag("-n")] = Field(
+        9,
+        ge=1,
+        le=1000,
+        description="In-between frames per pair; of a grid, along a side, and then 3 unless asked otherwise",
+    )
     src: Annotated[list[str], Flag()] = Field(
         [], description="What a picture shows, as a prompt; once for all or once per picture"
     )
@@ -74,12 +85,34 @@ class InterpolateJob(InversionJob):
     gif: Annotated[bool, Flag()] = Field(False, description="Also write walk.gif, for places that play nothing else")
     mp4: Annotated[bool, Flag()] = Field(False, description="Also write walk.mp4 (H.264; needs smoothtool[video])")
 
+    @classmethod
+    def defaults_beside(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        frames = {"frames": GRID_FRAMES} if given.get("grid") in (True, "true") else {}
+        return {**super().defaults_beside(given), **frames}
+
     @field_validator("images")
     @classmethod
     def _one_picture_is_no_walk(cls, images: list[str]) -> list[str]:
         if len(images) == 1:
             raise ValueError("hold one picture: give two or more, or none and a prompt")
         return images
+
+    @field_validator("grid")
+    @classmethod
+    def _a_grid_has_three_or_four_corners(cls, grid: bool, info: ValidationInfo) -> bool:
+        images = info.data.get("images")
+        if grid and images is not None and len(images) not in (3, 4):
+            raise ValueError(f"mixes three or four pictures, not {len(images)}")
+        return grid
+
+    @field_validator("frames")
+    @classmethod
+    def _a_grid_grows_fast(cls, frames: int, info: ValidationInfo) -> int:
+        if info.data.get("grid") and frames > GRID_MOST:
+            raise ValueError(
+                f"is {frames} along a side: a grid holds {GRID_MOST} at most, {(GRID_MOST + 2) ** 2} in all"
+            )
+        return frames
 
     @field_validator("src")
     @classmethod
@@ -104,6 +137,8 @@ class InterpolateJob(InversionJob):
     @classmethod
     def _method_has_what_it_needs(cls, method: str, info: ValidationInfo) -> str:
         images, frames = info.data.get("images"), info.data.get("frames", 1)
+        if info.data.get("grid") and method != "slerp":
+            raise ValueError(f"is {method}, and a grid mixes noises, which is the method slerp")
         if method not in SHARED_INVERSION and images == []:
             raise ValueError(f"is {method}, which goes between pictures: give two, or take slerp or attention")
         if method == "anid" and images is not None and len(images) != 2:
@@ -124,6 +159,13 @@ class InterpolateJob(InversionJob):
         if value != cls.model_fields[name].default and method not in methods:
             raise ValueError(f"is for the method {' or '.join(methods)}, not for {method}")
         return value
+
+    @field_validator("loop", "reschedule", "adain", "gif", "mp4")
+    @classmethod
+    def _a_grid_is_no_path(cls, wanted: bool, info: ValidationInfo) -> bool:
+        if wanted and info.data.get("grid"):
+            raise ValueError("is for a sequence of frames, and a grid is none")
+        return wanted
 
     @field_validator("loop", "reschedule")
     @classmethod

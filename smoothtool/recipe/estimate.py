@@ -27,6 +27,8 @@ SHARED = (
 )
 """What an inversion depends on: jobs that agree in all of it share one through the cache."""
 
+LARGEST_BATCH = 64
+"""Rows of a UNet call where memory sets no other limit."""
 Settings = Mapping[str, Any]
 
 
@@ -76,6 +78,10 @@ def _interpolate(job: Settings) -> float:
     FreeMorph makes four fifths of the steps, each five times forth and twice back. DiffMorpher learns, inverts and
     samples the pictures first.
     """
+    if job["grid"]:
+        side = job["frames"] + 2
+        frames = side * side - 4 if len(job["images"]) == 4 else side * (side + 1) // 2 - 3
+        return float(job["steps"] * math.ceil(2 * frames / LARGEST_BATCH))
     pairs = max(1, len(job["images"]) - 1) + bool(job["loop"])
     each = {"vae": 0.0, "anid": 0.5, "freemorph": 0.8 * (5 + 2)}.get(job["method"], 1.0)
     learned = len(job["images"]) * job["lora_steps"] + 2 * job["steps"] if job["method"] == "diffmorpher" else 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from smoothtool.commands.interpolate.grid import Grid, corner_names, grid_between, grid_sheet
 from smoothtool.commands.interpolate.stages import Ends, Frames, frames_between, open_ends
 from smoothtool.commands.invert.cached import inversion_figures, note_convergence
 from smoothtool.commands.shared.cost import timed
@@ -39,7 +40,7 @@ SEEDED = ("anid", "freemorph")
 
 
 def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Report:
-    """Make the sequence; leaves frames/, sheet.png, the videos, report.json, job.yaml."""
+    """Make the sequence, or the grid; leaves frames/, sheet.png, the videos, report.json, job.yaml."""
     pool = pool or ModelPool()
     if job.mp4:
         check_mp4()
@@ -62,28 +63,35 @@ def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Rep
                 note_convergence(ends.inverted.inversion, track)
         # 3. frames between
         with timed(report, "sample"):
-            frames = frames_between(model, ends, job, track)
+            frames = (grid_between if job.grid else frames_between)(model, ends, job, track)
         # 4. measure and write
         with timed(report, "write"):
             report.figures = _figures(model, ends, frames)
-            report.files = _write(folder, frames, _parameters(model, ends, frames, job), job, report)
+            pictures = [to_image(frame) for frame in frames.pixel_values]
+            names = _write_frames(folder, pictures, _parameters(model, ends, frames, job), job, report)
+            if isinstance(frames, Grid):
+                write_picture(folder / "sheet.png", grid_sheet(frames, pictures, corner_names(ends, job.images)))
+                report.files = {"frames": names, "sheet": "sheet.png"}
+            else:
+                report.files = {"frames": names, **_write_films(folder, pictures, job)}
         finish(report, model, folder, pool)
     return report
 
 
-def _figures(model: DiffusionModel, ends: Ends, frames: Frames) -> dict[str, Any]:
+def _figures(model: DiffusionModel, ends: Ends, frames: Frames | Grid) -> dict[str, Any]:
     inverted = {"inversion": inversion_figures(model, ends.inverted)} if ends.inverted else {}
     return {**frames.figures(), **inverted}
 
 
-def _parameters(model: DiffusionModel, ends: Ends, frames: Frames, job: InterpolateJob) -> str | None:
+def _parameters(model: DiffusionModel, ends: Ends, frames: Frames | Grid, job: InterpolateJob) -> str | None:
     """A1111's text, the same for every frame; None where nothing was sampled."""
     if job.method == "vae":
         return None
     height, width = frames.pixel_values.shape[-2:]
     seed = job.seed if job.method in SEEDED or not job.images else None
+    prompt = (" + " if job.grid else " -> ").join(dict.fromkeys(ends.prompts))
     return a1111_parameters(
-        prompt=" -> ".join(dict.fromkeys(ends.prompts)),
+        prompt=prompt,
         steps=job.steps,
         guidance_scale=job.guidance,
         seed=seed,
@@ -93,8 +101,10 @@ def _parameters(model: DiffusionModel, ends: Ends, frames: Frames, job: Interpol
     )
 
 
-def _write(folder: Path, frames: Frames, parameters: str | None, job: InterpolateJob, report: Report) -> dict[str, Any]:
-    pictures = [to_image(frame) for frame in frames.pixel_values]
+def _write_frames(
+    folder: Path, pictures: Sequence[Image.Image], parameters: str | None, job: InterpolateJob, report: Report
+) -> list[str]:
+    """Their names in the folder, in order."""
     settings = picture_document(job.command, report.job, report.folder)
     (folder / "frames").mkdir()
     digits = max(3, len(str(len(pictures) - 1)))
@@ -107,6 +117,10 @@ def _write(folder: Path, frames: Frames, parameters: str | None, job: Interpolat
             parameters=parameters,
             digital_source="compositeWithTrainedAlgorithmicMedia" if job.images else "trainedAlgorithmicMedia",
         )
+    return names
+
+
+def _write_films(folder: Path, pictures: list[Image.Image], job: InterpolateJob) -> dict[str, Any]:
     shown = pictures[:-1] if job.loop else pictures  # a loop shows its first frame once a round
     save_webp(shown, folder / "walk.webp", job.fps, ping_pong=not job.loop)
     save_webm(shown, folder / "walk.webm", job.fps)
@@ -116,7 +130,7 @@ def _write(folder: Path, frames: Frames, parameters: str | None, job: Interpolat
         save_mp4(shown, folder / "walk.mp4", job.fps)
     write_picture(folder / "sheet.png", contact_sheet(_rows(pictures)))
     asked = {kind: f"walk.{kind}" for kind in ("gif", "mp4") if getattr(job, kind)}
-    return {"frames": names, "sheet": "sheet.png", "webp": "walk.webp", "webm": "walk.webm", **asked}
+    return {"sheet": "sheet.png", "webp": "walk.webp", "webm": "walk.webm", **asked}
 
 
 def _rows(pictures: Sequence[Image.Image], widest: int = 11) -> list[list[Image.Image]]:

@@ -17,6 +17,7 @@ def contact_sheet(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
     cell_px: int = 128,
+    centred: bool = False,
 ) -> Image.Image:
     """Pictures in rows on a light ground; rows may differ in length.
 
@@ -24,6 +25,7 @@ def contact_sheet(
     row_labels     captions at the left, one a row
     column_labels  captions on top, one a column
     cell_px        longer side of every picture on the sheet, enlarged or reduced
+    centred        shorter rows stand in the middle, not at the left
     """
     cells = [[_scaled(picture, cell_px) for picture in row] for row in rows]
     every = [cell for row in cells for cell in row]
@@ -41,8 +43,9 @@ def contact_sheet(
         y = top + row_index * step_y
         if row_labels:
             _write(draw, row_labels[row_index], GAP_PX, y + (height - line) // 2, left - 2 * GAP_PX, font, centre=False)
+        indent = (columns - len(row)) * step_x // 2 if centred else 0
         for column, cell in enumerate(row):
-            x = left + column * step_x
+            x = left + indent + column * step_x
             sheet.paste(cell, (x + (step_x - GAP_PX - cell.width) // 2, y + (height - cell.height) // 2))
             if labels:
                 _write(draw, labels[row_index][column], x, y + height, step_x - GAP_PX, font)

@@ -266,6 +266,35 @@ def test_freemorph_is_decided_by_its_seed(walk):
     assert not np.array_equal(one, other)
 
 
+@pytest.mark.parametrize(("corners", "between", "rows"), [(3, 1, [1, 2, 3]), (4, 1, [3, 3, 3])])
+def test_a_grid_has_its_pictures_at_the_corners_and_mixtures_between(walk, corners: int, between: int, rows: list[int]):
+    names = ["cat", "dog", "fox", "cat"][:corners]
+    report = walk(*names, grid=True, frames=between, inversion="ddim")
+    assert sorted(path.name for path in report.folder.iterdir()) == ["frames", "job.yaml", "report.json", "sheet.png"]
+    assert [len(row) for row in report.figures["weights"]] == rows
+    seen = frames(report)
+    at = [0, 3, 5] if corners == 3 else [0, 2, 6, 8]
+    ends = frames(walk(*names, inversion="ddim", frames=1, out="walk"))[::2]
+    assert np.abs(seen[at] - ends).max() <= 1
+    assert all((seen[at] != mixed).any(axis=(1, 2, 3)).all() for mixed in np.delete(seen, at, axis=0))
+    assert len(report.figures["neighbour_l2"]["distances"]) == (9 if corners == 3 else 12)
+    assert report.unet_calls == 2 * N + N
+
+
+def test_a_grid_is_asked_for_by_three_or_four_pictures_and_is_no_film():
+    grid = {"images": ["a", "b", "c"], "grid": True}
+    assert (make_job("interpolate", grid).frames, make_job("interpolate", {**grid, "frames": 5}).frames) == (3, 5)
+    for settings, words in (
+        ({"images": ["a", "b"]}, "mixes three or four pictures, not 2"),
+        ({"method": "vae"}, "is vae, and a grid mixes noises, which is the method slerp"),
+        ({"loop": True}, "is for a sequence of frames, and a grid is none"),
+        ({"gif": True}, "is for a sequence of frames, and a grid is none"),
+        ({"frames": 31}, "is 31 along a side: a grid holds 30 at most, 1024 in all"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            make_job("interpolate", {**grid, **settings})
+
+
 def test_rescheduling_keeps_the_ends_and_evens_out_the_steps(walk):
     plain = walk("cat", "dog", inversion="ddim", frames=4)
     even = walk("cat", "dog", inversion="ddim", frames=4, reschedule=True, out="even")
