@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.batch.journal import Journal
-from smoothtool.errors import ModelError, SmoothtoolError, UsageError
+from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
 from smoothtool.readers.fields import read_fields
 from smoothtool.readers.regular import at_home
 from smoothtool.version import __version__
+from smoothtool.weights.loras import KNOWN_LORAS, resolve_lora
 from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def _identity(key: str, value: Any, digests: Digests) -> Any:
     if key == "model":
         return digests.of_model(value)
     text, scale = parse_lora(value)
-    if key == "lora" and value != "none" and not os.path.exists(text):
-        raise ModelError(f"{text}: there is no such LoRA", "check the path")
+    if text in KNOWN_LORAS or (key == "lora" and value != "none"):
+        return [digests.of(resolve_lora(text)), scale]
     return [digests.of(Path(text)), scale] if value not in NAMES_OR_PLACES[key] and os.path.exists(text) else value
 
 

@@ -9,8 +9,7 @@ or CompVis' names of blocks), LyCORIS (`lycoris_…`), ComfyUI (`diffusion_model
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch import nn
 
 from smoothtool.diffusion.ldm_names import ldm_names
 from smoothtool.diffusion.lora_kinds import (
-    ENDINGS,
     LowRankChange,
     WrongShapeError,
     lacks_pieces,
@@ -31,6 +29,7 @@ from smoothtool.errors import ModelError
 from smoothtool.readers.regular import is_regular
 from smoothtool.readers.tensors import REAL, TensorsFile, TensorsHeader, open_tensors
 from smoothtool.weights.kinds import BY_TEXT_WIDTH, XL_TEXT_WIDTH, takes_two_encoders
+from smoothtool.weights.lora_names import RANKED, has_second_encoder, split_key, text_widths
 
 __all__ = ["METADATA_KEY", "LayerName", "LowRankChange", "adaptable", "kohya_unet_names", "read_lora"]
 
@@ -40,10 +39,8 @@ IN_FOLDERS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 LayerName = tuple[str, str]
 """(model part: `unet`, `text_encoder` or `text_encoder_2`; module path in it)."""
 
-_CROSS = re.compile(r"attn2[._]to_[kv]|attn2[._]processor[._]to_[kv]")
-_SECOND = re.compile(r"lora_te2_|text_encoder_2\.")
 Keys = dict[str, str]
-"""Role (as `ENDINGS` has it) -> key in the file, of one layer."""
+"""Role (as `lora_names.ENDINGS` has it) -> key in the file, of one layer."""
 
 
 def read_lora(path: Path, parts: Mapping[str, nn.Module]) -> dict[LayerName, LowRankChange]:
@@ -62,7 +59,7 @@ def read_lora(path: Path, parts: Mapping[str, nn.Module]) -> dict[LayerName, Low
         changes = {}
         for place, keys in found.items():
             pieces = {role: _numbers(file, key, role) for role, key in keys.items()}
-            rank = next((len(pieces[role]) for role in _RANKED if role in pieces and pieces[role].ndim), 1)
+            rank = next((len(pieces[role]) for role in RANKED if role in pieces and pieces[role].ndim), 1)
             own = pieces.get("alpha")
             alpha = declared_alpha(settings[place[0]], place[1], rank) if own is None else float(own)
             changes[place] = _change(path, place, pieces, alpha, modules[place])
@@ -88,10 +85,6 @@ def kohya_unet_names(unet: Any) -> dict[str, str]:
 def _joined(prefix: str, name: str) -> str:
     """`lora_unet_down_blocks_0_…`: the path with underscores."""
     return prefix + name.replace(".", "_")
-
-
-_RANKED = ("mid", "down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
-"""Pieces with the rank in front."""
 
 
 def _adapter_file(path: Path) -> Path:
@@ -158,18 +151,12 @@ def _check_family(header: TensorsHeader, parts: Mapping[str, nn.Module]) -> None
     """
     unet: Any = parts["unet"]
     of_model = int(unet.config.cross_attention_dim)
-    found = next(_text_widths(header), of_model)
-    if found == of_model and "text_encoder_2" not in parts and any(_SECOND.search(key) for key in header.tensors):
+    found = next(text_widths(header), of_model)
+    if found == of_model and "text_encoder_2" not in parts and has_second_encoder(header):
         found = XL_TEXT_WIDTH
     if found != of_model:
         theirs, ours = (BY_TEXT_WIDTH.get(width, f"a model with text {width} wide") for width in (found, of_model))
         raise ModelError(f"{header.path}: the LoRA is of {theirs}, and the model is {ours}", f"a LoRA of {ours}")
-
-
-def _text_widths(header: TensorsHeader) -> Iterator[int]:
-    for key, facts in header.tensors.items():
-        if _CROSS.search(key) and _split(key)[1] in ("down", "hada_w1_b") and len(facts.shape) > 1:
-            yield facts.shape[1]
 
 
 def _gather(header: TensorsHeader, table: Mapping[str, LayerName]) -> dict[LayerName, Keys]:
@@ -177,7 +164,7 @@ def _gather(header: TensorsHeader, table: Mapping[str, LayerName]) -> dict[Layer
     found: dict[LayerName, Keys] = {}
     unknown, repeated = [], []
     for key, facts in header.tensors.items():
-        stem, role = _split(key)
+        stem, role = split_key(key)
         if not role or stem not in table or (role == "alpha" and facts.shape not in ((), (1,))):
             unknown.append(key)
             continue
@@ -205,18 +192,6 @@ def _gather(header: TensorsHeader, table: Mapping[str, LayerName]) -> dict[Layer
                 "another LoRA, or the model it was made for",
             )
     return found
-
-
-def _split(key: str) -> tuple[str, str]:
-    """Key -> (stem, role); the role is empty when the ending means nothing here."""
-    for mark, role in ((".lora_A.", "down"), (".lora_B.", "up")):
-        stem, dot, rest = key.partition(mark)  # the rest is `weight`, or `ADAPTER.weight`
-        if dot and rest.split(".")[-1] == "weight":
-            return stem, role
-    for ending, role in ENDINGS.items():
-        if key.endswith(ending):
-            return key.removesuffix(ending), role
-    return key, ""
 
 
 def _first(keys: list[str]) -> str:

@@ -21,41 +21,6 @@ import torch
 Pieces = Mapping[str, torch.Tensor]
 """Role -> tensor in float32, of one layer."""
 
-ENDINGS = {
-    ".lora.down.weight": "down",
-    ".lora.up.weight": "up",
-    ".lora_linear_layer.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up",
-    ".lora_down.weight": "down",
-    ".lora_up.weight": "up",
-    ".lora_mid.weight": "mid",
-    ".down.weight": "down",
-    ".up.weight": "up",
-    ".alpha": "alpha",
-    **{
-        f".{role}": role
-        for role in (
-            "hada_w1_a",
-            "hada_w1_b",
-            "hada_w2_a",
-            "hada_w2_b",
-            "hada_t1",
-            "hada_t2",
-            "lokr_w1",
-            "lokr_w1_a",
-            "lokr_w1_b",
-            "lokr_w2",
-            "lokr_w2_a",
-            "lokr_w2_b",
-            "lokr_t2",
-            "diff",
-        )
-    },
-    ".dora_scale": "dora_scale",
-    ".lora_magnitude_vector": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
-}
-"""How the name of a tensor ends, and what it is to its layer."""
 _FORMS = {
     "down": {"down", "up"},
     "hada_w1_a": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"},

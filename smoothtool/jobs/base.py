@@ -149,7 +149,9 @@ class ModelJob(ReportJob):
         "auto", min_length=1, description="Model: a name, a hub id, a diffusers folder or a .safetensors file"
     )
     lora: Annotated[list[str], Flag(panel=MODEL)] = Field(
-        [], description="LoRA as PATH[:SCALE]; repeat to stack; none switches off the model's own"
+        [],
+        description="LoRA as PATH[:SCALE], or by its name in smoothtool models list; repeat to stack; none switches "
+        "off the model's own",
     )
     device: Annotated[str, Flag(panel=MODEL, wants="auto, cpu, mps, cuda or cuda:N")] = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Where to compute: auto, cpu, mps, cuda or cuda:N"

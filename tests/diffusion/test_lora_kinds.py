@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from smoothtool.diffusion.ldm_names import ldm_names
 from smoothtool.diffusion.lora import load_lora, lora_disabled
 from smoothtool.diffusion.lora_keys import adaptable
-from smoothtool.diffusion.lora_kinds import ENDINGS, WrongShapeError, low_rank_change
+from smoothtool.diffusion.lora_kinds import WrongShapeError, low_rank_change
 from smoothtool.errors import ModelError
+from smoothtool.weights.lora_names import ENDINGS
 
 LINEAR = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 WIDE = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj"

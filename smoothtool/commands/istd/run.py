@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import growing_result, stopped_with
+from smoothtool.commands.shared.loras import lora_files
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import begin, finish, note_prompts, open_session
 from smoothtool.diffusion.lora import check_lora, load_lora
@@ -27,7 +28,7 @@ from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import to_image
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.files.storage.writing import write_picture
-from smoothtool.jobs import parse_lora, parse_shard
+from smoothtool.jobs import parse_shard
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_groups, prompt_walks
 from smoothtool.metrics.bootstrap import ENOUGH, bootstrap_mean, paired_difference
@@ -141,11 +142,10 @@ def _base_job(job: IstdJob) -> IstdJob:
 
 def _compared(job: IstdJob) -> list[tuple[Path, float]]:
     """File and scale of the LoRAs to compare with."""
-    found = []
+    found: list[tuple[Path, float]] = []
     for text in job.compare_lora:
         own = resolve_model(job.model).default_lora if text == "default" else None
-        path, scale = (str(own), 1.0) if own else parse_lora(text)
-        found.append((Path(path), scale))
+        found += [(own, 1.0)] if own else lora_files([text])
     return found
 
 

@@ -9,6 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from smoothtool.commands.shared.loras import lora_files
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
@@ -19,7 +20,7 @@ from smoothtool.files.pictures.notes import PictureNotes
 from smoothtool.files.storage.inversions import is_inversion, load_inversion
 from smoothtool.files.storage.names import safe_name
 from smoothtool.files.storage.reports import versions, write_report
-from smoothtool.jobs import ModelJob, ReportJob, parse_lora
+from smoothtool.jobs import ModelJob, ReportJob
 from smoothtool.jobs.notation import a1111_notation, working_size
 from smoothtool.readers.regular import at_home
 from smoothtool.types import Inversion, Report, Track
@@ -43,13 +44,12 @@ def _load_with_loras(job: ModelJob, track: Track) -> DiffusionModel:
     place = resolve_model(job.model)
     if place.notice:
         track.note(place.notice)
+    named = lora_files(job.lora)  # one that is missing is told before a model is loaded, which takes long
     model = _load(place, job)
     if place.default_lora is not None and "none" not in job.lora:
         load_lora(model, place.default_lora)
-    for text in job.lora:
-        if text != "none":
-            path, scale = parse_lora(text)
-            load_lora(model, Path(path), scale)
+    for path, scale in named:
+        load_lora(model, path, scale)
     return model
 
 

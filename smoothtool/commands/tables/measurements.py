@@ -22,6 +22,7 @@ from smoothtool.metrics.fid import inception_missing
 from smoothtool.metrics.reconstruction import lpips_missing
 from smoothtool.types import Report, Track
 from smoothtool.version import __version__
+from smoothtool.weights.loras import find_lora
 
 if TYPE_CHECKING:
     from smoothtool.jobs import TablesJob
@@ -94,9 +95,9 @@ class TablesRun:
 
     def behind(self, settings: Mapping[str, Any]) -> list[str]:
         """Digests of the LoRAs, prompts and models that a job names, which may be others under the same name."""
-        named = [parse_lora(text)[0] for text in settings.get("lora", []) if text != "none"]
-        named += [str(settings[key]) for key in ("prompts", "model") if settings.get(key)]
-        return [self.digests.of(path) for path in map(Path, named) if path.exists()]
+        named = [find_lora(parse_lora(text)[0]) for text in settings.get("lora", []) if text != "none"]
+        named += [Path(settings[key]) for key in ("prompts", "model") if settings.get(key)]
+        return [self.digests.of(path) for path in named if path is not None and path.exists()]
 
     def common(self, variant: Variant) -> dict[str, Any]:
         """The settings that every run of a model shares."""

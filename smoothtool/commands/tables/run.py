@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import stopped_with
+from smoothtool.commands.shared.loras import lora_files
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import begin, describe_model, next_free, open_session
 from smoothtool.commands.tables.document import Ordering, Table, tables_html, tables_markdown
@@ -42,14 +42,13 @@ from smoothtool.commands.tables.measurements import (
 )
 from smoothtool.commands.tables.pictures import real_pictures, vae_copies
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import BatchError, ModelError, UsageError
+from smoothtool.errors import BatchError, UsageError
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.output import create_folder, output_folder, results_folder
 from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_picture, write_text_atomic
-from smoothtool.jobs import parse_lora
 from smoothtool.readers.regular import at_home
 from smoothtool.types import Report, Track
 from smoothtool.weights.models import resolve_model
@@ -125,8 +124,8 @@ def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob
         track.note(place.notice)
     if job.prompts is None and place.name != "stickers":
         raise UsageError("--prompts is missing: only stickers has a list of its own", "--prompts captions_val2017.json")
-    if job.smooth != "default" and not os.path.exists(parse_lora(job.smooth)[0]):
-        raise ModelError(f"--smooth {job.smooth}: there is no such file", "a LoRA made by smoothtool train")
+    if job.smooth != "default":
+        lora_files([job.smooth])  # one that is missing is told now, not after the trainings
     prompts = str(at_home(str(job.prompts or DEFAULT_PROMPTS)).absolute())
     read_prompts(Path(prompts))  # a list that cannot be read is told now, not after the trainings
     lora = tuple(text for text in job.lora if text != "none")

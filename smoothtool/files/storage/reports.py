@@ -16,6 +16,7 @@ from smoothtool.files.storage.writing import plain, write_json_atomic, write_yam
 from smoothtool.readers.regular import at_home
 from smoothtool.types import Report
 from smoothtool.version import __version__
+from smoothtool.weights.loras import KNOWN_LORAS
 from smoothtool.weights.models import KNOWN
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft")
@@ -23,9 +24,9 @@ PLACES = {"image", "images", "mask", "points", "bench", "output", "prompts", "fo
 """Job keys that always hold paths."""
 NAMES_OR_PLACES: dict[str, set[str]] = {
     "model": {"auto", *KNOWN},
-    "lora": {"none"},
-    "compare_lora": {"default"},
-    "smooth": {"default"},
+    "lora": {"none", *KNOWN_LORAS},
+    "compare_lora": {"default", *KNOWN_LORAS},
+    "smooth": {"default", *KNOWN_LORAS},
     "clip": {"stickers"},
     "dino": set(),
     "data": {"stickers:train"},
@@ -114,7 +115,7 @@ def _with_paths(key: str, value: Any, names: Mapping[str, set[str]], put: Put) -
         return value if _has_scheme(value) else put(value, True)
     if isinstance(value, str) and key in names and value not in names[key]:
         path, colon, scale = _split_scale(value)
-        return f"{put(path, False)}{colon}{scale}"
+        return value if path in names[key] else f"{put(path, False)}{colon}{scale}"
     return value
 
 
