@@ -20,8 +20,10 @@ READ_BY = {
     "lora_steps": ("diffmorpher",),
 }
 """Options that only some methods read."""
-GRID_FRAMES, GRID_MOST = 3, 30
-"""Between two corners of a grid: 25 frames for four pictures, and a sheet that fits a screen."""
+FEWER_FRAMES = {"grid": 3, "compare": 7}
+"""Defaults of `frames`: a grid of four pictures has 25, which fits a screen; 2^3 - 1 is what every method can make."""
+GRID_MOST = 30
+"""Frames between two corners."""
 
 
 class InterpolateJob(InversionJob):
@@ -46,11 +48,14 @@ class InterpolateJob(InversionJob):
     grid: Annotated[bool, Flag()] = Field(
         False, description="Mix three or four pictures: a sheet with the pictures at its corners, instead of films"
     )
+    compare: Annotated[bool, Flag()] = Field(
+        False, description="Run every method between two pictures, each at its own guidance: one sheet, one table"
+    )
     frames: Annotated[int, Flag("-n")] = Field(
         9,
         ge=1,
         le=1000,
-        description="In-between frames per pair; of a grid, along a side, and then 3 unless asked otherwise",
+        description="In-between frames per pair, and 7 to compare; of a grid along a side, and then 3 by default",
     )
     src: Annotated[list[str], Flag()] = Field(
         [], description="What a picture shows, as a prompt; once for all or once per picture"
@@ -87,8 +92,8 @@ class InterpolateJob(InversionJob):
 
     @classmethod
     def defaults_beside(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        frames = {"frames": GRID_FRAMES} if given.get("grid") in (True, "true") else {}
-        return {**super().defaults_beside(given), **frames}
+        fewer = [count for kind, count in FEWER_FRAMES.items() if given.get(kind) in (True, "true")]
+        return {**super().defaults_beside(given), **({"frames": fewer[0]} if fewer else {})}
 
     @field_validator("images")
     @classmethod
@@ -104,6 +109,16 @@ class InterpolateJob(InversionJob):
         if grid and images is not None and len(images) not in (3, 4):
             raise ValueError(f"mixes three or four pictures, not {len(images)}")
         return grid
+
+    @field_validator("compare")
+    @classmethod
+    def _two_pictures_are_compared(cls, compare: bool, info: ValidationInfo) -> bool:
+        images = info.data.get("images")
+        if compare and info.data.get("grid"):
+            raise ValueError("runs every method between two pictures, and a grid has three or four")
+        if compare and images is not None and len(images) != 2:
+            raise ValueError(f"runs every method between two pictures, not {len(images)}")
+        return compare
 
     @field_validator("frames")
     @classmethod
@@ -137,17 +152,16 @@ class InterpolateJob(InversionJob):
     @classmethod
     def _method_has_what_it_needs(cls, method: str, info: ValidationInfo) -> str:
         images, frames = info.data.get("images"), info.data.get("frames", 1)
+        if info.data.get("compare"):
+            return method
         if info.data.get("grid") and method != "slerp":
             raise ValueError(f"is {method}, and a grid mixes noises, which is the method slerp")
         if method not in SHARED_INVERSION and images == []:
             raise ValueError(f"is {method}, which goes between pictures: give two, or take slerp or attention")
         if method == "anid" and images is not None and len(images) != 2:
             raise ValueError(f"is anid, which goes between two pictures, not {len(images)}")
-        if method == "anid" and frames & (frames + 1):
-            fewer = 2 ** (frames.bit_length() - 1) - 1
-            raise ValueError(
-                f"is anid, which fills in 2^k - 1 frames from the middle: {fewer} or {2 * fewer + 1}, not {frames}"
-            )
+        if method == "anid" and (problem := anid_problem(frames)):
+            raise ValueError(f"is anid, which {problem}")
         return method
 
     @field_validator(*READ_BY)
@@ -156,6 +170,8 @@ class InterpolateJob(InversionJob):
         name = str(info.field_name)
         methods = READ_BY[name]
         method = info.data.get("method", methods[0])
+        if info.data.get("compare"):
+            return value
         if value != cls.model_fields[name].default and method not in methods:
             raise ValueError(f"is for the method {' or '.join(methods)}, not for {method}")
         return value
@@ -165,12 +181,22 @@ class InterpolateJob(InversionJob):
     def _a_grid_is_no_path(cls, wanted: bool, info: ValidationInfo) -> bool:
         if wanted and info.data.get("grid"):
             raise ValueError("is for a sequence of frames, and a grid is none")
+        if wanted and info.data.get("compare") and info.field_name in ("loop", "gif", "mp4"):
+            raise ValueError("is for one sequence of frames, and all methods are compared")
         return wanted
 
     @field_validator("loop", "reschedule")
     @classmethod
     def _anid_is_one_way_at_its_own_ratios(cls, wanted: bool, info: ValidationInfo) -> bool:
-        if wanted and info.data.get("method") == "anid":
+        if wanted and info.data.get("method") == "anid" and not info.data.get("compare"):
             why = "goes one way" if info.field_name == "loop" else "makes its frames from one another, at fixed ratios"
             raise ValueError(f"does not go with the method anid, which {why}")
         return wanted
+
+
+def anid_problem(frames: int) -> str:
+    """Why ANID cannot make so many in-betweens, or an empty string."""
+    if frames & (frames + 1) == 0:
+        return ""
+    fewer = 2 ** (frames.bit_length() - 1) - 1
+    return f"fills in 2^k - 1 frames from the middle: {fewer} or {2 * fewer + 1}, not {frames}"

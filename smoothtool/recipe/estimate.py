@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, SHARED_INVERSION, Job, identity_steps
+from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, MORPH_NAMES, SHARED_INVERSION, Job, identity_steps
 
 SHARED = (
     "image",
@@ -78,6 +78,9 @@ def _interpolate(job: Settings) -> float:
     FreeMorph makes four fifths of the steps, each five times forth and twice back. DiffMorpher learns, inverts and
     samples the pictures first.
     """
+    if job["compare"]:
+        own = [_interpolate({**job, "compare": False, "method": name}) for name in MORPH_NAMES]
+        return _inversion(job) + sum(own)
     if job["grid"]:
         side = job["frames"] + 2
         frames = side * side - 4 if len(job["images"]) == 4 else side * (side + 1) // 2 - 3

@@ -210,7 +210,7 @@ function resultPictures(run) {
   const url = (name) => "/runs/" + run.number + "/files/" + name.split("/").map(encodeURIComponent).join("/");
   const figure = (label, node) => make("figure", {}, node, make("figcaption", {}, label));
   const film = run.files.find((name) => name.endsWith(".webm"));
-  const stills = run.files.filter((name) => /^(edited|dragged|before-after|sheet)[^/]*\.png$/.test(name));
+  const stills = run.files.filter((name) => /^(edited|dragged|before-after|compare|sheet)[^/]*\.png$/.test(name));
   return [
     ...run.pictures.filter(() => !film).map((name) => figure("source", make("img", { src: pictureUrl(name), alt: name }))),
     film ? figure("walk", make("video", { src: url(film), controls: true, loop: true, muted: true })) : null,

@@ -10,13 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures, Measure
+from smoothtool.commands.shared.path_distance import path_distance
 from smoothtool.files.lists.published_sets import read_morph_bench
 from smoothtool.files.pictures.images import load_image, to_pixel_values
-from smoothtool.metrics.clip_score import load_clip
-from smoothtool.metrics.reconstruction import lpips, lpips_missing
-from smoothtool.metrics.sequences import PairDistance, deviation, path_figures
+from smoothtool.metrics.sequences import deviation, path_figures
 from smoothtool.types import Track
-from smoothtool.weights.models import STICKERS
 
 if TYPE_CHECKING:
     from smoothtool.jobs import BenchJob
@@ -34,14 +32,7 @@ def _items(folder: Path) -> Sequence[BenchItem]:
 
 def _measure(job: BenchJob, track: Track) -> Measure:
     """LPIPS where it can be had; else the stand-in, under its own name."""
-    distance: PairDistance
-    reason = lpips_missing(SIDE_PX)
-    if reason:
-        clip = load_clip(STICKERS / "clip")
-        distance, name = clip.patch_distance, f"patch distance of {clip.name}"
-        track.note(f"distances are the {name}, not LPIPS, and compare with no paper: {reason}")
-    else:
-        distance, name = _perceptual, "LPIPS (AlexNet)"
+    distance, name = path_distance(SIDE_PX, track)
 
     def figures(frames: torch.Tensor) -> Figures:
         path = path_figures(frames, distance, name)
@@ -62,12 +53,6 @@ def _frame(path: Path) -> torch.Tensor:
     if pixel_values.shape[-2:] == (SIDE_PX, SIDE_PX):
         return pixel_values
     return F.interpolate(pixel_values, (SIDE_PX, SIDE_PX), mode="bilinear", antialias=True)
-
-
-def _perceptual(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    found = lpips(first, second)
-    assert found is not None, "asked for only where it is there"
-    return found
 
 
 MORPH = Benchmark(

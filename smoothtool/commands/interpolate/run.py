@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from smoothtool.commands.interpolate.compare import compare_morphs
 from smoothtool.commands.interpolate.grid import Grid, corner_names, grid_between, grid_sheet
 from smoothtool.commands.interpolate.stages import Ends, Frames, frames_between, open_ends
 from smoothtool.commands.invert.cached import inversion_figures, note_convergence
@@ -15,6 +16,7 @@ from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
+    SourceFile,
     begin,
     finish,
     note_cropped,
@@ -40,7 +42,10 @@ SEEDED = ("anid", "freemorph")
 
 
 def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Report:
-    """Make the sequence, or the grid; leaves frames/, sheet.png, the videos, report.json, job.yaml."""
+    """Make the sequence; leaves frames/, sheet.png, the videos, report.json, job.yaml. A grid leaves no videos.
+
+    Compared, all methods leave compare.png and compare.md.
+    """
     pool = pool or ModelPool()
     if job.mp4:
         check_mp4()
@@ -51,31 +56,42 @@ def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Rep
         with timed(report, "load"):
             model = open_session(job, track, pool)
             note_prompts(model, [*job.src, job.prompt or "", job.negative], track)
-        if job.method == "anid" and job.steps < ANID_STEPS:
-            track.note(f"anid is published with {ANID_STEPS} steps and more, here it has {job.steps}")
-        # 2. ends
-        with timed(report, "invert"):
-            ends = open_ends(model, files, job, track, pool)
-            if ends.fitted is not None:
-                note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, track)
-                note_cropped(job.images, ends.pictures, track)
-            if ends.inverted is not None:
-                note_convergence(ends.inverted.inversion, track)
-        # 3. frames between
-        with timed(report, "sample"):
-            frames = (grid_between if job.grid else frames_between)(model, ends, job, track)
-        # 4. measure and write
-        with timed(report, "write"):
-            report.figures = _figures(model, ends, frames)
-            pictures = [to_image(frame) for frame in frames.pixel_values]
-            names = _write_frames(folder, pictures, _parameters(model, ends, frames, job), job, report)
-            if isinstance(frames, Grid):
-                write_picture(folder / "sheet.png", grid_sheet(frames, pictures, corner_names(ends, job.images)))
-                report.files = {"frames": names, "sheet": "sheet.png"}
-            else:
-                report.files = {"frames": names, **_write_films(folder, pictures, job)}
+        # 2. ends, frames, figures, files
+        (compare_morphs if job.compare else _morph)(model, files, job, track, report, folder, pool)
         finish(report, model, folder, pool)
     return report
+
+
+def _morph(
+    model: DiffusionModel,
+    files: Sequence[SourceFile],
+    job: InterpolateJob,
+    track: Track,
+    report: Report,
+    folder: Path,
+    pool: ModelPool,
+) -> None:
+    """One sequence by one method, or a grid."""
+    if job.method == "anid" and job.steps < ANID_STEPS:
+        track.note(f"anid is published with {ANID_STEPS} steps and more, here it has {job.steps}")
+    with timed(report, "invert"):
+        ends = open_ends(model, files, job, track, pool)
+        if ends.fitted is not None:
+            note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, track)
+            note_cropped(job.images, ends.pictures, track)
+        if ends.inverted is not None:
+            note_convergence(ends.inverted.inversion, track)
+    with timed(report, "sample"):
+        frames = (grid_between if job.grid else frames_between)(model, ends, job, track)
+    with timed(report, "write"):
+        report.figures = _figures(model, ends, frames)
+        pictures = [to_image(frame) for frame in frames.pixel_values]
+        names = _write_frames(folder, pictures, _parameters(model, ends, frames, job), job, report)
+        if isinstance(frames, Grid):
+            write_picture(folder / "sheet.png", grid_sheet(frames, pictures, corner_names(ends, job.images)))
+            report.files = {"frames": names, "sheet": "sheet.png"}
+        else:
+            report.files = {"frames": names, **_write_films(folder, pictures, job)}
 
 
 def _figures(model: DiffusionModel, ends: Ends, frames: Frames | Grid) -> dict[str, Any]:

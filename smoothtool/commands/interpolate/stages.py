@@ -58,7 +58,7 @@ class Ends:
     fitted    how the first picture was fitted; None for a walk between noises
     pictures  how each picture was fitted
     inverted  the shared inversion, where there is one
-    loras     what was learned of each picture, for diffmorpher
+    loras     what was learned of each picture, for diffmorpher; `learned_before`: some of it from the cache
     """
 
     images: torch.Tensor
@@ -68,6 +68,12 @@ class Ends:
     inverted: Inverted | None = None
     pictures: tuple[Fitted, ...] = ()
     loras: tuple[LoraState, ...] = ()
+    learned_before: bool = False
+
+    @property
+    def from_cache(self) -> bool:
+        """Whether anything that it took to find them was not done now."""
+        return self.learned_before or (self.inverted is not None and self.inverted.cached)
 
 
 @dataclass(frozen=True)
@@ -186,10 +192,12 @@ def _encoded(
 def _learned(model: DiffusionModel, ends: Ends, job: InterpolateJob, track: Track) -> Ends:
     """The pictures inverted and given back, each under the LoRA that has learned it."""
     fit, read = Fit(job.lora_steps, LEARNING_RATE, BATCH), partial(read_state, model.lora_parts)
+    calls = model.counter.calls
     loras = [
         learned_identity(model, picture, prompt, fit, track, read)
         for picture, prompt in zip(ends.pictures, ends.prompts, strict=True)
     ]
+    before = model.counter.calls - calls < len(loras) * job.lora_steps
     text, null = model.encode_prompts(ends.prompts), model.encode_null(job.negative)
     noise, images, most = [], [], max(1, model.max_batch // 2)
     for part in (slice(at, at + most) for at in range(0, len(loras), most)):
@@ -201,7 +209,7 @@ def _learned(model: DiffusionModel, ends: Ends, job: InterpolateJob, track: Trac
         *_, given_back = track(back, "sampling the ends", job.steps)
         noise.append(inverted.latents)
         images.append(given_back.latents)
-    return replace(ends, images=torch.cat(images), noise=torch.cat(noise), loras=tuple(loras))
+    return replace(ends, images=torch.cat(images), noise=torch.cat(noise), loras=tuple(loras), learned_before=before)
 
 
 def _join(

@@ -1,4 +1,4 @@
-"""What `invert --compare` and `edit --compare` write: one labelled sheet, one table, and its rows in the report."""
+"""What `--compare` of `invert`, `edit` and `interpolate` writes: a labelled sheet, a table, its rows in the report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from smoothtool.commands.shared.cost import Cost
 from smoothtool.files.drawing.markdown import markdown_table
@@ -29,6 +30,11 @@ def write_comparison(rows: Sequence[Row], shown: Mapping[str, torch.Tensor], rep
     across = -(-len(pictures) // 2)
     halves = (slice(0, across), slice(across, None))
     sheet = contact_sheet([pictures[half] for half in halves], [labels[half] for half in halves])
+    write_table(rows, sheet, report, folder)
+
+
+def write_table(rows: Sequence[Row], sheet: Image.Image, report: Report, folder: Path) -> None:
+    """The same with a sheet that is drawn already."""
     write_picture(folder / "compare.png", sheet)
     write_text_atomic(folder / "compare.md", markdown_table(rows))
     report.figures["compare"] = list(rows)

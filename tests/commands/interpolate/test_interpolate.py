@@ -19,7 +19,7 @@ from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.pictures.images import read_settings
 from smoothtool.files.storage.writing import write_json_atomic
-from smoothtool.jobs import make_job
+from smoothtool.jobs import MORPH_NAMES, make_job
 from smoothtool.types import silent
 
 N = 3
@@ -293,6 +293,43 @@ def test_a_grid_is_asked_for_by_three_or_four_pictures_and_is_no_film():
     ):
         with pytest.raises(UsageError, match=words):
             make_job("interpolate", {**grid, **settings})
+
+
+def test_all_methods_are_compared_on_one_sheet_and_in_one_table(walk):
+    report = walk("cat", "dog", compare=True, steps=12, frames=3, lora_steps=1, inversion="ddim", reschedule=True)
+    rows = {row["method"]: row for row in report.figures["compare"]}
+    assert tuple(rows) == MORPH_NAMES
+    assert {path.name for path in report.folder.iterdir()} == {"compare.md", "compare.png", "job.yaml", "report.json"}
+    assert (report.folder / "compare.md").read_text().count("\n") == len(rows) + 2
+    assert rows["vae"]["unet_calls"] == 0
+    assert (rows["slerp"]["opening_unet_calls"], rows["attention"]["opening_unet_calls"]) == (2 * 12, 2 * 12)
+    assert rows["diffmorpher"]["opening_unet_calls"] == 2 * 1 + 2 * 12
+    assert report.unet_calls == 24 + 2 * 12 + 2 * 12 + 0 + 6 + 2 * 9 * 7 + 26 + 2 * 12
+    assert rows["anid"]["ends_psnr_db"] == rows["freemorph"]["ends_psnr_db"] == rows["vae"]["ends_psnr_db"]
+
+
+def test_a_comparison_says_which_costs_the_cache_hides(walk):
+    settings = {"compare": True, "steps": 4, "frames": 2, "lora_steps": 1, "inversion": "ddim"}
+    walk("cat", "dog", **settings)
+    again = walk("cat", "dog", **settings, out="again")
+    rows = {row["method"]: row for row in again.figures["compare"]}
+    assert (rows["slerp"]["opening_unet_calls"], rows["slerp"]["opening_seconds"]) == (2 * 4, None)
+    assert (rows["diffmorpher"]["opening_unet_calls"], rows["diffmorpher"]["opening_seconds"]) == (None, None)
+    assert rows["vae"]["opening_seconds"] is not None
+    assert "anid" not in rows
+    assert "anid is left out" in "".join(again.notes)
+
+
+def test_a_comparison_is_of_two_pictures_and_of_frames_that_all_methods_make():
+    pair = {"images": ["a", "b"], "compare": True}
+    assert (make_job("interpolate", pair).frames, make_job("interpolate", {**pair, "frames": 3}).frames) == (7, 3)
+    for settings, words in (
+        ({"images": ["a", "b", "c"]}, "runs every method between two pictures, not 3"),
+        ({"images": [], "prompt": "a cat"}, "runs every method between two pictures, not 0"),
+        ({"loop": True}, "is for one sequence of frames, and all methods are compared"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            make_job("interpolate", {**pair, **settings})
 
 
 def test_rescheduling_keeps_the_ends_and_evens_out_the_steps(walk):
