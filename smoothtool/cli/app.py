@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from smoothtool.cli import cached, console, doctor, models, pictures, recipes, ui
+from smoothtool.cli import cached, console, doctor, lora, models, pictures, recipes, ui
 from smoothtool.cli.console import NARROW
 from smoothtool.cli.faults import as_usage_error, report_fault
 from smoothtool.cli.flags import job_command
@@ -58,6 +58,7 @@ app.command("ui")(ui.ui)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipes.app, name="recipe")
 app.add_typer(models.app, name="models")
+app.add_typer(lora.app, name="lora")
 app.add_typer(cached.app, name="cache")
 
 

@@ -58,6 +58,10 @@ class LowRankChange:
     def rank(self) -> int:
         return len(self.down)
 
+    def scaled(self, factor: float) -> LowRankChange:
+        """That many times the change."""
+        return LowRankChange(self.down, self.up, self.alpha * factor)
+
 
 class WrongShapeError(Exception):
     """A tensor does not fit its layer: (shape found, shape needed)."""

@@ -10,8 +10,9 @@ from smoothtool.errors import ModelError
 from smoothtool.readers.fields import Fields, as_fields, parse_json, read_fields
 from smoothtool.readers.regular import is_regular
 from smoothtool.readers.tensors import TensorsHeader
+from smoothtool.weights.lora_names import ADAPTER_METADATA
 
-METADATA_KEY = "lora_adapter_metadata"
+METADATA_KEY = ADAPTER_METADATA
 HINT = "another copy of the LoRA"
 _REGULAR_EXPRESSION = re.compile(r"[*+?()\[\]{}|\\^$]")
 

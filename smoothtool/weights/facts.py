@@ -44,7 +44,7 @@ def lora_facts(path: Path) -> Facts:
     path  the file, or a folder of peft or diffusers with one inside
     Raises: ModelError.
     """
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    files = sorted(path.glob("*.safetensors"), key=lambda file: file.stem) if path.is_dir() else [path]
     if not files:
         raise ModelError(f"{path}: this folder has no .safetensors", "the LoRA's own file")
     header = read_header(files[0], hint="another copy of the LoRA")

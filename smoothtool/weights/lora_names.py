@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from smoothtool.readers.tensors import TensorsHeader
 
+ADAPTER_METADATA = "lora_adapter_metadata"
+"""Key in the header of diffusers' LoRA files, of the settings of the adapter as JSON."""
 ENDINGS = {
     ".lora.down.weight": "down",
     ".lora.up.weight": "up",

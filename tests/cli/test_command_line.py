@@ -26,6 +26,7 @@ ALL = [
     ["recipe"],
     ["recipe", "show"],
     ["models", "pull"],
+    ["lora", "push"],
     ["cache"],
 ]
 

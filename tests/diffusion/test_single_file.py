@@ -29,6 +29,7 @@ from smoothtool.diffusion.single_file import (
     prediction_type_of,
 )
 from smoothtool.errors import ModelError
+from smoothtool.readers.tensors import open_tensors
 
 Weights = dict[str, torch.Tensor]
 
@@ -517,3 +518,25 @@ def test_a_zero_snr_mark_on_a_model_that_predicts_noise_is_refused(
     weights = {**unet_in_ldm(model), **vae_in_ldm(model), **clip_in_ldm(model), "ztsnr": torch.zeros(1)}
     with pytest.raises(ModelError, match="zero terminal SNR"):
         load_single_file(checkpoint(tmp_path / "a.safetensors", weights), "a", tokenizer, device="cpu")
+
+
+def test_a_lora_merged_into_a_single_file_changes_its_own_layers_alone(
+    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smoothtool.commands.lora import merge
+    from smoothtool.weights.models import ModelLocation
+
+    path = checkpoint(tmp_path / "a.safetensors", unet_in_ldm(model), vae_in_ldm(model), clip_in_ldm(model))
+    place = ModelLocation("a", single_file=path, tokenizer=tokenizer)
+    monkeypatch.setattr(merge, "resolve_model", lambda name: place)
+    layers = ("lora_unet_mid_block_attentions_0_proj_in", "lora_te_text_model_encoder_layers_0_self_attn_q_proj")
+    lora = {f"{stem}.lora_{side}.weight": torch.ones(shape) for stem in layers
+            for side, shape in (("down", (2, 16)), ("up", (16, 2)))}  # fmt: skip
+    save_file(lora, tmp_path / "lora.safetensors")
+    made = merge.merge("a", [f"{tmp_path / 'lora.safetensors'}:0.5"], tmp_path / "b.safetensors", dtype="", force=False)
+    with open_tensors(path) as before, open_tensors(made) as after:
+        changed = {key for key in before.header.tensors if not torch.equal(before.get(key), after.get(key))}
+        assert before.header.tensors == after.header.tensors
+        key = "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+        torch.testing.assert_close(after.get(key), before.get(key) + 1)
+    assert changed == {key, "model.diffusion_model.middle_block.1.proj_in.weight"}
