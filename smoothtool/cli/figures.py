@@ -73,7 +73,7 @@ def _bench(report: Report) -> list[str]:
         values = ((column, figures[name][column]) for column in columns)
         shown = (f"{column} {value:.4g}" for column, value in values if value is not None)
         lines.append(f"{name:<16}{'  '.join(shown)}")
-    return lines
+    return [*lines, f"{'rule':<16}{figures['rule']}"]
 
 
 LINES: dict[str, Callable[[Report], list[str]]] = {

@@ -16,14 +16,14 @@ class BenchJob(ModelJob):
 
     command: ClassVar[str] = "bench"
     made: ClassVar[str] = "items/**/edited.png"
-    benchmark: Annotated[Literal["pie", "morph"], Flag(positional=True)] = Field(
-        description="pie: PIE-Bench's edits; morph: MorphBench's pairs"
+    benchmark: Annotated[Literal["pie", "morph", "drag"], Flag(positional=True)] = Field(
+        description="pie: PIE-Bench's edits; morph: MorphBench's pairs; drag: DragBench's drags"
     )
     folder: Annotated[str, Flag(positional=True)] = Field(
         min_length=1, description="The benchmark's folder, as it is published"
     )
     method: Annotated[str | None, Flag()] = Field(
-        None, min_length=1, description="Method of edit or interpolate; by default the command's own"
+        None, min_length=1, description="Method of edit, interpolate or drag; by default the command's own"
     )
     inversion: Annotated[str | None, Flag()] = Field(
         None, min_length=1, description="Inversion, as for that command; by default the method's own"

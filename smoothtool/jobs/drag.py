@@ -21,9 +21,7 @@ class DragJob(ModelJob):
     image: Annotated[str | None, Flag(positional=True)] = Field(
         None, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
     )
-    bench: Annotated[Path | None, Flag()] = Field(
-        None, description="Drag every item of a folder in DragBench's layout, and measure"
-    )
+    bench: Annotated[Path | None, Flag()] = Field(None, description="Has moved: smoothtool bench drag FOLDER")
     prompt: Annotated[str | None, Flag("-p")] = Field(None, description="Prompt of the picture to make and drag in")
     src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
     pick: Annotated[bool, Flag(delivery=True)] = Field(
@@ -73,16 +71,19 @@ class DragJob(ModelJob):
         "values: more keeps more detail, 0 is none; not for warp",
     )
 
-    @field_validator("bench", "prompt")
+    @field_validator("bench")
+    @classmethod
+    def _the_benchmark_has_moved(cls, bench: Path | None) -> Path | None:
+        if bench is not None:
+            raise ValueError(f"has moved: smoothtool bench drag {bench}, with --set KEY=VALUE for options of drag")
+        return bench
+
+    @field_validator("prompt")
     @classmethod
     def _one_source_of_pictures(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None and any(info.data.get(other) for other in ("image", "bench")):
+        if value is not None and info.data.get("image"):
             raise ValueError("is instead of a picture file, not beside it")
-        if (
-            value is None
-            and info.field_name == "prompt"
-            and not any(info.data.get(key, 1) for key in ("image", "bench"))
-        ):
+        if value is None and "bench" in info.data and not info.data.get("image", 1):
             raise ValueError("is missing: give a picture, or a prompt for a picture to drag in")
         return value
 
@@ -96,10 +97,10 @@ class DragJob(ModelJob):
     @field_validator("points")
     @classmethod
     def _points_come_from_one_place(cls, points: Path | None, info: ValidationInfo) -> Path | None:
-        sources = [name for name in ("bench", "pick", "point") if info.data.get(name, [])]
+        sources = [name for name in ("pick", "point") if info.data.get(name, [])]
         if points is not None and sources:
             raise ValueError(f"is instead of {sources[0]}, not beside it")
-        if points is None and not sources and "point" in info.data:
+        if points is None and not sources and {"bench", "point"} <= info.data.keys():
             raise ValueError("is missing: give point as X,Y:X,Y, a points file, or pick to click them")
         return points
 
@@ -109,10 +110,6 @@ class DragJob(ModelJob):
         if share != cls.model_fields["shared_blocks"].default and info.data.get("method") == "warp":
             raise ValueError("is not for the method warp, which samples no picture beside another")
         return share
-
-    @property
-    def goes_on(self) -> bool:
-        return self.bench is not None
 
 
 def identity_steps(method: str, lora_steps: int | None) -> int:

@@ -7,6 +7,7 @@ at t = 261, mean over 8 noises, enlarged to the picture; the best match of the h
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.types import DragPoints
 
 TIMESTEP, ENSEMBLE = 261, 8
+Places = Sequence[tuple[float, float]]
+"""(x, y) in pixels."""
 CHANNELS_AT_ONCE = 64
 """Enlarged to 512 x 512 they take 67 MB."""
 
@@ -38,7 +41,7 @@ def correspondence_feature(model: DiffusionModel, pixel_values: torch.Tensor, pr
 
 def find_points(
     before: torch.Tensor, after: torch.Tensor, places_xy_px: tuple[tuple[float, float], ...], size_px: tuple[int, int]
-) -> list[tuple[int, int]]:
+) -> Places:
     """Where each place of the picture before is in the picture after, (x, y) in pixels.
 
     before, after  features [1, C, h, w] of two pictures of `size_px` (width, height)
@@ -54,9 +57,16 @@ def find_points(
     return found
 
 
-def target_distances(found_xy_px: list[tuple[int, int]], points: DragPoints) -> list[float]:
+def target_distances(found_xy_px: Places, points: DragPoints) -> list[float]:
     """Pixels from where each handle was found to its target."""
     return [math.dist(found, target) for found, target in zip(found_xy_px, points.targets_xy_px, strict=True)]
+
+
+def normalised_distances(found_xy_px: Places, points: DragPoints, size_px: tuple[int, int]) -> list[float]:
+    """The same of places divided by the picture's (width, height): 1 is a whole side."""
+    width, height = size_px
+    pairs = zip(found_xy_px, points.targets_xy_px, strict=True)
+    return [math.hypot((x - to_x) / width, (y - to_y) / height) for (x, y), (to_x, to_y) in pairs]
 
 
 def _at(feature: torch.Tensor, row: int, col: int, size: tuple[int, int]) -> torch.Tensor:

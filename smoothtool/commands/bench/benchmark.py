@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.types import Track
 
 if TYPE_CHECKING:
@@ -31,11 +32,18 @@ Measure = Callable[[BenchItem, Path], tuple[Figures, Figures]]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """columns: head of each column in tables. rule: how the means are taken. published: rows of the papers, by name."""
+    """What one benchmark consists of.
+
+    columns    head of each column in tables
+    rule       how the means are taken, in words
+    published  rows of the papers, by name
+    weights    columns whose mean is over the parts of items, and the figure that says how many an item has
+    """
 
     command: str
     read: Callable[[Path], Sequence[BenchItem]]
-    measure: Callable[[BenchJob, Track], Measure]
+    measure: Callable[[BenchJob, Track, ModelPool], Measure]
     columns: Mapping[str, str]
     rule: str
     published: Mapping[str, Figures]
+    weights: Mapping[str, str] = field(default_factory=dict)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures, Measure
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.path_distance import path_distance
 from smoothtool.files.lists.published_sets import read_morph_bench
 from smoothtool.files.pictures.images import load_image, to_pixel_values
@@ -30,7 +31,7 @@ def _items(folder: Path) -> Sequence[BenchItem]:
     ]
 
 
-def _measure(job: BenchJob, track: Track) -> Measure:
+def _measure(job: BenchJob, track: Track, pool: ModelPool) -> Measure:
     """LPIPS where it can be had; else the stand-in, under its own name."""
     distance, name = path_distance(SIDE_PX, track)
 

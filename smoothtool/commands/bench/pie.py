@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures, Measure
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.lists.published_sets import PieItem, read_pie_bench
 from smoothtool.files.pictures.images import load_image, to_pixel_values
@@ -34,7 +35,7 @@ def _items(folder: Path) -> Sequence[BenchItem]:
     ]
 
 
-def _measure(job: BenchJob, track: Track) -> Measure:
+def _measure(job: BenchJob, track: Track, pool: ModelPool) -> Measure:
     """Load what measures, note what is missing."""
     clip = _if_there(lambda: load_clip(STICKERS / "clip" if job.clip == "stickers" else job.clip), track, "CLIP score")
     dino = _if_there(lambda: load_dino(job.dino), track, "structure distance")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.commands import run_job
 from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures
+from smoothtool.commands.bench.drag import DRAG
 from smoothtool.commands.bench.morph import MORPH
 from smoothtool.commands.bench.pie import PIE
 from smoothtool.commands.shared.folders import stopped_with
@@ -32,10 +33,10 @@ from smoothtool.version import __version__
 if TYPE_CHECKING:
     from smoothtool.jobs import BenchJob, Job
 
-BENCHMARKS: dict[str, Benchmark] = {"pie": PIE, "morph": MORPH}
+BENCHMARKS: dict[str, Benchmark] = {"pie": PIE, "morph": MORPH, "drag": DRAG}
 RECORDS = "items*.jsonl"
-SCALES = {"structure": 1e3, "lpips": 1e3, "mse": 1e4, "ssim": 1e2}
-"""How many times larger PIE-Bench prints a figure than it is."""
+SCALES = {"structure": 1e3, "lpips": 1e3, "mse": 1e4, "ssim": 1e2, "normalised": 1e2}
+"""How many times larger papers print a figure than it is."""
 
 
 def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report:
@@ -47,7 +48,7 @@ def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report:
     job, report, track = begin(job, [job.benchmark, Path(job.folder).name], track)
     report.folder = _open_bench_folder(job, report)
     # 2. make and measure what has no record yet
-    measure = benchmark.measure(job, track)
+    measure = benchmark.measure(job, track, pool)
     known = {} if job.force else _known(report.folder, asked)
     index, count = parse_shard(job.shard)
     todo = [item for item in list(items)[index - 1 :: count] if item.key not in known]
@@ -122,12 +123,13 @@ def _record(item: BenchItem, job: Job, folder: Path, measure: Any, pool: ModelPo
 
 
 def _means(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Per column the mean over the items that have a figure, and how many those are."""
+    """Per column the mean over the items (or their parts) that have a figure, and how many items those are."""
     done = [row for row in rows if "error" not in row]
 
     def mean(kind: str, column: str) -> float | None:
-        values = [row[kind][column] for row in done if row[kind][column] is not None]
-        return fmean(values) if values else None
+        there = [row[kind] for row in done if row[kind][column] is not None]
+        counts = [row[benchmark.weights[column]] if column in benchmark.weights else 1 for row in there]
+        return fmean((row[column] for row in there), counts) if there else None
 
     return {
         "measured": {column: mean("figures", column) for column in benchmark.columns},
@@ -163,7 +165,8 @@ def _shown(benchmark: Benchmark, name: str, values: Figures) -> dict[str, Any]:
 
 def _csv(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["item", *benchmark.columns, "seconds", "unet_calls", "error"], lineterminator="\n")
+    columns = [*benchmark.columns, *dict.fromkeys(benchmark.weights.values())]
+    writer = csv.DictWriter(text, ["item", *columns, "seconds", "unet_calls", "error"], lineterminator="\n")
     writer.writeheader()
     for row in rows:
         plain = {key: row.get(key) for key in ("item", "seconds", "unet_calls", "error")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smoothtool.commands.drag.bench import run_bench
 from smoothtool.commands.drag.pick import run_picked
 from smoothtool.commands.drag.picture import drag_picture
 from smoothtool.commands.drag.stages import first_step
@@ -18,12 +17,10 @@ if TYPE_CHECKING:
 def run(job: DragJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Drag; leaves dragged.png, before-after.png, trajectory.webp, points.json, report.json, job.yaml.
 
-    With --bench it drags and measures every item of a folder, with --pick what is clicked on a page in the browser.
+    With --pick it drags what is clicked on a page in the browser.
     """
     pool = pool or ModelPool()
     first_step(job)
-    if job.bench is not None:
-        return run_bench(job, track, pool)
     if job.pick:
         return run_picked(job, track, pool)
     return drag_picture(job, track, pool)

@@ -22,6 +22,8 @@ from smoothtool.types import DragPoints
 LARGEST_FILE_BYTES = 256_000_000
 """A pickled mask of 8192 x 8192 pixels is 67 MB; anything far above is no such file."""
 HINT = 'JSON such as {"points": [{"handle": [20, 32], "target": [40, 32]}]}, or DragBench\'s meta_data.pkl'
+PICKLES = (".pkl", ".pickle")
+"""DragBench's own files, read without running what is in them."""
 PAINTED = 128
 """Grey level from which on a mask pixel counts as painted."""
 
@@ -41,7 +43,7 @@ def read_points(path: Path) -> DragItem:
     Raises: InputError when it is missing, damaged, or holds something else; no code in a pickle is ever run.
     """
     content = read_regular(path, limit_bytes=LARGEST_FILE_BYTES, hint=HINT)
-    if path.suffix.lower() in (".pkl", ".pickle"):
+    if path.suffix.lower() in PICKLES:
         return _from_dragbench(content, str(path))
     return item_from_json(content, str(path))
 
@@ -61,11 +63,13 @@ def points_from_numbers(rows: Sequence[Sequence[float]]) -> DragPoints:
 def check_points(points: DragPoints, size_px: tuple[int, int], file: Path | None = None) -> None:
     """Refuse points that cannot be meant for a picture of that (width, height).
 
-    file  where they came from; None: the command line
+    file  where they came from; None: the command line. DragBench's own have doubled points and some that are already
+          at their target, which count in its figures: they are taken as they are
     Raises: UsageError (InputError for a file) when there are none, or one is not finite, outside, doubled, or already
     at its target.
     """
-    problem = _problem(points, size_px)
+    published = file is not None and file.suffix.lower() in PICKLES
+    problem = _problem(points, size_px) or (None if published else _pointless(points))
     if problem:
         kind: type[SmoothtoolError] = UsageError if file is None else InputError
         what, hint = problem
@@ -111,6 +115,11 @@ def _problem(points: DragPoints, size_px: tuple[int, int]) -> tuple[str, str] | 
                 f"{x:g},{y:g} is outside the picture of {size_px[0]}x{size_px[1]} px",
                 "x from the left, y from the top",
             )
+    return None
+
+
+def _pointless(points: DragPoints) -> tuple[str, str] | None:
+    """What moves nothing, or cannot be at two places, and what to try."""
     for handle, target in zip(points.handles_xy_px, points.targets_xy_px, strict=True):
         if handle == target:
             return f"the point {handle[0]:g},{handle[1]:g} is its own target", "a target somewhere else"

@@ -1,4 +1,4 @@
-"""The published benchmarks' folders, as items: PIE-Bench's edits and MorphBench's pairs. (DragBench: `points.py`.)"""
+"""The published benchmarks' folders, as items: PIE-Bench's edits, MorphBench's pairs, DragBench's drags."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from smoothtool.errors import InputError
 from smoothtool.readers.fields import Fields, read_fields
+from smoothtool.readers.regular import is_regular
 
 PIE_SIDE_PX = 512
 PIE_HINT = "PIE-Bench's folder, with mapping_file.json and annotation_images beside each other"
@@ -129,3 +130,31 @@ def _morph_pairs(folder: Path, kind: str) -> list[MorphPair]:
             (there,) = ends.values()
             raise InputError(f"{there}: the other picture of the pair {name} is missing", MORPH_HINT)
     return [MorphPair(f"{kind}/{name}", kind, (ends["0"], ends["1"])) for name, ends in found.items()]
+
+
+@dataclass(frozen=True)
+class DragBenchItem:
+    """One picture of DragBench and the file with its points, mask and prompt, as `read_points` reads it."""
+
+    key: str
+    picture: Path
+    points: Path
+
+
+def read_drag_bench(folder: Path) -> list[DragBenchItem]:
+    """Every folder below with a meta_data.pkl and an original_image.png, by name.
+
+    Raises: InputError when there is none.
+    """
+    found = sorted(path.parent for path in folder.rglob("meta_data.pkl"))
+    pairs = [(item, item / "original_image.png") for item in found]
+    items = [
+        DragBenchItem(item.relative_to(folder).as_posix(), picture, item / "meta_data.pkl")
+        for item, picture in pairs
+        if is_regular(picture)
+    ]
+    if not items:
+        raise InputError(
+            f"{folder}: no items in DragBench's layout", "folders with original_image.png and meta_data.pkl in each"
+        )
+    return items

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,14 @@ import torch
 from PIL import Image
 from track_toys import Told
 
-from smoothtool.commands.drag import bench as drag_bench
 from smoothtool.commands.drag import picture as drag_picture
 from smoothtool.commands.drag import run as drag
 from smoothtool.commands.drag.identity import identity_lora
 from smoothtool.commands.drag.stages import around_handles, open_picture
 from smoothtool.commands.drag.stages import drag as drag_in
 from smoothtool.commands.shared import session as shared_session
-from smoothtool.errors import BatchError, InputError, UsageError
+from smoothtool.errors import InputError, UsageError
+from smoothtool.files.lists.points import check_points, points_from_numbers
 from smoothtool.files.pictures.images import read_settings
 from smoothtool.jobs import identity_steps, make_job
 from smoothtool.types import silent
@@ -28,8 +27,7 @@ from smoothtool.types import silent
 @pytest.fixture
 def session(model, monkeypatch, tmp_path):
     """The tiny model in place of any that would be loaded, and a cache of its own."""
-    for command in (drag_picture, drag_bench):
-        monkeypatch.setattr(command, "open_session", lambda job, track, pool=None: model)
+    monkeypatch.setattr(drag_picture, "open_session", lambda job, track, pool=None: model)
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     return model
 
@@ -264,57 +262,19 @@ def test_a_size_that_would_crop_the_picture_is_refused(session, picture, tmp_pat
         drag.run(job(picture, size="32x32", output=tmp_path / "out"), silent)
 
 
-@pytest.fixture
-def dragbench(tmp_path, picture) -> Path:
-    """Three items in DragBench's layout, one of them damaged."""
-    root = tmp_path / "bench"
-    for name in ("animals/one", "animals/two", "other/broken"):
-        (root / name).mkdir(parents=True)
-        (root / name / "original_image.png").write_bytes(picture.read_bytes())
-        meta = {"prompt": "a cat", "points": [[8, 12], [30, 12]], "mask": np.ones((24, 40), np.uint8)}
-        (root / name / "meta_data.pkl").write_bytes(pickle.dumps(meta)[: 9 if name == "other/broken" else None])
-    return root
+def test_the_old_flag_of_the_benchmark_says_where_it_is_now(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        make_job("drag", {"bench": tmp_path})
+    assert f"has moved: smoothtool bench drag {tmp_path}" in caught.value.what
+    assert "missing" not in caught.value.what
 
 
-def test_a_benchmark_measures_every_item_beside_doing_nothing_and_names_the_failed(session, dragbench, tmp_path):
-    asked = make_job(
-        "drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0, "iterations": 1}
-    )
-    with pytest.raises(BatchError, match="1 of 3 items failed, the first is other/broken"):
-        drag.run(asked, silent)
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["figures"]["no edit"]["mean_distance_px"] == 22
-    assert report["figures"]["dragged"]["mean_distance_px"] >= 0
-    assert report["figures"]["dragged"]["seconds"] > 0
-    assert any("not of SD 2.1" in note for note in report["notes"])
-    assert Image.open(tmp_path / "out" / "items" / "animals" / "one" / "dragged_image.png").size == (40, 24)
-    calls = session.counter.calls
-    with pytest.raises(BatchError):
-        drag.run(asked, silent)
-    assert session.counter.calls == calls  # everything has its record
-
-
-def test_an_item_that_does_not_fit_into_memory_is_named_and_the_others_are_made(
-    session, dragbench, tmp_path, monkeypatch: pytest.MonkeyPatch
-):
-    drag_one, asked_for = drag_bench.drag_one, []
-
-    def full_at_two(*given):
-        asked_for.append(given)
-        if len(asked_for) == 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return drag_one(*given)
-
-    monkeypatch.setattr(drag_bench, "drag_one", full_at_two)
-    asked = make_job(
-        "drag", {"bench": dragbench, "output": tmp_path / "out", "steps": 4, "lora_steps": 0, "iterations": 1}
-    )
-    with pytest.raises(BatchError, match="2 of 3 items failed, the first is animals/two"):
-        drag.run(asked, silent)
-    assert (tmp_path / "out" / "items" / "animals" / "one" / "dragged_image.png").is_file()
-    assert "out of memory" in (tmp_path / "out" / "report.json").read_text()
-
-
-def test_a_folder_without_items_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no items in DragBench's layout"):
-        drag.run(make_job("drag", {"bench": tmp_path}), silent)
+def test_points_that_move_nothing_are_refused_unless_they_are_dragbenchs_own():
+    unmoved = points_from_numbers([[8, 12, 8, 12]])
+    doubled = points_from_numbers([[8, 12, 30, 12], [8, 12, 20, 12]])
+    for points, words in ((unmoved, "its own target"), (doubled, "same place")):
+        with pytest.raises(InputError, match=words):
+            check_points(points, (40, 24), Path("points.json"))
+        check_points(points, (40, 24), Path("meta_data.pkl"))
+    with pytest.raises(InputError, match="outside"):
+        check_points(points_from_numbers([[8, 12, 99, 12]]), (40, 24), Path("meta_data.pkl"))
