@@ -19,6 +19,7 @@ from smoothtool.recipe.plan import Plan, picture_key, plan_flags
 
 METAVARS = {int: "INT", float: "FLOAT", Path: "PATH"}
 PICTURES = "; several, folders, globs or - for a list on stdin make a batch"
+SEEDS = "; several (1,2,3), or 4x for four, make a batch"
 Shard = Annotated[
     str | None,
     typer.Option("--shard", help="Of a batch, do a share: 1/4 to 4/4, all with the same -o", rich_help_panel=OUTPUT),
@@ -38,7 +39,7 @@ def job_command(model: type[Job], go: Callable[[Plan, RunOptions], None]) -> Cal
     Values arrive as text and are checked by the job model alone, so that every mistake is told at once.
     """
     own: list[tuple[str, Any]] = [("dry_run", DryRun), ("quiet", Quiet), ("debug", Debug)]
-    if picture_key(model) == "image":
+    if picture_key(model) == "image" or model.several_seeds:
         own += [("retry_failed", Retry), ("batch_shard", Shard)]
 
     def command(dry_run: bool, quiet: bool, debug: bool, **raw: Any) -> None:
@@ -48,7 +49,7 @@ def job_command(model: type[Job], go: Callable[[Plan, RunOptions], None]) -> Cal
         given = {keys[name]: value for name, value in raw.items() if value not in (None, False, [])}
         go(plan_flags(model.command, given), options)
 
-    parameters = [_parameter(name, field) for name, field in fields_of(model)]
+    parameters = [_parameter(name, field, model.several_seeds) for name, field in fields_of(model)]
     for name, kind in own:
         default = None if kind is Shard else False
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
@@ -58,13 +59,16 @@ def job_command(model: type[Job], go: Callable[[Plan, RunOptions], None]) -> Cal
     return command
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, several_seeds: bool) -> inspect.Parameter:
     kind, flag = kind_of(field), flag_of(field)
     annotation: Any = {bool: bool, list: list[str] | None}.get(kind, str | None)
     options: dict[str, Any] = {"help": _help(field), "show_default": False}
     if name == "image":
         annotation = list[str] | None
         options["help"] += PICTURES
+    if name == "seed" and several_seeds:
+        annotation = list[str] | None
+        options["help"] += SEEDS
     if kind is not bool:
         options |= {"metavar": _metavar(name, field), "autocompletion": _completion(choices_of(field))}
     if flag.positional:

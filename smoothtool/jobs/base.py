@@ -31,6 +31,8 @@ class Job(BaseModel):
     """By `method`, the defaults that its authors' program has where they are not the field's."""
     made: ClassVar[str] = "*.png"
     """The pictures that it leaves in its folder, as a glob."""
+    several_seeds: ClassVar[bool] = False
+    """Whether the command line takes several seeds, each of which makes a result of its own."""
     changes_model: ClassVar[bool] = False
     """Whether the model is another one afterwards, so that the next job has to load its own."""
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)

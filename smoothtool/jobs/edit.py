@@ -59,6 +59,7 @@ class EditJob(PictureJob):
     """Change a picture by words: what it shows, and what it should show."""
 
     command: ClassVar[str] = "edit"
+    several_seeds: ClassVar[bool] = True
     made: ClassVar[str] = "edited*.png"
     own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"pix2pix-zero": {"guidance": 5.0}}
     guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(

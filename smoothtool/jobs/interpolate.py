@@ -30,6 +30,7 @@ class InterpolateJob(InversionJob):
     """Turn pictures into each other: a smooth sequence through two or more, or through noise for a prompt."""
 
     command: ClassVar[str] = "interpolate"
+    several_seeds: ClassVar[bool] = True
     made: ClassVar[str] = "frames/*.png"
     own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"diffmorpher": {"guidance": 1.0}}
     guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(
@@ -88,6 +89,7 @@ class InterpolateJob(InversionJob):
         8, ge=0.01, le=120, allow_inf_nan=False, description="Frames per second of the videos"
     )
     gif: Annotated[bool, Flag()] = Field(False, description="Also write walk.gif, for places that play nothing else")
+    apng: Annotated[bool, Flag()] = Field(False, description="Also write walk.apng, an animation without loss")
     mp4: Annotated[bool, Flag()] = Field(False, description="Also write walk.mp4 (H.264; needs smoothtool[video])")
 
     @classmethod

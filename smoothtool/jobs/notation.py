@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 
 SIDE_PX = range(16, 8193)
 """Sides a picture may be asked for: under 16 no model has latents left, over 8192 no machine has memory left."""
@@ -134,6 +135,23 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if not 1 <= index <= count:
         raise ValueError(f"is {text}, not a share such as 2/4")
     return index, count
+
+
+def parse_seeds(texts: Sequence[str]) -> list[str]:
+    """Seeds as they are typed: one after the other, with commas between, and `4x` for the four seeds 0 to 3.
+
+    A text that is none of these stays as it is, for the option itself to refuse. The same words mean the same seeds
+    always, so that a batch goes on when its command is given again.
+    Raises: ValueError when one is there twice.
+    """
+    found: list[str] = []
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        many = re.fullmatch(r"([1-9]\d{0,3})x", part)
+        found += [str(seed) for seed in range(int(many[1]))] if many else [part]
+    twice = next((seed for seed in found if found.count(seed) > 1), None)
+    if twice is not None:
+        raise ValueError(f"has {twice} twice")
+    return found
 
 
 def parse_setting(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from smoothtool.errors import UsageError, closest
 from smoothtool.files.lists.inputs import Found, Picture, find_pictures
 from smoothtool.files.storage.names import MAX_PART_BYTES, safe_name
 from smoothtool.jobs import JOBS, Job, fields_of, keys_of, make_job
+from smoothtool.jobs.notation import parse_seeds
 from smoothtool.jobs.options import flag_of, key_of
 from smoothtool.recipe.defaults import with_defaults
 
@@ -88,26 +89,48 @@ def plan_flags(command: str, given: Mapping[str, Any]) -> Plan:
     Raises: UsageError that names every wrong setting, one a line, as flags.
     """
     key = picture_key(JOBS[command])
-    texts = list(given.get(key) or [])
+    texts, seeds = list(given.get(key) or []), _seeds(given.get("seed"))
     if not texts:
-        return plan_alone(make_job(command, given))
+        return _plan_found(command, given, key, None, seeds)
     try:
         found = find_pictures(texts)
     except ValueError as error:
         raise UsageError(f"{key.upper()} {error}", "a picture, a folder, a glob, or samples:NAME") from error
-    return replace(_plan_found(command, given, key, found), notes=found.notes)
+    return replace(_plan_found(command, given, key, found, seeds), notes=found.notes)
 
 
-def _plan_found(command: str, given: Mapping[str, Any], key: str, found: Found) -> Plan:
-    if key == "images":
-        return plan_alone(make_job(command, {**given, key: [picture.text for picture in found.pictures]}))
-    pictures = dict.fromkeys(found.pictures)
-    jobs = [make_job(command, {**given, key: picture.text}) for picture in pictures]
-    if not found.several:
+def _seeds(given: Any) -> list[Any]:
+    """One seed or several. Raises: UsageError when one is there twice."""
+    if not isinstance(given, list):
+        return [given]
+    try:
+        return [*parse_seeds(given)]
+    except ValueError as error:
+        raise UsageError(f"--seed {error}", "every seed once") from error
+
+
+def _plan_found(command: str, given: Mapping[str, Any], key: str, found: Found | None, seeds: list[Any]) -> Plan:
+    """A job for every picture and every seed; alone, unless there are several or it was asked for several pictures."""
+    each = found is not None and key == "image"
+    pictures: list[Picture | None] = [*dict.fromkeys(found.pictures)] if found is not None and each else [None]
+    whole = {key: [picture.text for picture in found.pictures]} if found is not None and not each else {}
+    pairs = [(picture, seed) for picture in pictures for seed in seeds]
+    jobs = [
+        make_job(command, {**given, **whole, **({key: picture.text} if picture else {}), **_only("seed", seed)})
+        for picture, seed in pairs
+    ]
+    if len(seeds) == 1 and not (found is not None and each and found.several):
         return plan_alone(jobs[0])
-    drafts = [draft_of(job, picture, PER_PICTURE) for job, picture in zip(jobs, pictures, strict=True)]
-    asked = {name: value for name, value in jobs[0].settings().items() if name != key}
-    return plan_batch(drafts, Path(given["output"]) if "output" in given else None, f"{command}-{found.title}", asked)
+    template = default_template(None, each, ["seed"] if len(seeds) > 1 else [])
+    drafts = [draft_of(job, picture, template) for job, (picture, _) in zip(jobs, pairs, strict=True)]
+    asked = {name: value for name, value in jobs[0].settings().items() if name != key or not each}
+    asked |= _only("seed", seeds if len(seeds) > 1 else None)
+    title = f"{command}-{found.title}" if found is not None else command
+    return plan_batch(drafts, Path(given["output"]) if "output" in given else None, title, asked)
+
+
+def _only(key: str, value: Any) -> dict[str, Any]:
+    return {} if value is None else {key: value}
 
 
 @cache

@@ -154,6 +154,25 @@ def test_a_dumped_plan_says_how_many_go_together_although_no_result_is_known_by_
     assert "force" not in dump_plan(several)
 
 
+def test_several_seeds_make_a_result_each() -> None:
+    walks = plan_flags("interpolate", {"prompt": "a fox", "seed": ["7,8", "3x"]})
+    assert [item.job.settings()["seed"] for item in walks.items] == [7, 8, 0, 1, 2]
+    assert [item.name for item in walks.items][:2] == ["interpolate-seed-7", "interpolate-seed-8"]
+    edits = plan_flags("edit", {"image": ["in"], "trg": ["a cat"], "seed": ["1", "2"]})
+    assert [item.name for item in edits.items][:2] == ["a/x-seed-1", "a/x-seed-2"]
+    assert (
+        plan_flags("interpolate", {"prompt": "a fox", "seed": ["3x"]}).folder
+        == plan_flags("interpolate", {"prompt": "a fox", "seed": ["0", "1,2"]}).folder
+    )
+    assert plan_flags("interpolate", {"prompt": "a fox", "seed": ["7"]}).folder is None
+
+
+@pytest.mark.parametrize(("seeds", "words"), [(["1", "1"], "twice"), (["1,many"], "--seed is many"), ([""], "--seed")])
+def test_seeds_that_cannot_be_meant_are_told(seeds: list[str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        plan_flags("interpolate", {"prompt": "a fox", "seed": seeds})
+
+
 def test_flags_plan_like_recipes() -> None:
     assert [item.name for item in plan_flags("invert", {"image": ["in"]}).items] == ["a/x", "b/x-jpg", "b/x-png"]
     (walk,) = plan_flags("interpolate", {"images": ["in"]}).items

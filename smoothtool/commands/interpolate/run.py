@@ -28,7 +28,7 @@ from smoothtool.commands.shared.session import (
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import a1111_parameters, save_image, to_image
-from smoothtool.files.pictures.sequences import check_mp4, save_gif, save_mp4, save_webm, save_webp
+from smoothtool.files.pictures.sequences import check_mp4, save_apng, save_gif, save_mp4, save_webm, save_webp
 from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.types import Report, Track
@@ -142,10 +142,12 @@ def _write_films(folder: Path, pictures: list[Image.Image], job: InterpolateJob)
     save_webm(shown, folder / "walk.webm", job.fps)
     if job.gif:
         save_gif(shown, folder / "walk.gif", job.fps, ping_pong=not job.loop)
+    if job.apng:
+        save_apng(shown, folder / "walk.apng", job.fps, ping_pong=not job.loop)
     if job.mp4:
         save_mp4(shown, folder / "walk.mp4", job.fps)
     write_picture(folder / "sheet.png", contact_sheet(_rows(pictures)))
-    asked = {kind: f"walk.{kind}" for kind in ("gif", "mp4") if getattr(job, kind)}
+    asked = {kind: f"walk.{kind}" for kind in ("gif", "apng", "mp4") if getattr(job, kind)}
     return {"sheet": "sheet.png", "webp": "walk.webp", "webm": "walk.webm", **asked}
 
 

@@ -1,4 +1,4 @@
-"""Sequences as files that play: animated WebP and GIF, WebM for browsers, MP4 where PyAV is installed.
+"""Sequences as files that play: animated WebP, GIF and PNG, WebM for browsers, MP4 where PyAV is installed.
 
 Small frames are enlarged alike in all of them.
 """
@@ -35,6 +35,11 @@ def save_webp(frames: list[Image.Image], path: Path, fps: float, ping_pong: bool
 def save_gif(frames: list[Image.Image], path: Path, fps: float, ping_pong: bool) -> None:
     """An endless GIF of 256 colours a frame; its clock has hundredths of a second and browsers start at two."""
     _save_animation(frames, path, ping_pong, format="GIF", duration=10 * max(2, round(100 / fps)))
+
+
+def save_apng(frames: list[Image.Image], path: Path, fps: float, ping_pong: bool) -> None:
+    """An endless animated PNG, every pixel as it is; programs that know plain PNG alone show the first frame."""
+    _save_animation(frames, path, ping_pong, format="PNG", duration=round(1000 / fps))
 
 
 def save_webm(frames: list[Image.Image], path: Path, fps: float) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from storage_toys import limited_files
 
 from smoothtool.errors import SmoothtoolError, StorageError, UsageError
-from smoothtool.files.pictures.sequences import save_gif, save_mp4, save_webm, save_webp
+from smoothtool.files.pictures.sequences import save_apng, save_gif, save_mp4, save_webm, save_webp
 from smoothtool.jobs import InterpolateJob
 
 
@@ -39,19 +39,19 @@ def video_frames(path: Path) -> list[np.ndarray]:
         found.append(picture[..., ::-1])
 
 
-@pytest.mark.parametrize("save", [save_webp, save_gif])
+@pytest.mark.parametrize("save", [save_webp, save_gif, save_apng])
 def test_ping_pong_comes_back_without_repeating_the_ends(tmp_path: Path, save: Any) -> None:
     save(frames(4), tmp_path / "a", 8, True)
     assert reds(tmp_path / "a") == pytest.approx([0, 83, 166, 250, 166, 83], abs=6)
 
 
-@pytest.mark.parametrize("save", [save_webp, save_gif])
+@pytest.mark.parametrize("save", [save_webp, save_gif, save_apng])
 def test_without_ping_pong_each_frame_is_there_once(tmp_path: Path, save: Any) -> None:
     save(frames(4), tmp_path / "a", 8, False)
     assert reds(tmp_path / "a") == pytest.approx([0, 83, 166, 250], abs=6)
 
 
-@pytest.mark.parametrize("save", [save_webp, save_gif])
+@pytest.mark.parametrize("save", [save_webp, save_gif, save_apng])
 def test_one_frame_alone_can_be_saved(tmp_path: Path, save: Any) -> None:
     save(frames(1), tmp_path / "a", 8, True)
     assert reds(tmp_path / "a") == pytest.approx([0], abs=6)
@@ -81,7 +81,7 @@ def test_small_frames_are_enlarged_for_players(tmp_path: Path, size: tuple[int, 
     assert video_frames(tmp_path / "a.webm")[0].shape == (height, width, 3)
 
 
-@pytest.mark.parametrize("save", [save_webp, save_gif])
+@pytest.mark.parametrize("save", [save_webp, save_gif, save_apng])
 @pytest.mark.parametrize(("size", "shown"), SIZES)
 def test_animations_are_enlarged_as_videos_are(
     tmp_path: Path, save: Any, size: tuple[int, int], shown: tuple[int, int]
@@ -127,10 +127,10 @@ def track_number(webm: bytes) -> bytes:
     return webm[at : at + 8]
 
 
-@pytest.mark.parametrize("name", ["a.webm", "a.webp", "a.gif"])
+@pytest.mark.parametrize("name", ["a.webm", "a.webp", "a.gif", "a.apng"])
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
-    save = {"webm": save_webm, "webp": save_webp, "gif": save_gif}[name[2:]]
+    save = {"webm": save_webm, "webp": save_webp, "gif": save_gif, "apng": save_apng}[name[2:]]
     rest = () if save is save_webm else (True,)
     with limited_files(2_000), pytest.raises(StorageError, match=f"{name}: cannot be written"):
         save([Image.fromarray(frame) for frame in noise], tmp_path / name, 8, *rest)
