@@ -123,7 +123,7 @@ def run(model: DiffusionModel, options: argparse.Namespace, done: set[tuple[int,
                 rows.append({"pair": pair.index, **figures})
                 append_record(options.out, rows[-1])
                 if frames is not None:
-                    shown[figures["variant"]] = frames
+                    shown[figures["variant"].removesuffix(variant_name("", options))] = frames
         if shown:
             morph_sheet(shown, inputs).save(options.out.with_name(f"{options.out.stem}-{pair.index:03d}.png"))
     return rows
