@@ -178,12 +178,12 @@ class InterpolateJob(InversionJob):
             raise ValueError(f"is for the method {' or '.join(methods)}, not for {method}")
         return value
 
-    @field_validator("loop", "reschedule", "adain", "gif", "mp4")
+    @field_validator("loop", "reschedule", "adain", "gif", "apng", "mp4")
     @classmethod
     def _a_grid_is_no_path(cls, wanted: bool, info: ValidationInfo) -> bool:
         if wanted and info.data.get("grid"):
             raise ValueError("is for a sequence of frames, and a grid is none")
-        if wanted and info.data.get("compare") and info.field_name in ("loop", "gif", "mp4"):
+        if wanted and info.data.get("compare") and info.field_name in ("loop", "gif", "apng", "mp4"):
             raise ValueError("is for one sequence of frames, and all methods are compared")
         return wanted
 

@@ -289,6 +289,7 @@ def test_a_grid_is_asked_for_by_three_or_four_pictures_and_is_no_film():
         ({"method": "vae"}, "is vae, and a grid mixes noises, which is the method slerp"),
         ({"loop": True}, "is for a sequence of frames, and a grid is none"),
         ({"gif": True}, "is for a sequence of frames, and a grid is none"),
+        ({"apng": True}, "is for a sequence of frames, and a grid is none"),
         ({"frames": 31}, "is 31 along a side: a grid holds 30 at most, 1024 in all"),
     ):
         with pytest.raises(UsageError, match=words):
@@ -327,6 +328,7 @@ def test_a_comparison_is_of_two_pictures_and_of_frames_that_all_methods_make():
         ({"images": ["a", "b", "c"]}, "runs every method between two pictures, not 3"),
         ({"images": [], "prompt": "a cat"}, "runs every method between two pictures, not 0"),
         ({"loop": True}, "is for one sequence of frames, and all methods are compared"),
+        ({"apng": True}, "is for one sequence of frames, and all methods are compared"),
     ):
         with pytest.raises(UsageError, match=words):
             make_job("interpolate", {**pair, **settings})
