@@ -11,7 +11,20 @@ from smoothtool.jobs.options import OUTPUT, SEED_END, choices_of, flag_of, key_o
 
 GIVEN_AS_SOCKETS = ("image", "images", "mask")
 """Options that come from other nodes."""
-NO_PLACE_HERE = ("points", "bench", "pick", "fit_mask", "compare", "gif", "apng", "mp4", "fps", "batch_size")
+NO_PLACE_HERE = (
+    "points",
+    "bench",
+    "pick",
+    "fit_mask",
+    "compare",
+    "format",
+    "quality",
+    "gif",
+    "apng",
+    "mp4",
+    "fps",
+    "batch_size",
+)
 """Options that name files, open pages, or are about files that no node sees."""
 LARGEST_WHOLE = 2**31 - 1
 

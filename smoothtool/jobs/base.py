@@ -198,6 +198,24 @@ class ModelJob(ReportJob):
         return lora
 
 
+class FormatJob(ModelJob):
+    """What every command that makes pictures understands."""
+
+    format: Annotated[Literal["png", "jpg", "webp", "avif"], Flag(panel=OUTPUT)] = Field(
+        "png", description="Kind of file of the pictures that are made; all carry their settings"
+    )
+    quality: Annotated[int | None, Flag(panel=OUTPUT)] = Field(
+        None, ge=1, le=100, description="Quality of jpg, webp and avif; 95 by default"
+    )
+
+    @field_validator("quality")
+    @classmethod
+    def _png_has_no_quality(cls, quality: int | None, info: ValidationInfo) -> int | None:
+        if quality is not None and info.data.get("format") == "png":
+            raise ValueError("is for jpg, webp and avif: png keeps every pixel")
+        return quality
+
+
 @cache
 def fields_of(model: type[Job]) -> tuple[tuple[str, FieldInfo], ...]:
     """Name and field in the order of the help: positional first, then panel by panel."""

@@ -7,17 +7,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from smoothtool.jobs.base import ModelJob
+from smoothtool.jobs.base import FormatJob
 from smoothtool.jobs.notation import parse_point
 from smoothtool.jobs.options import Flag
 
 
-class DragJob(ModelJob):
+class DragJob(FormatJob):
     """Drag parts of a picture to other places: of a picture file, or of one made from a prompt."""
 
     command: ClassVar[str] = "drag"
     own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"gooddrag": {"strength": 0.75}}
-    made: ClassVar[str] = "dragged.png"
+    made: ClassVar[str] = "dragged.*"
     image: Annotated[str | None, Flag(positional=True)] = Field(
         None, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
     )

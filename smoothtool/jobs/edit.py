@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from smoothtool.jobs.base import FormatJob
 from smoothtool.jobs.invert import InversionName, PictureJob
 from smoothtool.jobs.notation import has_words, parse_fraction, parse_weight
 from smoothtool.jobs.options import INVERSION, SAMPLING, Flag
@@ -55,12 +56,12 @@ RECORDED_BY_0_1 = {"self_steps": 0.6}
 """Defaults of version 0.1.0 that its recipes hold for every method, where today's default is another."""
 
 
-class EditJob(PictureJob):
+class EditJob(PictureJob, FormatJob):
     """Change a picture by words: what it shows, and what it should show."""
 
     command: ClassVar[str] = "edit"
     several_seeds: ClassVar[bool] = True
-    made: ClassVar[str] = "edited*.png"
+    made: ClassVar[str] = "edited*.*"
     own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"pix2pix-zero": {"guidance": 5.0}}
     guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(
         7.5,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from smoothtool.jobs.base import FormatJob
 from smoothtool.jobs.invert import InversionJob
 from smoothtool.jobs.options import INVERSION, SAMPLING, Flag
 
@@ -26,12 +27,12 @@ GRID_MOST = 30
 """Frames between two corners."""
 
 
-class InterpolateJob(InversionJob):
+class InterpolateJob(InversionJob, FormatJob):
     """Turn pictures into each other: a smooth sequence through two or more, or through noise for a prompt."""
 
     command: ClassVar[str] = "interpolate"
     several_seeds: ClassVar[bool] = True
-    made: ClassVar[str] = "frames/*.png"
+    made: ClassVar[str] = "frames/*.*"
     own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"diffmorpher": {"guidance": 1.0}}
     guidance: Annotated[float, Flag("-g", panel=SAMPLING)] = Field(
         7.5,

@@ -72,7 +72,8 @@ def _job_of(job: BenchJob, benchmark: Benchmark, item: BenchItem) -> Job:
     everyone = job.model_settings()
     chosen = {key: getattr(job, key) for key in ("method", "inversion") if getattr(job, key) is not None}
     own = dict(parse_setting(text) for text in job.options)
-    clash = next((key for key in own if key in {*everyone, *item.settings, "output", "force"}), None)
+    taken = {*everyone, *item.settings, "output", "force", "format", "quality"}
+    clash = next((key for key in own if key in taken), None)
     if clash is not None:
         raise UsageError(f"--set {clash}: has a place of its own", f"--{clash.replace('_', '-')}, or leave it out")
     return make_job(benchmark.command, {**everyone, **chosen, **item.settings, **own})

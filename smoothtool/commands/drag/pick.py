@@ -89,7 +89,7 @@ class _Picked:
                 page.say(f"saved in {self.root.folder}")
                 return
             self.report = drag_picture(asked, PageTrack(page, track), self.pool)
-            page.show(load_image(self.report.folder / "dragged.png"))
+            page.show(load_image(self.report.folder / f"dragged.{self.job.format}"))
         except (UsageError, InputError, StorageError) as error:
             page.fail(str(error))
         except Exception as error:

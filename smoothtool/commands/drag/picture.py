@@ -215,14 +215,15 @@ def _write(
         negative_prompt=job.negative,
     )
     settings = picture_document(job.command, report.job, report.folder)
-    save_image(dragged.after, folder / "dragged.png", settings=settings, parameters=parameters)
+    name = f"dragged.{job.format}"
+    save_image(dragged.after, folder / name, settings=settings, parameters=parameters, quality=job.quality)
     write_picture(folder / "before-after.png", before_after(before, dragged.after))
     path = [one.handles_xy_px for one in dragged.path] or _straight(request.points)
     save_webp(
         trajectory_frames(before, dragged.after, request.points, path), folder / "trajectory.webp", FPS, ping_pong=False
     )
     write_points(folder / "points.json", request.points, request.prompt)
-    names = ("dragged.png", "before-after.png", "trajectory.webp", "points.json")
+    names = (name, "before-after.png", "trajectory.webp", "points.json")
     return {name.partition(".")[0].replace("-", "_"): name for name in names}
 
 

@@ -92,10 +92,10 @@ def _edit(
 
 
 def _names(job: EditJob, ratios: list[str]) -> list[str]:
-    """`edited.png`, or one name per combination."""
+    """`edited.png` (or of another format), or one name per combination."""
     several_targets, several_ratios = len(job.trg) > 1, len(ratios) > 1
     return [
-        "edited" + (f"-{number}" if several_targets else "") + (f"-r{ratio}" if several_ratios else "") + ".png"
+        f"edited{f'-{number}' if several_targets else ''}{f'-r{ratio}' if several_ratios else ''}.{job.format}"
         for number in range(1, len(job.trg) + 1)
         for ratio in ratios
     ]
@@ -116,7 +116,7 @@ def _write(job: EditJob, source: Source, edits: list[Edit], names: list[str], re
             negative_prompt=job.negative,
         )
         shown = picture if job.size else at_input_size(picture, source.picture)
-        save_image(shown, folder / name, settings=settings, parameters=parameters)
+        save_image(shown, folder / name, settings=settings, parameters=parameters, quality=job.quality)
     pair = before_after(before, pictures[0], (job.src or "before", edits[0].target))
     write_picture(folder / "before-after.png", pair)
     report.files = {"edited": names, "before_after": "before-after.png"}

@@ -124,13 +124,14 @@ def _write_frames(
     settings = picture_document(job.command, report.job, report.folder)
     (folder / "frames").mkdir()
     digits = max(3, len(str(len(pictures) - 1)))
-    names = [f"frames/{index:0{digits}d}.png" for index in range(len(pictures))]
+    names = [f"frames/{index:0{digits}d}.{job.format}" for index in range(len(pictures))]
     for name, picture in zip(names, pictures, strict=True):
         save_image(
             picture,
             folder / name,
             settings=settings,
             parameters=parameters,
+            quality=job.quality,
             digital_source="compositeWithTrainedAlgorithmicMedia" if job.images else "trainedAlgorithmicMedia",
         )
     return names

@@ -17,6 +17,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.single_file import load_single_file
 from smoothtool.files.pictures.images import Fitted, fit_image, load_image
 from smoothtool.files.pictures.notes import PictureNotes
+from smoothtool.files.pictures.provenance import check_format
 from smoothtool.files.storage.inversions import is_inversion, load_inversion
 from smoothtool.files.storage.names import safe_name
 from smoothtool.files.storage.reports import versions, write_report
@@ -64,7 +65,9 @@ def begin(job: Job, inputs: Sequence[str], track: Track) -> tuple[Job, Report, T
     """The job with its seed, its report, and the track to use from here on, whose notes stand in the report as well.
 
     inputs  what the folder of the results is named after, where the job does not say
+    Raises: UsageError for a format of pictures that cannot be written here.
     """
+    check_format(getattr(job, "format", "png"))
     job = with_seed(job)
     report = start_report(job, inputs)
     return job, report, noted(job, report, track)

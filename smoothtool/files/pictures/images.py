@@ -101,14 +101,16 @@ def save_image(
     settings: dict[str, Any] | None,
     parameters: str | None,
     digital_source: DigitalSource | None = "compositeWithTrainedAlgorithmicMedia",
+    quality: int | None = None,
 ) -> None:
-    """Write a PNG, JPEG or WebP, by the suffix of `path`, whole or not at all.
+    """Write a PNG, JPEG, WebP or AVIF, by the suffix of `path`, whole or not at all.
 
     settings        comes back from `read_settings`
     parameters      text of `a1111_parameters`
+    quality         1 to 100, of the kinds that lose some; 95 by default
     digital_source  IPTC digital source type for XMP; None leaves it out
     """
-    options = metadata_options(path, settings, parameters, digital_source)
+    options = metadata_options(path, settings, parameters, digital_source, quality)
     write_picture(path, image.convert("RGB"), **options)
 
 

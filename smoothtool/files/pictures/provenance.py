@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 from xml.sax.saxutils import escape, unescape
 
-from PIL import Image
+from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from smoothtool.errors import UsageError
@@ -68,21 +68,36 @@ def _model_name(model: str) -> str:
     return path.stem if path.suffix == ".safetensors" else path.name
 
 
+LOSSY = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
+"""Kinds of files with a quality, as Pillow calls them."""
+
+
+def check_format(suffix: str) -> None:
+    """Raises: UsageError when this Pillow cannot write such pictures, as those before 11.3 cannot write AVIF."""
+    if suffix == "avif" and not features.check("avif"):
+        raise UsageError("--format avif: this Pillow cannot write it", "pip install -U pillow, or --format webp")
+
+
 def metadata_options(
-    path: Path, settings: dict[str, Any] | None, parameters: str | None, digital_source: DigitalSource | None
+    path: Path,
+    settings: dict[str, Any] | None,
+    parameters: str | None,
+    digital_source: DigitalSource | None,
+    quality: int | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments for Pillow's `save`, by the kind of file.
 
-    PNG has a text chunk each for settings and parameters; JPEG and WebP carry the settings in XMP and the parameters
-    in the EXIF user comment, where A1111 puts and seeks them.
-    Raises: UsageError when the suffix is none of png, jpg, jpeg, webp.
+    PNG has a text chunk each for settings and parameters; JPEG, WebP and AVIF carry the settings in XMP and the
+    parameters in the EXIF user comment, where A1111 puts and seeks them.
+    quality  1 to 100, of those three; 95 by default
+    Raises: UsageError when the suffix is none of png, jpg, jpeg, webp, avif.
     """
     suffix = path.suffix.lower()
     if suffix == ".png":
         return {"format": "PNG", "pnginfo": _png_chunks(settings, parameters, digital_source)}
-    if suffix not in (".jpg", ".jpeg", ".webp"):
-        raise UsageError(f"{path}: pictures are written as png, jpg or webp", f"{path.stem}.png")
-    options: dict[str, Any] = {"format": "WEBP" if suffix == ".webp" else "JPEG", "quality": 95}
+    if suffix not in LOSSY:
+        raise UsageError(f"{path}: pictures are written as png, jpg, webp or avif", f"{path.stem}.png")
+    options: dict[str, Any] = {"format": LOSSY[suffix], "quality": quality or 95}
     if settings is not None or digital_source is not None:
         options["xmp"] = _xmp(settings, digital_source)
     if parameters is not None:

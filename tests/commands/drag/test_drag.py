@@ -278,3 +278,20 @@ def test_points_that_move_nothing_are_refused_unless_they_are_dragbenchs_own():
         check_points(points, (40, 24), Path("meta_data.pkl"))
     with pytest.raises(InputError, match="outside"):
         check_points(points_from_numbers([[8, 12, 99, 12]]), (40, 24), Path("meta_data.pkl"))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp", "avif"])
+def test_a_result_of_another_format_carries_its_settings_too(session, picture, tmp_path, kind):
+    report = drag.run(job(picture, method="fastdrag", format=kind, quality=80, output=tmp_path / "out"), silent)
+    path = report.folder / f"dragged.{kind}"
+    assert report.files["dragged"] == path.name
+    assert Image.open(path).size == (40, 24)
+    assert read_settings(path)["jobs"][0]["format"] == kind
+
+
+def test_png_has_no_quality_and_an_avif_that_cannot_be_written_is_told_first(picture, monkeypatch):
+    with pytest.raises(UsageError, match="quality is for jpg, webp and avif"):
+        job(picture, quality=80)
+    monkeypatch.setattr("smoothtool.files.pictures.provenance.features.check", lambda name: False)
+    with pytest.raises(UsageError, match="cannot write it"):
+        drag.run(job(picture, format="avif"), silent)

@@ -302,7 +302,7 @@ def test_the_digital_source_type_is_valid_xml_and_can_be_left_out(tmp_path: Path
 
 
 def test_a_suffix_that_is_no_picture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="png, jpg or webp"):
+    with pytest.raises(UsageError, match="png, jpg, webp or avif"):
         save_image(gradient(), tmp_path / "a.txt", settings=None, parameters=None)
 
 
