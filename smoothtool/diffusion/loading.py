@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,23 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from smoothtool.diffusion.ddim import Schedule
+from smoothtool.diffusion.economies import Economies, Economy
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.parts import check_channels, check_words, read_part, read_schedule, read_tokenizer
 from smoothtool.diffusion.text import OneEncoder, PromptEncoder, TwoEncoders
-from smoothtool.errors import ModelError
+from smoothtool.errors import ModelError, out_of_memory
 from smoothtool.readers.fields import Fields, read_fields
 from smoothtool.weights.kinds import HINT, SDXL, Described, check_kind
 
 
 def load_model(
-    folder: Path, name: str, *, device: str = "auto", dtype: str = "auto", variant: str | None = None
+    folder: Path,
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    variant: str | None = None,
+    economies: Sequence[Economy] = (),
 ) -> DiffusionModel:
     """Load a diffusers folder without importing diffusers' pipelines (they cost seconds).
 
@@ -40,7 +47,7 @@ def load_model(
     vae = read_part(AutoencoderKL, folder, "vae", name, vae_dtype, variant)
     text = _read_text(folder, family, name, precision, variant)
     schedule = read_schedule(folder / "scheduler" / "scheduler_config.json")
-    return assemble(name, unet, vae, text, schedule, place, precision)
+    return assemble(name, unet, vae, text, schedule, place, precision, economies)
 
 
 def _read_text(folder: Path, family: str, name: str, dtype: torch.dtype, variant: str | None) -> PromptEncoder:
@@ -69,6 +76,7 @@ def assemble(
     schedule: Schedule,
     device: torch.device,
     dtype: torch.dtype,
+    economies: Sequence[Economy] = (),
 ) -> DiffusionModel:
     """Freeze the parts, move them to the device and take their fingerprint."""
     check_channels(name, unet, vae)
@@ -82,12 +90,29 @@ def assemble(
         _digest_weights(part, digest)
         part.requires_grad_(False)
         part.eval()
-        part.to(device)
     if device.type == "cuda":
         unet.to(memory_format=torch.channels_last)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     digest.update(json.dumps({**schedule.config, **text.settings}, sort_keys=True, default=str).encode())
-    return DiffusionModel(name, unet, vae, text, schedule, device, dtype, digest.hexdigest()[:16])
+    own = Economies({"unet": unet, "vae": vae, **text.encoders}, device)
+    for economy in economies:
+        own.use(economy)
+    _place(own)
+    return DiffusionModel(name, unet, vae, text, schedule, device, dtype, digest.hexdigest()[:16], own)
+
+
+def _place(own: Economies) -> None:
+    """The parts on their device; where they do not fit together, they come when they are used."""
+    if "offload" in own.active:
+        return
+    try:
+        for part in own.parts.values():
+            part.to(own.device)
+        return
+    except (RuntimeError, MemoryError) as error:
+        if not (out_of_memory(error) and own.left(["offload"])):
+            raise
+    own.use_next(["offload"])
 
 
 def choose_device(device: str) -> torch.device:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -12,9 +13,16 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule, noise_from_velocity
+from smoothtool.diffusion.economies import OF_PICTURES, WITH_GRADIENTS, WITHOUT_GRADIENTS, Economies, release
+from smoothtool.diffusion.memory import failing_in_time
 from smoothtool.diffusion.text import PromptEncoder, added_conditions
-from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError
+from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError, out_of_memory
 from smoothtool.types import Conditioning
+
+T = TypeVar("T")
+Limit = Literal["max_batch", "max_pictures"]
+SMALLER = "a smaller --size, or --dtype float16"
+_SAVINGS = {"max_batch": WITHOUT_GRADIENTS, "max_pictures": OF_PICTURES}
 
 
 @dataclass
@@ -30,6 +38,7 @@ class DiffusionModel:
     """UNet, VAE and text encoders, all frozen; latents and embeddings go in and out as float32.
 
     fingerprint  short digest of all weights, the same in float32 and float16 storage
+    economies    what saves memory; more of it is used when memory runs out
     max_batch    most rows in one UNet call; halved when memory runs out
     max_pictures the same of one VAE call
     """
@@ -42,6 +51,7 @@ class DiffusionModel:
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    economies: Economies
     loras: list[dict[str, Any]] = field(default_factory=list)
     max_batch: int = 64
     max_pictures: int = 64
@@ -176,21 +186,46 @@ class DiffusionModel:
             lambda part: self._predict(latents[part], timestep, conditioning[part]), len(latents), "max_batch"
         )
 
-    def _in_parts(
-        self, work: Callable[[slice], torch.Tensor], count: int, limit: Literal["max_batch", "max_pictures"]
-    ) -> torch.Tensor:
+    def within_memory(self, work: Callable[[], T]) -> T:
+        """Work with gradients, begun again when memory runs out, with one economy more each time.
+
+        Raises: MemoryExhaustedError when none is left.
+        """
+        while True:
+            left = self.economies.left(WITH_GRADIENTS)
+            try:
+                with nullcontext() if left is None else failing_in_time(self.device):
+                    return work()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if left is None:
+                    raise MemoryExhaustedError("out of memory, with everything done to save it", SMALLER) from error
+            self.economies.use_next(WITH_GRADIENTS)  # past the handler, which holds on to what did not fit
+
+    def _in_parts(self, work: Callable[[slice], torch.Tensor], count: int, limit: Limit) -> torch.Tensor:
         """`work` on `count` rows, as many at a time as the limit says, which is halved when memory runs out."""
         while True:
             most: int = getattr(self, limit)
+            last = min(most, count) == 1 and self.economies.left(_SAVINGS[limit]) is None
             try:
-                return torch.cat([work(slice(at, at + most)) for at in range(0, count, most)])
-            except torch.OutOfMemoryError as error:
-                if most == 1 or count == 1:
-                    raise MemoryExhaustedError(
-                        "out of memory with one picture at a time", "a smaller --size, or --dtype float16"
-                    ) from error
-                setattr(self, limit, max(1, min(most, count) // 2))
-                torch.cuda.empty_cache()
+                with nullcontext() if last else failing_in_time(self.device):
+                    return torch.cat([work(slice(at, at + most)) for at in range(0, count, most)])
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if last:
+                    raise MemoryExhaustedError("out of memory with one picture at a time", SMALLER) from error
+            self._need_less(count, limit)
+
+    def _need_less(self, count: int, limit: Limit) -> None:
+        """Rows of the UNet may belong together, so that they are divided last; pictures of the VAE never do."""
+        most: int = min(getattr(self, limit), count)
+        if limit == "max_pictures" and most > 1:
+            release(self.device)
+        elif self.economies.use_next(_SAVINGS[limit]):
+            return
+        setattr(self, limit, most // 2)
 
     def _predict(self, latents: torch.Tensor, timestep: int | torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         self.counter.calls += 1

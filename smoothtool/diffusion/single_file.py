@@ -6,6 +6,7 @@ The weights are renamed by diffusers, from the configs that smoothtool ships; on
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from smoothtool.diffusion.checkpoint import UNET, Checkpoint, open_checkpoint
 from smoothtool.diffusion.conversion import convert_part
 from smoothtool.diffusion.ddim import Schedule
+from smoothtool.diffusion.economies import Economy
 from smoothtool.diffusion.loading import assemble, choose_device, choose_dtype, vae_precision
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.parts import first_line, read_tokenizer
@@ -86,7 +88,13 @@ OTHERS_BY_KEY = (
 
 
 def load_single_file(
-    path: Path, name: str, tokenizer: Path | None, *, device: str = "auto", dtype: str = "auto"
+    path: Path,
+    name: str,
+    tokenizer: Path | None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    economies: Sequence[Economy] = (),
 ) -> DiffusionModel:
     """Load a checkpoint; never asks the network.
 
@@ -115,7 +123,7 @@ def load_single_file(
             config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     config["prediction_type"] = "v_prediction" if velocity else prediction_type_of(unet.to(place))
     unet.register_to_config(sample_size=family.sample_size[config["prediction_type"]])
-    return assemble(name, unet, vae, text, Schedule.from_config(config, name), place, precision)
+    return assemble(name, unet, vae, text, Schedule.from_config(config, name), place, precision, economies)
 
 
 @torch.no_grad()

@@ -161,6 +161,18 @@ class ModelJob(ReportJob):
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], Flag(panel=MODEL)] = Field(
         "auto", description="Precision of the weights; auto is float32 on a CPU and float16 elsewhere"
     )
+    offload: Annotated[bool, Flag(panel=MODEL, delivery=True)] = Field(
+        False,
+        description="Keep parts of the model on the GPU only while they are used; on by itself when memory runs out",
+    )
+    vae_tiling: Annotated[bool, Flag(panel=MODEL, delivery=True)] = Field(
+        False, description="Run the VAE strip by strip, for the same picture; on by itself when memory runs out"
+    )
+    gradient_checkpointing: Annotated[bool, Flag(panel=MODEL, delivery=True)] = Field(
+        False,
+        description="Compute again what a backward pass needs instead of keeping it: null-text inversion, drag, "
+        "training; on by itself when memory runs out",
+    )
     seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
         None, ge=0, lt=SEED_END, description="Seed of all noise; drawn and recorded when not given"
     )

@@ -72,7 +72,6 @@ class TrainJob(ModelJob):
     mixed_precision: Annotated[Literal["no", "fp16", "bf16"], Flag()] = Field(
         "no", description="Precision of the passes; bf16 is too coarse for the regulariser's differences"
     )
-    gradient_checkpointing: Annotated[bool, Flag()] = Field(False, description="Less memory for more time")
     compile: Annotated[bool, Flag()] = Field(False, description="Compile the UNet first")
     checkpoint_every: Annotated[int, Flag(delivery=True)] = Field(
         500, ge=1, lt=COUNT_END, description="Steps between checkpoints"
@@ -101,12 +100,12 @@ class TrainJob(ModelJob):
             raise ValueError("has no second derivative, which --gradient double-backward takes; take central")
         return compile
 
-    @field_validator("gradient_checkpointing")
+    @field_validator("gradient")
     @classmethod
-    def _checkpointing_recomputes(cls, gradient_checkpointing: bool, info: ValidationInfo) -> bool:
-        if gradient_checkpointing and info.data.get("gradient") == "double-backward" and info.data["variation_weight"]:
-            raise ValueError("recomputes with another attention than --gradient double-backward; take central")
-        return gradient_checkpointing
+    def _checkpointing_recomputes(cls, gradient: str, info: ValidationInfo) -> str:
+        if gradient == "double-backward" and info.data.get("gradient_checkpointing") and info.data["variation_weight"]:
+            raise ValueError("is double-backward, which gradient_checkpointing would compute otherwise; take central")
+        return gradient
 
     @field_validator("mixed_precision")
     @classmethod

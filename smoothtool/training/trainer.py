@@ -7,7 +7,7 @@ LoRA's gradients are small. They are averaged over the processes once a step ins
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smoothtool.diffusion.batches import predict_noise_at
+from smoothtool.diffusion.economies import WITH_GRADIENTS, WITHOUT_GRADIENTS, Economy, release
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.diffusion.memory import failing_in_time
 from smoothtool.diffusion.model import DiffusionModel
@@ -107,6 +108,7 @@ class Trainer:
         self, model: DiffusionModel, examples: Examples, settings: TrainSettings, accelerator: Accelerator
     ) -> None:
         self.model, self.examples, self.settings, self.accelerator = model, examples, settings, accelerator
+        model.economies.bring("unet")  # where averages and Adam's moments will be
         _make_trainable(model, settings)
         self.named = {name: p for name, p in model.unet.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
@@ -251,32 +253,45 @@ class Trainer:
         """Add up the gradients of one step; [samples, 5]: timestep, base loss, n, (n - a)^2, and how far the difference
         is from a longer one (-1 where nobody looked).
 
-        A step whose memory runs out begins again with half as many pictures at once.
+        A step whose memory runs out begins again with half as many pictures at once, then with what else saves memory.
         """
         accumulate, before = self.settings.accumulate, self.running_mean
         numbers = range(self.step * accumulate, (self.step + 1) * accumulate)
         while True:
             alone = (self.at_once or self.settings.batch_size) == 1
+            last = alone and self.model.economies.left(self._savings) is None
             try:
-                with nullcontext() if alone else failing_in_time(self.model.device):
+                with nullcontext() if last else failing_in_time(self.model.device):
                     return torch.cat([self._accumulate(number) for number in numbers])
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-                self.at_once = self._fewer(error)
+                fewer = self._fewer(error)
             self.running_mean = before
             self.optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
+            if fewer == self.at_once:
+                self.model.economies.use_next(self._savings)
+            self.at_once = fewer
+            release(self.model.device)
+
+    @property
+    def _savings(self) -> Sequence[Economy]:
+        """Double backward takes another attention than what would be computed again."""
+        exact = self.regularised and self.settings.gradient == "double-backward"
+        return WITHOUT_GRADIENTS if exact else WITH_GRADIENTS
 
     def _fewer(self, error: Exception) -> int:
         """Half as many pictures at once: noises and the effective batch stay, and so does this number when resumed.
 
-        Not on several processes, where the others already wait for this one's figures.
+        One stays one while something else saves memory. Not on several processes, where the others already wait for
+        this one's figures.
         """
         now = self.at_once or self.settings.batch_size
+        if now == 1 and self.accelerator.num_processes == 1 and self.model.economies.left(self._savings):
+            return 1
         what = f"step {self.step + 1}: out of memory with {now} picture{'s' * (now > 1)} at once"
         if now == 1:
-            raise MemoryExhaustedError(what, "--gradient-checkpointing, or a smaller --size") from error
+            raise MemoryExhaustedError(what, "a smaller --size") from error
         if self.accelerator.num_processes > 1:
             less = next(size for size in range(now // 2, 0, -1) if now % size == 0)
             flags = f"--batch-size {less} --accumulate {self.settings.accumulate * now // less}"
@@ -406,4 +421,4 @@ def _make_trainable(model: DiffusionModel, settings: TrainSettings) -> None:
     else:
         add_trainable_lora(model.unet, settings.rank, generator=torch.Generator().manual_seed(settings.seed))
     if settings.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
+        model.economies.use("gradient_checkpointing")

@@ -148,7 +148,7 @@ def drag(
     mask  bool [H, W] over the picture, True where it may change; None: everywhere
     """
     started = time.perf_counter()
-    moved = _MOVES[job.method](model, opened, points, mask, job, track)
+    moved = model.within_memory(lambda: _MOVES[job.method](model, opened, points, mask, job, track))
     dragging = time.perf_counter() - started
     started = time.perf_counter()
     steps = sample_beside_original(

@@ -24,7 +24,13 @@ from smoothtool.methods.inversion.fixed_point_solvers import (
     plain_solver,
 )
 from smoothtool.methods.inversion.negative_prompt import negative_prompt_embeds
-from smoothtool.methods.inversion.null_text import Solver, adam_solver, gauss_newton_solver, null_text_steps
+from smoothtool.methods.inversion.null_text import (
+    NullTextStep,
+    Solver,
+    adam_solver,
+    gauss_newton_solver,
+    null_text_steps,
+)
 from smoothtool.methods.inversion.resume import resumed_steps
 from smoothtool.methods.inversion.spdinv import spdinv_steps
 from smoothtool.types import Conditioning, Inversion, LatentTrajectory, Track
@@ -83,8 +89,12 @@ class Start:
 def _null_text(start: Start) -> Inversion:
     """Per step one null embedding for all pictures; one for each where `start.null` has a row for each."""
     job, pivots = start.job, start.pivots()
-    fit = null_text_steps(start.model, pivots, start.text, start.null, job.guidance, make_solver(job))
-    steps = list(start.track(fit, "fitting null text", job.steps))
+
+    def fitted() -> list[NullTextStep]:
+        fit = null_text_steps(start.model, pivots, start.text, start.null, job.guidance, make_solver(job))
+        return list(start.track(fit, "fitting null text", job.steps))
+
+    steps = fitted() if len(start.null) > 1 else start.model.within_memory(fitted)  # several apart are divided first
     last_loss = max(steps[-1].last_losses) * len(start.null) / len(start.prompts)
     return replace(
         start.unsampled("nti", pivots),

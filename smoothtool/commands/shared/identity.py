@@ -63,16 +63,20 @@ def learned_identity(
 def _learned(model: DiffusionModel, fitted: Fitted, prompt: str, fit: Fit, track: Track) -> Contents:
     """The identity LoRA as a file holds it; the model is as before."""
     latents, text = model.encode_images(fitted.pixel_values), model.encode_prompts([prompt])
-    generator = torch.Generator().manual_seed(0)
-    steps = fit_identity_lora(
-        model, latents, text, fit.steps, generator, learning_rate=fit.learning_rate, batch=fit.batch
-    )
-    try:
-        for _ in track(steps, "learning the picture", fit.steps):
-            pass
-        return lora_file(model.unet, IDENTITY)
-    finally:
-        remove_lora(model, IDENTITY)
+
+    def learned() -> Contents:
+        generator = torch.Generator().manual_seed(0)
+        steps = fit_identity_lora(
+            model, latents, text, fit.steps, generator, learning_rate=fit.learning_rate, batch=fit.batch
+        )
+        try:
+            for _ in track(steps, "learning the picture", fit.steps):
+                pass
+            return lora_file(model.unet, IDENTITY)
+        finally:
+            remove_lora(model, IDENTITY)
+
+    return model.within_memory(learned)
 
 
 def _kept(cache: IdentityCache, key: str, contents: Contents, track: Track, read: Callable[[Path], T]) -> T:

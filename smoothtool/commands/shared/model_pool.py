@@ -24,7 +24,8 @@ class Precomputed:
 
 def model_key(job: Job) -> tuple[object, ...]:
     """The options that a job's model depends on; empty values for a job without a model."""
-    return tuple(getattr(job, key, None) for key in ("model", "device", "dtype")) + tuple(getattr(job, "lora", ()))
+    keys = ("model", "device", "dtype", "offload", "vae_tiling", "gradient_checkpointing")
+    return tuple(getattr(job, key, None) for key in keys) + tuple(getattr(job, "lora", ()))
 
 
 class ModelPool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from smoothtool.commands.shared.loras import lora_files
 from smoothtool.commands.shared.model_pool import ModelPool
+from smoothtool.diffusion.economies import ECONOMIES
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
@@ -38,7 +39,9 @@ T = TypeVar("T")
 
 def open_session(job: ModelJob, track: Track, pool: ModelPool) -> DiffusionModel:
     """The job's model from the pool, with its LoRAs: the model's default one first, unless `lora: none`."""
-    return pool.open(job, lambda: _load_with_loras(job, track))
+    model = pool.open(job, lambda: _load_with_loras(job, track))
+    model.economies.tell(track.note)
+    return model
 
 
 def _load_with_loras(job: ModelJob, track: Track) -> DiffusionModel:
@@ -55,10 +58,11 @@ def _load_with_loras(job: ModelJob, track: Track) -> DiffusionModel:
 
 
 def _load(place: ModelLocation, job: ModelJob) -> DiffusionModel:
+    how: Any = {"device": job.device, "dtype": job.dtype, "economies": [one for one in ECONOMIES if getattr(job, one)]}
     if place.single_file is not None:
-        return load_single_file(place.single_file, place.name, place.tokenizer, device=job.device, dtype=job.dtype)
+        return load_single_file(place.single_file, place.name, place.tokenizer, **how)
     assert place.folder is not None
-    return load_model(place.folder, place.name, device=job.device, dtype=job.dtype)
+    return load_model(place.folder, place.name, **how)
 
 
 def begin(job: Job, inputs: Sequence[str], track: Track) -> tuple[Job, Report, Track]:
@@ -195,6 +199,7 @@ def describe_model(model: DiffusionModel) -> dict[str, object]:
         "loras": model.loras,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
+        "economies": list(model.economies.active),
     }
 
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from smoothtool.diffusion.attention import AttentionLayer, attention_layers, attention_probs, controlled_attention
 from smoothtool.diffusion.ddim import ddim_step
+from smoothtool.diffusion.economies import keeping_all
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import DenoisingStep, guide
 from smoothtool.methods.inversion.ddim import InversionStep
@@ -196,7 +197,7 @@ def _map_gradient(
     def distance(candidate: torch.Tensor) -> torch.Tensor:
         """A scalar of the latents [1 or 2, C, h, w]."""
         maps = _Maps()
-        with maps.read(model):
+        with keeping_all(model.unet), maps.read(model):
             _both(model, candidate, timestep, null, shifted)
         return maps.distance(reference)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from storage_toys import limited_files
+from toys import tiny_model
 from track_toys import Told
 from training_toys import log, same, weights
 
@@ -63,11 +64,14 @@ def test_a_divided_batch_is_still_divided_when_resumed(job, tmp_path, memory_for
     assert same(weights(resumed), weights(whole))
 
 
-def test_one_picture_that_does_not_fit_is_one_sentence(job, memory_for):
+def test_one_picture_that_does_not_fit_is_one_sentence_after_all_has_been_tried(job, memory_for, tmp_path, monkeypatch):
     memory_for(0)
+    model = tiny_model(tmp_path / "tokenizer")
+    monkeypatch.setattr(train, "open_session", lambda *asked: model)
     with pytest.raises(MemoryExhaustedError, match="step 1: out of memory with 1 picture at once") as caught:
         train.run(job(), silent)
-    assert "--gradient-checkpointing" in caught.value.hint
+    assert "--size" in caught.value.hint
+    assert ["--gradient-checkpointing" in line for line in model.economies.lines] == [True]
 
 
 def test_one_of_several_processes_names_flags_for_the_same_effective_batch():
