@@ -37,6 +37,10 @@ class Job(BaseModel):
     """Whether the model is another one afterwards, so that the next job has to load its own."""
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
+    def __eq__(self, other: object) -> bool:
+        """The same command with the same options, wherever their values come from."""
+        return type(self) is type(other) and dict(self) == dict(other)  # type: ignore[call-overload]
+
     @property
     def origins(self) -> dict[str, str]:
         """Of options that nobody gave and that are not smoothtool's own default either: why they are as they are."""

@@ -123,7 +123,7 @@ def test_what_does_not_fit_alone_fails_with_a_sentence(tiny: Path, tmp_path: Pat
     watched(monkeypatch, before)
     outcomes = run(tiny, tmp_path / "out", "command: invert, image: 'samples:[fc]*'", 3)
     assert [outcome.record["exit_code"] for outcome in outcomes] == [6, 6, 6]
-    assert outcomes[0].record["error"] == "out of memory"
+    assert outcomes[0].record["error"] == "out of memory with one picture at a time"
 
 
 def test_a_broken_picture_fails_alone_among_those_that_go_together(tiny: Path, tmp_path: Path, unet_calls) -> None:

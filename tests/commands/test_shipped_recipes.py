@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from batch_toys import pictures
 
-from smoothtool.cli.launch import Wish, launch
+from smoothtool.cli.launch import RunOptions, launch
 from smoothtool.recipe.reading import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -59,7 +59,7 @@ def test_a_recipe_gives_what_it_promises(name: str, tiny: Path, tmp_path: Path, 
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("smoothtool.weights.sample_pictures.DEFAULT_PROMPTS", prompts(tmp_path), raising=False)
     plan = load_recipe(RECIPES / f"{name}.yaml", overrides(name, tiny, tmp_path))
-    launch(plan, Wish())
+    launch(plan, RunOptions())
     assert capsys.readouterr().out
     assert [path for path in LEAVES[name] if not (tmp_path / "out" / path).is_file()] == []
     if plan.folder is not None:

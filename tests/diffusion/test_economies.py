@@ -173,10 +173,19 @@ def test_offloaded_parts_are_on_the_device_only_while_they_are_used() -> None:
     for part in (text, text_2, unet, unet, vae):
         part()
     assert diary == [
-        "text to cuda", "text_2 to cuda", "text runs", "text_2 runs",
-        "text to cpu", "text_2 to cpu", "unet to cuda", "unet runs", "unet runs",
-        "unet to cpu", "vae to cuda", "vae runs",
-    ]  # fmt: skip
+        "text to cuda",
+        "text_2 to cuda",
+        "text runs",
+        "text_2 runs",
+        "text to cpu",
+        "text_2 to cpu",
+        "unet to cuda",
+        "unet runs",
+        "unet runs",
+        "unet to cpu",
+        "vae to cuda",
+        "vae runs",
+    ]
 
 
 def test_a_part_is_brought_for_what_touches_its_weights() -> None:

@@ -19,9 +19,14 @@ def vae() -> AutoencoderKL:
     """SD's blocks in small: a shortcut on the way down and up, two resolutions of each kind."""
     torch.manual_seed(0)
     return AutoencoderKL(
-        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, latent_channels=4, sample_size=64,
-    ).eval()  # fmt: skip
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        sample_size=64,
+    ).eval()
 
 
 @pytest.fixture

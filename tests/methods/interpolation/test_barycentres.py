@@ -16,8 +16,11 @@ def noise(count: int, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("pictures", [3, 4])
 def test_the_corners_of_a_grid_are_the_pictures_themselves(pictures: int):
     rows = grid_weights(pictures, 2)
-    corners = [rows[0][0], rows[-1][0], rows[-1][-1]] if pictures == 3 else [
-        rows[0][0], rows[0][-1], rows[-1][0], rows[-1][-1]]  # fmt: skip
+    corners = (
+        [rows[0][0], rows[-1][0], rows[-1][-1]]
+        if pictures == 3
+        else [rows[0][0], rows[0][-1], rows[-1][0], rows[-1][-1]]
+    )
     assert torch.equal(barycentres(noise(pictures), corners), noise(pictures))
 
 
