@@ -1,4 +1,4 @@
-"""The VAE strip by strip: the same picture to rounding, in a third of the memory.
+"""The VAE strip by strip: the same picture to rounding, in less memory.
 
 Known tilings decode tiles as if each were a picture of its own, so that its brightness follows from its own statistics.
 Here every group normalisation counts the whole picture. A residual block goes over its input twice:

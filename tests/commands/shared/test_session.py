@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 from track_toys import Told
 
@@ -14,6 +15,7 @@ from smoothtool.commands.interpolate import run as interpolate
 from smoothtool.commands.invert import run as invert
 from smoothtool.commands.shared import session
 from smoothtool.commands.shared.model_pool import ModelPool
+from smoothtool.diffusion.economies import Economies
 from smoothtool.diffusion.model import UNetCalls
 from smoothtool.errors import InputError, ModelError
 from smoothtool.jobs import make_job
@@ -58,14 +60,14 @@ def test_a_single_file_is_loaded_with_its_tokenizer(tmp_path: Path, monkeypatch:
 
     def load(*args, **options):
         seen.append((args, options))
-        return SimpleNamespace(counter=UNetCalls())
+        return SimpleNamespace(counter=UNetCalls(), economies=Economies({}, torch.device("cpu")))
 
     monkeypatch.setattr(session, "load_single_file", load)
     monkeypatch.setattr("smoothtool.weights.models.find_tokenizer", lambda: tmp_path / "words")
     path = tmp_path / "a.safetensors"
     path.touch()
     session.open_session(make_job("invert", {"image": "x", "model": str(path), "device": "cpu"}), silent, ModelPool())
-    assert seen == [((path, str(path), tmp_path / "words"), {"device": "cpu", "dtype": "auto"})]
+    assert seen == [((path, str(path), tmp_path / "words"), {"device": "cpu", "dtype": "auto", "economies": []})]
 
 
 def test_pictures_lent_by_the_python_api_are_named_as_the_result_keeps_them(tmp_path: Path) -> None:
