@@ -171,7 +171,7 @@ def test_a_folder_with_other_files_is_left_alone(small, tmp_path: Path):
 
 
 def test_a_smooth_lora_that_is_not_there_is_named_before_anything_is_measured(small, tmp_path: Path):
-    with pytest.raises(ModelError, match=r"--smooth none\.safetensors:0\.5: there is no such file"):
+    with pytest.raises(ModelError, match=r"none\.safetensors: there is no such LoRA"):
         small(output=tmp_path / "out", smooth="none.safetensors:0.5")
     assert not (tmp_path / "out").exists()
 
