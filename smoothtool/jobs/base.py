@@ -39,7 +39,7 @@ class Job(BaseModel):
 
     def __eq__(self, other: object) -> bool:
         """The same command with the same options, wherever their values come from."""
-        return type(self) is type(other) and dict(self) == dict(other)  # type: ignore[call-overload]
+        return isinstance(other, Job) and type(self) is type(other) and dict(iter(self)) == dict(iter(other))
 
     @property
     def origins(self) -> dict[str, str]:
