@@ -227,12 +227,37 @@ class DiffusionModel:
             return
         setattr(self, limit, most // 2)
 
-    def _predict(self, latents: torch.Tensor, timestep: int | torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+    def predict_noise_at(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        unet: Callable[..., tuple[torch.Tensor, ...]] | None = None,
+    ) -> torch.Tensor:
+        """eps [B, C, h, w] in float32 (v where abar = 0), every sample at its own time, as training wants it.
+
+        Differentiable, and never split.
+
+        latents    [B, C, h, w]
+        timesteps  [B] whole numbers
+        unet       stands in for the model's own, for example compiled
+        """
+        return self._predict(latents, timesteps, conditioning, unet, torch.float32)
+
+    def _predict(
+        self,
+        latents: torch.Tensor,
+        timestep: int | torch.Tensor,
+        conditioning: Conditioning,
+        unet: Callable[..., tuple[torch.Tensor, ...]] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
         self.counter.calls += 1
         self.counter.rows += len(latents)
-        out = self.unet(
-            latents.to(self.unet.dtype), timestep, **self.unet_conditions(latents, conditioning), return_dict=False
-        )[0].to(latents.dtype)
+        conditions = self.unet_conditions(latents, conditioning)
+        out = (self.unet if unet is None else unet)(
+            latents.to(self.unet.dtype), timestep, **conditions, return_dict=False
+        )[0].to(dtype or latents.dtype)
         if self.schedule.prediction_type == "v_prediction":
             schedule = self.schedule
             at = schedule.alpha_prod(timestep) if isinstance(timestep, int) else schedule.alpha_prods(timestep)

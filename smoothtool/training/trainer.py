@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.economies import WITH_GRADIENTS, WITHOUT_GRADIENTS, Economy, release
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.diffusion.memory import failing_in_time
@@ -358,7 +357,7 @@ class Trainer:
         exact = self.settings.gradient == "double-backward" and self.regularised
         attention = sdpa_kernel(SDPBackend.MATH) if exact else nullcontext()
         with attention, self.accelerator.autocast():
-            return predict_noise_at(self.model, latents, timesteps, conditioning, unet or self._unet)
+            return self.model.predict_noise_at(latents, timesteps, conditioning, unet or self._unet)
 
     def _reduced_length(self) -> torch.Tensor:
         """Average the gradients over the processes, and cut them; their length before."""

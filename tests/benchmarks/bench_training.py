@@ -36,7 +36,6 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from toys import tiny_model
 
-from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.methods.smoothness.step_variation import (
     NoisyBatch,
@@ -165,7 +164,7 @@ def main() -> None:
     running_mean = torch.tensor(0.5, device=device)
 
     def predict_with(unet: torch.nn.Module, noisy: torch.Tensor) -> torch.Tensor:
-        return predict_noise_at(model, noisy, timesteps.to(device), text, unet)
+        return model.predict_noise_at(noisy, timesteps.to(device), text, unet)
 
     predict = partial(predict_with, unet)
 
@@ -177,7 +176,7 @@ def main() -> None:
 
     def check_one() -> None:
         row, told = slice(0, 1), Conditioning(text.prompt_embeds[:1])
-        one = partial(predict_noise_at, model, timesteps=timesteps[row].to(device), conditioning=told)
+        one = partial(model.predict_noise_at, timesteps=timesteps[row].to(device), conditioning=told)
         disagreement(one, batch.rows(row), Regularisation("central", 1.0, STEPS["central"]), parameters)
 
     def lazy(every: int) -> None:

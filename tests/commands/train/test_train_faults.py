@@ -15,6 +15,7 @@ from training_toys import log, same, weights
 
 from smoothtool.commands.train import loop as training_loop
 from smoothtool.commands.train import run as train
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
 from smoothtool.training import trainer
 from smoothtool.types import silent
@@ -25,7 +26,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
 @pytest.fixture
 def memory_for(monkeypatch):
     """Let the UNet run out of memory with more than so many pictures at once."""
-    whole = trainer.predict_noise_at
+    whole = DiffusionModel.predict_noise_at
 
     def limit(pictures: float) -> None:
         def predict(model, latents, *rest):
@@ -33,7 +34,7 @@ def memory_for(monkeypatch):
                 raise OUT_OF_MEMORY
             return whole(model, latents, *rest)
 
-        monkeypatch.setattr(trainer, "predict_noise_at", predict)
+        monkeypatch.setattr(DiffusionModel, "predict_noise_at", predict)
 
     return limit
 

@@ -9,7 +9,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from toys import tiny_model
 
-from smoothtool.diffusion.batches import predict_noise_at
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.methods.smoothness.step_variation import (
     NoisyBatch,
@@ -140,7 +139,7 @@ def test_a_traced_unet_gives_the_same_gradient(model, trained):
     batch, text, times = noisy_batch(model, 500), model.encode_prompts(["a cat", "red cake"]), torch.tensor([500, 500])
 
     def through(unet):
-        return lambda latents: predict_noise_at(model, latents, times, text, unet)
+        return lambda latents: model.predict_noise_at(latents, times, text, unet)
 
     expected, _ = gradient_of("central", through(model.unet), batch, trained, torch.tensor(0.3))
     found, _ = gradient_of(

@@ -6,8 +6,6 @@ import pytest
 import torch
 from toys import tiny_model
 
-from smoothtool.diffusion.batches import predict_noise_at
-
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_every_sample_is_predicted_at_its_own_time(tmp_path, prediction_type):
@@ -15,7 +13,7 @@ def test_every_sample_is_predicted_at_its_own_time(tmp_path, prediction_type):
     latents, times = torch.randn(3, 4, 16, 16), [20, 500, 980]
     text = model.encode_prompts(["a cat", "a dog", "red cake"])
     with torch.no_grad():
-        together = predict_noise_at(model, latents, torch.tensor(times), text)
+        together = model.predict_noise_at(latents, torch.tensor(times), text)
         alone = [model.predict_noise(latents[[i]], t, text[[i]]) for i, t in enumerate(times)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
@@ -34,8 +32,8 @@ class NoTruthValue(torch.nn.Module):
 def test_a_compiled_unet_can_stand_in(model):
     latents, text, times = torch.randn(1, 4, 16, 16), model.encode_prompts(["a cat"]), torch.tensor([500])
     with torch.no_grad():
-        found = predict_noise_at(model, latents, times, text, NoTruthValue(model.unet))
-        assert torch.equal(found, predict_noise_at(model, latents, times, text))
+        found = model.predict_noise_at(latents, times, text, NoTruthValue(model.unet))
+        assert torch.equal(found, model.predict_noise_at(latents, times, text))
 
 
 def test_the_posterior_mean_is_what_encoding_gives(model):
