@@ -34,7 +34,7 @@ def fake_invert(
             inside(folder)
             save_image(picture, folder / "reconstruction.png", settings=None, parameters=None)
             report.files = {"reconstruction": "reconstruction.png"}
-            write_report(report, folder)
+            write_report(report, folder, {})
         with log.open("a") as file:
             file.write(f"{Path(job.image).name} {job.seed}\n")
         return report

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from smoothtool.batch.journal import Journal
 from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.storage.digests import Digests
-from smoothtool.files.storage.reports import NAMES_OR_PLACES, PLACES
 from smoothtool.jobs import parse_lora
 from smoothtool.readers.fields import read_fields
 from smoothtool.readers.regular import at_home
+from smoothtool.recipe.documents import path_options
 from smoothtool.version import __version__
 from smoothtool.weights.loras import KNOWN_LORAS, resolve_lora
 from smoothtool.weights.sample_pictures import resolve_picture
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from smoothtool.jobs import Job
     from smoothtool.recipe.plan import Item
 
-INPUTS = (PLACES | {"data"}) - {"output"}
+CONTENTS = "data"
+"""An option that may be a name, and whose contents are input like those of pictures."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ def work_of(item: Item, digests: Digests) -> Work:
     """
     settings = item.job.settings()
     settings.pop("device", None)
-    inputs = {key: _contents(settings.pop(key), digests) for key in sorted(INPUTS & settings.keys())}
-    for key in sorted(NAMES_OR_PLACES.keys() & settings.keys()):
-        settings[key] = _identity(key, settings[key], digests)
+    options = {key: kind for key, kind in sorted(path_options(item.job.command).items()) if key in settings}
+    read = [key for key, (always, _) in options.items() if always or key == CONTENTS]
+    inputs = {key: _contents(settings.pop(key), digests) for key in read}
+    for key in options.keys() - inputs.keys():
+        settings[key] = _identity(key, settings[key], options[key][1], digests)
     return Work(item, _sha(inputs), _sha([item.job.command, settings, __version__]))
 
 
@@ -84,16 +87,16 @@ def _contents(value: Any, digests: Digests) -> Any:
     return digests.of(path) if os.path.exists(path) else str(value)
 
 
-def _identity(key: str, value: Any, digests: Digests) -> Any:
+def _identity(key: str, value: Any, names: frozenset[str], digests: Digests) -> Any:
     """What a name of a model or LoRA stands for on this machine."""
     if isinstance(value, list):
-        return [_identity(key, part, digests) for part in value]
+        return [_identity(key, part, names, digests) for part in value]
     if key == "model":
         return digests.of_model(value)
     text, scale = parse_lora(value)
     if text in KNOWN_LORAS or (key == "lora" and value != "none"):
         return [digests.of(resolve_lora(text)), scale]
-    return [digests.of(Path(text)), scale] if value not in NAMES_OR_PLACES[key] and os.path.exists(text) else value
+    return [digests.of(Path(text)), scale] if value not in names and os.path.exists(text) else value
 
 
 def _sha(data: Any) -> str:

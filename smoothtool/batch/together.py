@@ -22,7 +22,7 @@ import torch
 
 from smoothtool.batch.items import Work
 from smoothtool.commands.edit.methods import EDITS_OF_SEVERAL, Source
-from smoothtool.commands.edit.stages import DEFAULT_RATIO, edit_key, inversion_for, ratios_of, source_prompt
+from smoothtool.commands.edit.stages import edit_key, inversion_for, ratios_of, source_prompt
 from smoothtool.commands.invert.cached import Inverted, compute_each, inversion_settings, to_device
 from smoothtool.commands.shared.model_pool import ModelPool, Precomputed
 from smoothtool.commands.shared.session import fit_pictures, open_session
@@ -33,7 +33,7 @@ from smoothtool.files.pictures.images import Fitted, load_image
 from smoothtool.files.pictures.picture_sizes import upright_size_px
 from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.files.storage.inversions import is_inversion
-from smoothtool.jobs import INVERSION_NAMES, EditJob, InvertJob, Job
+from smoothtool.jobs import DEFAULT_RATIO, INVERSION_NAMES, EditJob, InvertJob, Job
 from smoothtool.types import Inversion, Track
 from smoothtool.weights.sample_pictures import resolve_picture
 

@@ -6,8 +6,8 @@ nowhere else. A new command is one class and one line in `JOBS`.
 
 from smoothtool.jobs.base import Job, ModelJob, ReportJob, fields_of
 from smoothtool.jobs.bench import BenchJob
-from smoothtool.jobs.drag import DragJob, identity_steps
-from smoothtool.jobs.edit import EDIT_INVERSIONS, NEED_SOURCE, EditJob
+from smoothtool.jobs.drag import DRAG_ITERATIONS, DragJob, drag_iterations, identity_steps
+from smoothtool.jobs.edit import DEFAULT_RATIO, EDIT_INVERSIONS, NEED_SOURCE, EditJob
 from smoothtool.jobs.edit_choice import chosen, kind_of_edit
 from smoothtool.jobs.interpolate import MORPH_NAMES, SHARED_INVERSION, InterpolateJob
 from smoothtool.jobs.invert import INVERSION_NAMES, InversionJob, InvertJob
@@ -17,6 +17,8 @@ from smoothtool.jobs.train import TrainJob
 from smoothtool.jobs.validation import JOBS, keys_of, make_job, positional_of, try_job, unknown_option
 
 __all__ = [
+    "DEFAULT_RATIO",
+    "DRAG_ITERATIONS",
     "EDIT_INVERSIONS",
     "INVERSION_NAMES",
     "JOBS",
@@ -37,6 +39,7 @@ __all__ = [
     "TablesJob",
     "TrainJob",
     "chosen",
+    "drag_iterations",
     "fields_of",
     "identity_steps",
     "keys_of",

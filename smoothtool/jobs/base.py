@@ -12,7 +12,20 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, 
 from pydantic.fields import FieldInfo
 
 from smoothtool.jobs.notation import parse_lora, parse_size
-from smoothtool.jobs.options import MODEL, OUTPUT, PANELS, SAMPLING, SEED_END, Flag, demand_of, flag_of, key_of, kind_of
+from smoothtool.jobs.options import (
+    MODEL,
+    OUTPUT,
+    PANELS,
+    PATH_OR_LORA,
+    PATH_OR_MODEL,
+    SAMPLING,
+    SEED_END,
+    Flag,
+    demand_of,
+    flag_of,
+    key_of,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -151,10 +164,10 @@ class ReportJob(Job):
 class ModelJob(ReportJob):
     """What every command that runs a model understands."""
 
-    model: Annotated[str, Flag("-m", panel=MODEL)] = Field(
+    model: Annotated[str, Flag("-m", panel=MODEL, path=PATH_OR_MODEL, names=("auto",))] = Field(
         "auto", min_length=1, description="Model: a name, a hub id, a diffusers folder or a .safetensors file"
     )
-    lora: Annotated[list[str], Flag(panel=MODEL)] = Field(
+    lora: Annotated[list[str], Flag(panel=MODEL, path=PATH_OR_LORA, names=("none",))] = Field(
         [],
         description="LoRA as PATH[:SCALE], or by its name in smoothtool models list; repeat to stack; none switches "
         "off the model's own",

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from smoothtool.jobs.base import ModelJob
 from smoothtool.jobs.notation import parse_setting, parse_shard
-from smoothtool.jobs.options import COUNT_END, SAMPLING, SEED_END, Flag
+from smoothtool.jobs.options import COUNT_END, PATH, PATH_OR_NAME, SAMPLING, SEED_END, Flag
 
 
 class BenchJob(ModelJob):
@@ -19,7 +19,7 @@ class BenchJob(ModelJob):
     benchmark: Annotated[Literal["pie", "morph", "drag"], Flag(positional=True)] = Field(
         description="pie: PIE-Bench's edits; morph: MorphBench's pairs; drag: DragBench's drags"
     )
-    folder: Annotated[str, Flag(positional=True)] = Field(
+    folder: Annotated[str, Flag(positional=True, path=PATH)] = Field(
         min_length=1, description="The benchmark's folder, as it is published"
     )
     method: Annotated[str | None, Flag()] = Field(
@@ -37,10 +37,10 @@ class BenchJob(ModelJob):
     shard: Annotated[str | None, Flag(delivery=True)] = Field(
         None, description="Make a share of the items only: 1/4 to 4/4, all with the same -o"
     )
-    clip: Annotated[str, Flag()] = Field(
+    clip: Annotated[str, Flag(path=PATH_OR_NAME, names=("stickers",))] = Field(
         "openai/clip-vit-large-patch14", min_length=1, description="CLIP of the score: stickers, a folder or a hub id"
     )
-    dino: Annotated[str, Flag()] = Field(
+    dino: Annotated[str, Flag(path=PATH_OR_NAME)] = Field(
         "facebook/dino-vitb8", min_length=1, description="DINO of the structure distance: a folder or a hub id"
     )
     seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(

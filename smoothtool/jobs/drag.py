@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import FormatJob
 from smoothtool.jobs.notation import parse_point
-from smoothtool.jobs.options import Flag
+from smoothtool.jobs.options import PATH, Flag
 
 
 class DragJob(FormatJob):
@@ -18,7 +18,7 @@ class DragJob(FormatJob):
     command: ClassVar[str] = "drag"
     own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"gooddrag": {"strength": 0.75}}
     made: ClassVar[str] = "dragged.*"
-    image: Annotated[str | None, Flag(positional=True)] = Field(
+    image: Annotated[str | None, Flag(positional=True, path=PATH)] = Field(
         None, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
     )
     bench: Annotated[Path | None, Flag()] = Field(None, description="Has moved: smoothtool bench drag FOLDER")
@@ -112,8 +112,17 @@ class DragJob(FormatJob):
         return share
 
 
+IDENTITY_STEPS = {"dragdiffusion": 80, "gooddrag": 70, "fastdrag": 0, "warp": 0}
+"""Steps of learning the picture, as each method's program has it; FastDrag and warp learn nothing."""
+DRAG_ITERATIONS = {"dragdiffusion": 80, "gooddrag": 70}
+"""Most drag iterations, likewise; the other methods move everything at once."""
+
+
 def identity_steps(method: str, lora_steps: int | None) -> int:
-    """As asked for, or as the method's program has it; FastDrag and warp are quick because they learn nothing."""
-    if lora_steps is not None:
-        return lora_steps
-    return {"fastdrag": 0, "warp": 0, "gooddrag": 70}.get(method, 80)
+    """As asked for, else the method's own."""
+    return IDENTITY_STEPS[method] if lora_steps is None else lora_steps
+
+
+def drag_iterations(method: str, iterations: int | None) -> int:
+    """As asked for, else the method's own; 0 for methods that have none."""
+    return (iterations or DRAG_ITERATIONS[method]) if method in DRAG_ITERATIONS else 0

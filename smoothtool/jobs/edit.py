@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from smoothtool.jobs.base import FormatJob
 from smoothtool.jobs.invert import InversionName, PictureJob
 from smoothtool.jobs.notation import has_words, parse_fraction, parse_weight
-from smoothtool.jobs.options import INVERSION, SAMPLING, Flag
+from smoothtool.jobs.options import INVERSION, PATH, PATH_OR_NAME, SAMPLING, Flag
 from smoothtool.types import Proximal
 
 EditName = Literal["switch", "sdedit", "p2p", "pnp", "pix2pix-zero", "cycle", "flowedit", "disentangle", "masactrl"]
@@ -36,6 +36,8 @@ EDIT_INVERSIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "flowedit": ((), _NOISES),
 }
 """Per editing method the inversions that make sense, its own choice first, and why the others do not."""
+DEFAULT_RATIO = "0.8"
+"""Of switch: the share of steps that listen to the target prompt."""
 NEED_SOURCE = ("p2p", "pix2pix-zero", "disentangle")
 """Editing methods that compare two prompts."""
 READ_BY = {
@@ -70,7 +72,9 @@ class EditJob(PictureJob, FormatJob):
         allow_inf_nan=False,
         description="Guidance scale: how strongly prompts steer; 1 is none; pix2pix-zero's own default is 5",
     )
-    image: Annotated[str, Flag(positional=True)] = Field(description="A picture, an inversion file or samples:NAME")
+    image: Annotated[str, Flag(positional=True, path=PATH)] = Field(
+        description="A picture, an inversion file or samples:NAME"
+    )
     src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
     trg: Annotated[list[str], Flag()] = Field(
         min_length=1, description="What it should show, as a prompt; repeat for several edits"
@@ -129,7 +133,7 @@ class EditJob(PictureJob, FormatJob):
         description="For pix2pix-zero: both, its program's, moves a latent for each half of the guidance, with src as "
         "the null prompt; one moves a single latent, with the negative prompt as null",
     )
-    clip: Annotated[str, Flag()] = Field(
+    clip: Annotated[str, Flag(path=PATH_OR_NAME, names=("stickers",))] = Field(
         "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
     )
 

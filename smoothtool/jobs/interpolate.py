@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import FormatJob
 from smoothtool.jobs.invert import InversionJob
-from smoothtool.jobs.options import INVERSION, SAMPLING, Flag
+from smoothtool.jobs.options import INVERSION, PATH, SAMPLING, Flag
 
 MorphName = Literal["slerp", "vae", "anid", "attention", "freemorph", "diffmorpher"]
 MORPH_NAMES: tuple[MorphName, ...] = get_args(MorphName)
@@ -44,7 +44,7 @@ class InterpolateJob(InversionJob, FormatJob):
     inversion: Annotated[Literal["nti", "ddim"], Flag(panel=INVERSION)] = Field(
         "nti", description="Inversion: null-text (nti) gives pictures back faithfully, ddim is quick and rough"
     )
-    images: Annotated[list[str], Flag(positional=True)] = Field(
+    images: Annotated[list[str], Flag(positional=True, path=PATH)] = Field(
         [], description="Two or more pictures, inversion files or samples:NAME; none for a noise walk"
     )
     grid: Annotated[bool, Flag()] = Field(

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob
-from smoothtool.jobs.options import INVERSION, MODEL, Flag
+from smoothtool.jobs.options import INVERSION, MODEL, PATH, Flag
 
 InversionName = Literal["nti", "ddim", "npi", "proxnpi", "direct", "fixed-point", "spdinv", "dci", "edict", "belm"]
 SOURCE_AS_NULL = ("npi", "proxnpi", "fixed-point", "spdinv", "dci", "edict", "belm")
@@ -73,6 +73,6 @@ class InvertJob(PictureJob):
 
     command: ClassVar[str] = "invert"
     made: ClassVar[str] = "reconstruction.png"
-    image: Annotated[str, Flag(positional=True)] = Field(description="A picture or samples:NAME")
+    image: Annotated[str, Flag(positional=True, path=PATH)] = Field(description="A picture or samples:NAME")
     src: Annotated[str, Flag()] = Field("", description="What the picture shows, as a prompt")
     compare: Annotated[bool, Flag()] = Field(False, description="Run every inversion: one sheet, one table")

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob, ReportJob
 from smoothtool.jobs.notation import parse_lora, parse_shard
-from smoothtool.jobs.options import COUNT_END, SAMPLING, SEED_END, Flag
+from smoothtool.jobs.options import COUNT_END, PATH, PATH_OR_LORA, PATH_OR_NAME, SAMPLING, SEED_END, Flag
 
 
 class IstdJob(ModelJob):
@@ -17,12 +17,12 @@ class IstdJob(ModelJob):
     command: ClassVar[str] = "istd"
     changes_model: ClassVar[bool] = True
     made: ClassVar[str] = "sheet-*.png"
-    prompts: Annotated[str | None, Flag("-p")] = Field(
+    prompts: Annotated[str | None, Flag("-p", path=PATH)] = Field(
         None, description="Prompts, one a line, or COCO's captions .json; stickers has its own list"
     )
     n: Annotated[int, Flag("-n")] = Field(500, ge=1, lt=COUNT_END, description="How many prompts to walk under")
     frames: Annotated[int, Flag()] = Field(11, ge=3, le=1000, description="Pictures per walk, both ends included")
-    compare_lora: Annotated[list[str], Flag()] = Field(
+    compare_lora: Annotated[list[str], Flag(path=PATH_OR_LORA, names=("default",))] = Field(
         [], description="Measure again with this LoRA (PATH[:SCALE]) on top, in pairs; default: with the model's own"
     )
     std: Annotated[Literal["population", "sample"], Flag()] = Field(
@@ -66,15 +66,17 @@ class EvalJob(ReportJob):
     metric: Annotated[Literal["recon", "fid", "clip", "walk"], Flag(positional=True)] = Field(
         description="recon and fid compare two folders, clip needs prompts, walk takes folders of frames"
     )
-    folders: Annotated[list[str], Flag(positional=True)] = Field(min_length=1, description="Folders of pictures")
-    prompts: Annotated[str | None, Flag("-p")] = Field(
+    folders: Annotated[list[str], Flag(positional=True, path=PATH)] = Field(
+        min_length=1, description="Folders of pictures"
+    )
+    prompts: Annotated[str | None, Flag("-p", path=PATH)] = Field(
         None,
         description="For clip: a file with one prompt per picture, or COCO's captions; else each picture's own .txt",
     )
     features: Annotated[Literal["auto", "inception", "clip"], Flag()] = Field(
         "auto", description="For fid: auto is Inception where it is installed, else CLIP, and the report says which"
     )
-    clip: Annotated[str, Flag()] = Field(
+    clip: Annotated[str, Flag(path=PATH_OR_NAME, names=("stickers",))] = Field(
         "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
     )
 
@@ -100,10 +102,10 @@ class TablesJob(ModelJob):
     """Measure the tables of the paper, and its baselines, on a model of your own, beside the paper's figures."""
 
     command: ClassVar[str] = "tables"
-    data: Annotated[str, Flag(positional=True)] = Field(
+    data: Annotated[str, Flag(positional=True, path=PATH_OR_NAME, names=("stickers",))] = Field(
         "stickers", min_length=1, description="Captioned pictures to measure against; stickers draws held-out scenes"
     )
-    prompts: Annotated[str | None, Flag("-p")] = Field(
+    prompts: Annotated[str | None, Flag("-p", path=PATH)] = Field(
         None, description="Prompts of ISTD, one a line, or COCO's captions .json; stickers has its own list"
     )
     n: Annotated[int, Flag("-n")] = Field(500, ge=1, lt=COUNT_END, description="How many prompts ISTD walks under")
@@ -116,12 +118,14 @@ class TablesJob(ModelJob):
     pairs: Annotated[int, Flag()] = Field(
         4, ge=1, lt=COUNT_END, description="Pairs of pictures that are walked between"
     )
-    smooth: Annotated[str, Flag()] = Field(
+    smooth: Annotated[str, Flag(path=PATH_OR_LORA, names=("default",))] = Field(
         "default",
         min_length=1,
         description="Smooth LoRA as PATH[:SCALE]; default is the model's own, else one trained here",
     )
-    train_data: Annotated[str, Flag()] = Field("stickers:train", min_length=1, description="Data to train on, as train")
+    train_data: Annotated[str, Flag(path=PATH_OR_NAME, names=("stickers:train",))] = Field(
+        "stickers:train", min_length=1, description="Data to train on, as train"
+    )
     train_steps: Annotated[int, Flag()] = Field(
         2000, ge=0, lt=COUNT_END, description="Steps of every training; 0 leaves what needs one empty"
     )
@@ -136,7 +140,7 @@ class TablesJob(ModelJob):
         allow_inf_nan=False,
         description="Weight of the regulariser in table 4, and in the smooth model where that is trained here",
     )
-    clip: Annotated[str, Flag()] = Field(
+    clip: Annotated[str, Flag(path=PATH_OR_NAME, names=("stickers",))] = Field(
         "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
     )
     seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(

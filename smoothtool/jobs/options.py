@@ -17,6 +17,14 @@ OPTIONS, INVERSION, SAMPLING, MODEL, OUTPUT = PANELS = ("Options", "Inversion", 
 """Headings of the help, in the order in which they and their options are listed everywhere."""
 
 
+PATH = "path"
+"""A path, but for `samples:NAME` and addresses."""
+PATH_OR_NAME = "path or name"
+"""A path where there is such a file, possibly with `:SCALE` behind it; else a name."""
+PATH_OR_MODEL, PATH_OR_LORA = "path or model", "path or LoRA"
+"""The same, where the names of known models, or of known LoRAs, are no paths."""
+
+
 @dataclass(frozen=True)
 class Flag:
     """How a field appears on the command line.
@@ -24,6 +32,8 @@ class Flag:
     panel     the heading it stands under in the help
     delivery  it says where and how the result is handed over, and has no part in making the result again
     wants     what to ask for when the value is wrong, where the type and bounds do not say it
+    path      whether it holds paths: PATH, or one of PATH_OR_... where it may be a name; fields of type Path always do
+    names     words that are names even where a file is called the same
     """
 
     short: str = ""
@@ -31,6 +41,8 @@ class Flag:
     panel: str = OPTIONS
     delivery: bool = False
     wants: str = ""
+    path: str = ""
+    names: tuple[str, ...] = ()
 
 
 def key_of(name: str, field: FieldInfo) -> str:
@@ -53,6 +65,11 @@ def kind_of(field: FieldInfo) -> type:
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     origin = get_origin(annotation)
     return str if origin is Literal else origin or annotation
+
+
+def path_of(field: FieldInfo) -> str:
+    """PATH, one of PATH_OR_..., or nothing for fields that hold no paths."""
+    return PATH if kind_of(field) is Path else flag_of(field).path
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob
-from smoothtool.jobs.options import COUNT_END, Flag
+from smoothtool.jobs.options import COUNT_END, PATH_OR_NAME, Flag
 
 
 class TrainJob(ModelJob):
@@ -15,7 +15,7 @@ class TrainJob(ModelJob):
 
     command: ClassVar[str] = "train"
     changes_model: ClassVar[bool] = True
-    data: Annotated[str, Flag(positional=True)] = Field(
+    data: Annotated[str, Flag(positional=True, path=PATH_OR_NAME, names=("stickers:train",))] = Field(
         min_length=1,
         description="Folder with metadata.jsonl, metadata.csv or a .txt beside each picture; webdataset's NAME.tar, "
         "'NAME-{000..011}.tar' or a folder of them; stickers:train",

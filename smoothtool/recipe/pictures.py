@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from smoothtool.errors import InputError
-from smoothtool.files.storage.reports import with_paths
 from smoothtool.jobs import JOBS, fields_of
 from smoothtool.jobs.options import flag_of, key_of
 from smoothtool.readers.regular import at_home
+from smoothtool.recipe.documents import with_paths
 from smoothtool.recipe.plan import Plan
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.yaml12 import Document

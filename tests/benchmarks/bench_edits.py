@@ -33,7 +33,6 @@ from edit_results import BOUNDS, NOTHING, print_against, print_beside, print_tab
 from PIL import Image
 
 from smoothtool.commands.edit.methods import EDITS, Source
-from smoothtool.commands.edit.stages import DEFAULT_RATIO
 from smoothtool.commands.invert.cached import Inverted, compute_inversion
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora
@@ -43,7 +42,7 @@ from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.fitting import Fitted, to_pixel_values
 from smoothtool.files.pictures.images import to_image
 from smoothtool.files.storage.records import append_record, read_records
-from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job, parse_setting
+from smoothtool.jobs import DEFAULT_RATIO, EDIT_INVERSIONS, INVERSION_NAMES, make_job, parse_setting
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.metrics.reconstruction import mse, psnr_db, ssim
 from smoothtool.stickers.world.icons import CONCEPTS, STYLES

@@ -11,9 +11,9 @@ from PIL import Image
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.pictures.images import read_settings, save_image
 from smoothtool.files.pictures.provenance import a1111_parameters
-from smoothtool.files.storage.reports import picture_document
 from smoothtool.jobs import JOBS, fields_of, make_job
 from smoothtool.jobs.options import flag_of, key_of
+from smoothtool.recipe.documents import picture_document
 from smoothtool.recipe.pictures import plan_picture
 
 

@@ -16,7 +16,7 @@ from smoothtool.cli.app import main
 from smoothtool.commands.shared.loras import lora_files
 from smoothtool.errors import ModelError
 from smoothtool.files.storage import checksums
-from smoothtool.files.storage.reports import job_document
+from smoothtool.recipe.documents import job_document
 from smoothtool.weights.facts import lora_facts
 from smoothtool.weights.loras import KNOWN_LORAS, resolve_lora
 

@@ -18,12 +18,11 @@ from smoothtool.commands.bench.morph import MORPH
 from smoothtool.commands.bench.pie import PIE
 from smoothtool.commands.shared.folders import stopped_with
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import begin, next_free
+from smoothtool.commands.shared.session import begin, next_free, save_report
 from smoothtool.errors import BatchError, SmoothtoolError, UsageError, explain, out_of_memory
 from smoothtool.files.drawing.markdown import markdown_table
 from smoothtool.files.storage.output import create_folder, output_folder, results_folder
 from smoothtool.files.storage.records import append_record, read_records
-from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs import make_job, parse_setting, parse_shard
 from smoothtool.readers.regular import at_home
@@ -60,7 +59,7 @@ def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report:
     rows = [known[item.key] for item in items if item.key in known]
     report.figures = _means(benchmark, rows) | {"rule": benchmark.rule, "missing": len(items) - len(rows)}
     report.files = _write_tables(benchmark, job, rows, report)
-    write_report(report, report.folder)
+    save_report(report, report.folder)
     failed = [row["item"] for row in rows if "error" in row]
     if failed:
         raise BatchError(f"{len(failed)} of {len(rows)} items failed, the first is {failed[0]}", f"see {report.folder}")

@@ -49,10 +49,10 @@ from smoothtool.files.lists.points import (
 )
 from smoothtool.files.pictures.images import a1111_parameters, save_image
 from smoothtool.files.pictures.sequences import save_webp
-from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_point
 from smoothtool.methods.drag.dragdiffusion import DragSettings
+from smoothtool.recipe.documents import picture_document
 from smoothtool.types import DragPoints, Report, Track
 
 if TYPE_CHECKING:

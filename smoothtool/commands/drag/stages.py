@@ -17,6 +17,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.pictures.images import Fitted, crop_back, fit_image, to_image
+from smoothtool.jobs import drag_iterations
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.drag.dragdiffusion import (
     DragSettings,
@@ -27,7 +28,7 @@ from smoothtool.methods.drag.dragdiffusion import (
     unet_look,
 )
 from smoothtool.methods.drag.fastdrag import warp_latents
-from smoothtool.methods.drag.gooddrag import DENOISING_STEPS, GOODDRAG, GoodDragResult, gooddrag_steps
+from smoothtool.methods.drag.gooddrag import GOODDRAG, GoodDragResult, gooddrag_steps
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps
 from smoothtool.types import Conditioning, DragPoints, Track
 
@@ -175,7 +176,7 @@ def _dragdiffusion(
     model: DiffusionModel, opened: Opened, points: DragPoints, mask: np.ndarray | None, job: DragJob, track: Track
 ) -> _Moved:
     task = _task(model, opened, points, mask)
-    settings = DragSettings(iterations=job.iterations or DragSettings.iterations).on_grid(task.grid_size)
+    settings = DragSettings(iterations=drag_iterations(job.method, job.iterations)).on_grid(task.grid_size)
     look = unet_look(
         model, opened.start, job.steps, opened.text, opened.null, opened.guidance_scale, masked=task.region is not None
     )
@@ -187,7 +188,7 @@ def _gooddrag(
     model: DiffusionModel, opened: Opened, points: DragPoints, mask: np.ndarray | None, job: DragJob, track: Track
 ) -> _Moved:
     per_step = GOODDRAG.iterations // GOODDRAG.track_every
-    denoising_steps = -(-job.iterations // per_step) if job.iterations else DENOISING_STEPS
+    denoising_steps = -(-drag_iterations(job.method, job.iterations) // per_step)
     task = _task(model, opened, points, mask)
     records = gooddrag_steps(
         model,

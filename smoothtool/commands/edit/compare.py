@@ -9,7 +9,6 @@ import torch
 
 from smoothtool.commands.edit.methods import EDITS
 from smoothtool.commands.edit.stages import (
-    DEFAULT_RATIO,
     clip_if_there,
     edit_figures,
     inversion_for,
@@ -24,7 +23,7 @@ from smoothtool.commands.shared.session import SourceFile, note_size
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.pictures.images import crop_back
-from smoothtool.jobs import NEED_SOURCE
+from smoothtool.jobs import DEFAULT_RATIO, NEED_SOURCE
 from smoothtool.metrics.clip_score import Clip
 from smoothtool.types import Report, Track
 

@@ -27,9 +27,9 @@ from smoothtool.files.drawing.sheets import before_after, contact_sheet
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import crop_back, save_image, to_image
 from smoothtool.files.pictures.provenance import a1111_parameters
-from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import chosen
+from smoothtool.recipe.documents import picture_document
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:

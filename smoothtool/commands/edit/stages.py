@@ -16,15 +16,13 @@ from smoothtool.commands.shared.session import SourceFile, fit_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.pictures.images import crop_back
-from smoothtool.jobs import EDIT_INVERSIONS
+from smoothtool.jobs import DEFAULT_RATIO, EDIT_INVERSIONS
 from smoothtool.metrics.clip_score import Clip
 from smoothtool.metrics.reconstruction import reconstruction_quality
 from smoothtool.types import Inversion, Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import EditJob
-
-DEFAULT_RATIO = "0.8"
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ import torch
 
 from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import begin
+from smoothtool.commands.shared.session import begin, save_report
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.lists.captions import PictureCaptions
 from smoothtool.files.lists.inputs import pictures_directly_in
 from smoothtool.files.lists.prompts import prompts_of
 from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.files.pictures.notes import PictureNotes
-from smoothtool.files.storage.reports import write_report
 from smoothtool.metrics.bootstrap import bootstrap_mean, jackknife
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.metrics.fid import INCEPTION_NAME, Features, frechet, inception_features, inception_missing
@@ -44,7 +43,7 @@ def run(job: EvalJob, track: Track, pool: ModelPool | None = None) -> Report:
         report.figures = METRICS[job.metric](job, reader, track)
         for note in (*reader.left_out, *reader.notes.lines()):
             track.note(note)
-        write_report(report, folder)
+        save_report(report, folder)
     return report
 
 
@@ -76,7 +75,7 @@ class _Reader:
 
 
 def _reconstruction(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
-    """MSE, PSNR, SSIM, LPIPS or its stand-in, over pairs of pictures."""
+    """MSE, PSNR, SSIM, LPIPS or its stand-in, over pairs of pictures; `stand_in` is the key of the latter."""
     pairs = _pairs(reader.pictures(job.folders[0]), reader.pictures(job.folders[1]), track)
     rows: dict[str, dict[str, Any]] = {}
     found = []
@@ -88,7 +87,9 @@ def _reconstruction(job: EvalJob, reader: _Reader, track: Track) -> dict[str, An
             raise InputError(f"{second}: has another size than {first} ({sizes})", "pictures of one size in pairs")
         found += qualities(a, b)
         rows[first.name] = asdict(found[-1]) | ({stand_in[0]: float(stand_in[1](a, b))} if stand_in else {})
-    named = {stand_in[0]: fmean(row[stand_in[0]] for row in rows.values())} if stand_in else {}
+    named: dict[str, Any] = {}
+    if stand_in:
+        named = {"stand_in": stand_in[0], stand_in[0]: fmean(row[stand_in[0]] for row in rows.values())}
     return {**mean_quality(found), **named, "per_picture": rows}
 
 

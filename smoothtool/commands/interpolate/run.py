@@ -29,8 +29,8 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import a1111_parameters, save_image, to_image
 from smoothtool.files.pictures.sequences import check_mp4, save_apng, save_gif, save_mp4, save_webm, save_webp
-from smoothtool.files.storage.reports import picture_document
 from smoothtool.files.storage.writing import write_picture
+from smoothtool.recipe.documents import picture_document
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:

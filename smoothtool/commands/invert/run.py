@@ -29,8 +29,8 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import Fitted, crop_back, save_image, to_image
 from smoothtool.files.storage.inversions import save_inversion
-from smoothtool.files.storage.reports import picture_document
 from smoothtool.metrics.reconstruction import reconstruction_quality
+from smoothtool.recipe.documents import picture_document
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:

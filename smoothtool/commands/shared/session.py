@@ -25,6 +25,7 @@ from smoothtool.files.storage.reports import versions, write_report
 from smoothtool.jobs import ModelJob, ReportJob
 from smoothtool.jobs.notation import a1111_notation, working_size
 from smoothtool.readers.regular import at_home
+from smoothtool.recipe.documents import job_document
 from smoothtool.types import Inversion, Report, Track
 from smoothtool.weights.models import ModelLocation, resolve_model
 from smoothtool.weights.sample_pictures import resolve_picture
@@ -111,7 +112,12 @@ def finish(report: Report, model: DiffusionModel, folder: Path, pool: ModelPool)
     report.model, report.unet_calls = describe_model(model), model.counter.calls
     if pool.precompute_s:
         report.seconds["together"] = pool.precompute_s
-    write_report(report, folder)
+    save_report(report, folder)
+
+
+def save_report(report: Report, folder: Path) -> None:
+    """Write report.json, and job.yaml, which repeats it, into the folder that is being filled."""
+    write_report(report, folder, job_document(report.command, report.job))
 
 
 @dataclass(frozen=True)

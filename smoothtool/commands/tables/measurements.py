@@ -263,7 +263,7 @@ def reconstruction_figures(state: TablesRun, folder: Path, name: str) -> Figures
             key: mean_figure({n: row[key] for n, row in figures["per_picture"].items()}, place)
             for key in RECONSTRUCTION
         }
-        stand_in = next((key for key in figures if key.startswith("clip_patch_distance")), None)
+        stand_in = figures.get("stand_in")
         if stand_in is not None:
             rows["lpips"] = mean_figure({n: row[stand_in] for n, row in figures["per_picture"].items()}, place)
         elif rows["lpips"].value is None:

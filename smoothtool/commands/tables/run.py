@@ -11,7 +11,7 @@ from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import stopped_with
 from smoothtool.commands.shared.loras import lora_files
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import begin, describe_model, next_free, open_session
+from smoothtool.commands.shared.session import begin, describe_model, next_free, open_session, save_report
 from smoothtool.commands.tables.document import Ordering, Table, tables_html, tables_markdown
 from smoothtool.commands.tables.figures import (
     PAPER_GENERATION,
@@ -47,7 +47,6 @@ from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.output import create_folder, output_folder, results_folder
-from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.writing import write_picture, write_text_atomic
 from smoothtool.readers.regular import at_home
 from smoothtool.types import Report, Track
@@ -295,4 +294,4 @@ def _write(state: TablesRun, document: _Document) -> None:
     }
     for line in (line for table in document.tables for line in table.missing):
         state.track.note(line)
-    write_report(report, state.folder)
+    save_report(report, state.folder)

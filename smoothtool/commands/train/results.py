@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smoothtool.commands.shared.session import save_report
 from smoothtool.diffusion.lora import kohya_file, lora_file
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.saving import save_model
@@ -16,7 +17,6 @@ from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import to_image
 from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.records import read_records
-from smoothtool.files.storage.reports import write_report
 from smoothtool.files.storage.tensors import write_tensors
 from smoothtool.files.storage.writing import write_json_atomic, write_picture
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_walks
@@ -81,7 +81,7 @@ def write_results(state: TrainingRun) -> None:
         report.files |= {"log": LOG, "plot": "training.png"}
         report.figures |= _figures(rows, state.examples)
         _tell_unresolved(state, rows)
-    write_report(report, folder)
+    save_report(report, folder)
 
 
 def _save_lora(state: TrainingRun) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import torch
 import yaml
 
 from smoothtool.files.storage import leftovers
-from smoothtool.files.storage.reports import job_document, report_dict, versions, write_report
+from smoothtool.files.storage.reports import report_dict, versions, write_report
+from smoothtool.recipe.documents import job_document
 from smoothtool.types import Report
 
 
-def job_of(job: dict) -> dict:
-    return job_document("interpolate", job)["jobs"][0]
+def job_of(job: dict, command: str = "interpolate") -> dict:
+    return job_document(command, job)["jobs"][0]
 
 
 def test_a_report_and_its_job_are_written(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_a_report_and_its_job_are_written(tmp_path: Path) -> None:
     report.files = {"frames": [tmp_path / "out" / "frames" / "000.png"], "sheet": "sheet.png"}
     report.figures = {"psnr": float("nan"), "distances": [1.0, 2.0]}
     report.seconds = {"inverting": 1.23456}
-    write_report(report, tmp_path)
+    write_report(report, tmp_path, job_document(report.command, report.job))
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["files"] == {"frames": ["frames/000.png"], "sheet": "sheet.png"}
     assert written["figures"] == {"psnr": None, "distances": [1.0, 2.0]}
@@ -43,7 +44,7 @@ def test_a_report_is_written_into_a_folder_without_old_leftovers(
     monkeypatch.setattr(leftovers, "LEFTOVER_AGE_S", -1.0)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".0123456789ab.part.safetensors").write_text("half")
-    write_report(Report("train", tmp_path, {}), tmp_path)
+    write_report(Report("train", tmp_path, {}), tmp_path, {})
     assert list(tmp_path.rglob(".*")) == []
     assert (tmp_path / "report.json").is_file()
 
@@ -82,16 +83,20 @@ def test_a_model_name_stays_a_name() -> None:
     assert job_of({"model": "stickers"})["model"] == "stickers"
 
 
-NAMES = {"model": "sd15", "lora": ["none"], "compare_lora": ["default"], "clip": "stickers"}
+NAMES = {
+    "istd": {"model": "sd15", "lora": ["none", "smooth-sd15:0.5"], "compare_lora": ["default", "smooth-sd15"]},
+    "edit": {"clip": "stickers"},
+    "tables": {"data": "stickers", "train_data": "stickers:train", "smooth": "smooth-sd15"},
+}
 
 
 def test_a_name_stays_a_name_where_a_folder_is_called_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("sd15", "none", "default", "stickers"):
+    for name in ("sd15", "none", "default", "stickers", "smooth-sd15"):
         (tmp_path / name).mkdir()
-    job = job_of({**NAMES, "data": "stickers"})
-    assert job == {"command": "interpolate", **NAMES, "data": str(tmp_path / "stickers")}
-    assert job_document("tables", {"data": "stickers"})["jobs"][0]["data"] == "stickers"
+    for command, names in NAMES.items():
+        assert job_of(names, command) == {"command": command, **names}
+    assert job_of({"data": "stickers"}, "train")["data"] == str(tmp_path / "stickers")
 
 
 def test_a_prompt_that_is_also_a_file_stays_a_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
