@@ -6,7 +6,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, MORPH_NAMES, SHARED_INVERSION, Job, identity_steps
+from smoothtool.jobs import (
+    DEFAULT_RATIO,
+    EDIT_INVERSIONS,
+    INVERSION_NAMES,
+    MORPH_NAMES,
+    SHARED_INVERSION,
+    BenchJob,
+    Job,
+    drag_iterations,
+    identity_steps,
+    parse_shard,
+)
 
 SHARED = (
     "image",
@@ -26,30 +37,60 @@ SHARED = (
     "fixed_point_solver",
 )
 """What an inversion depends on: jobs that agree in all of it share one through the cache."""
-
+INVERSION_CALLS = {"none": 0, "direct": 1, "regularised": 1, "edict": 4, "fixed-point": 5}
+"""Per denoising step, one to invert and what the method does to find its way back; 2 for the others, but for those that
+solve each step: `NULL_TEXT_CALLS` and `SOLVER_CALLS`.
+"""
+NULL_TEXT_CALLS = 10
+"""With Gauss-Newton; Adam takes 3 and its inner steps."""
+SOLVER_CALLS = {"anderson": 4, "plain": 5, "adamw": 25}
+EDIT_CALLS = {"pix2pix-zero": 3, "disentangle": 19}
+"""Per denoising step; 1 for the others, which take only a part of the steps where `STARTS_LATE`."""
+WALK_CALLS = {"vae": 0.0, "anid": 0.5, "freemorph": 0.8 * (5 + 2)}
+"""Per denoising step and pair, 1 for the others. ANID enters its levels on the way; FreeMorph makes four fifths of the
+steps, each five times forth and twice back.
+"""
+STARTS_LATE = ("sdedit", "cycle", "flowedit")
+"""Editing methods that take `strength` of the steps."""
+TRAIN_CALLS = {"central": 3, "one-sided": 2, "forward-variation": 2, "double-backward": 1}
+"""Per batch with the regulariser; 1 without."""
+CHECK_CALLS = {"central": 6, "one-sided": 4, "forward-variation": 4, "double-backward": 0}
+"""Per sample whose difference is compared with one twice as long, which is one in `CHECKED_EVERY`."""
+CHECKED_EVERY = 32
+UPDATES_A_ROUND, ROUNDS_A_STEP = 3, 10
+"""GoodDrag: updates of the latents per tracking, and trackings (what `--iterations` counts) per denoising step."""
+ISTD_BATCH, ISTD_SHOWN = 22, 6
+"""Pictures at once by default, and the walks that are made again for the sheet."""
 LARGEST_BATCH = 64
 """Rows of a UNet call where memory sets no other limit."""
+
 Settings = Mapping[str, Any]
 
 
 def estimate_unet_calls(jobs: Iterable[Job]) -> int:
-    """About how many calls of the UNet, if nothing is in the cache yet."""
+    """About how many calls of the UNet, if nothing is in the cache yet.
+
+    Raises: InputError when a benchmark's folder is not as it is published.
+    """
     inversions: dict[tuple[str, ...], float] = {}
     calls = 0.0
-    for job in jobs:
-        settings = job.settings()
+    for job in _each(jobs):
+        settings = job.settings() | job.handover()
         calls += _CALLS.get(job.command, _none)(settings)
-        if _shares_inversion(job.command, settings):
+        if "inversion" in settings and not settings.get("compare"):
             inversions[tuple(str(settings.get(key)) for key in SHARED)] = _inversion(settings)
     return round(calls + sum(inversions.values()))
 
 
-def _shares_inversion(command: str, job: Settings) -> bool:
-    """Whether it starts from an inversion that other jobs may share; compared methods each have their own."""
-    pictures = job.get("image") or job.get("images")
-    if "inversion" not in job or not pictures or job.get("compare"):
-        return False
-    return command != "interpolate" or job["method"] in SHARED_INVERSION
+def _each(jobs: Iterable[Job]) -> Iterable[Job]:
+    """The jobs, those of a benchmark one by one."""
+    for job in jobs:
+        if isinstance(job, BenchJob):
+            from smoothtool.recipe.benchmarks import job_of_item, read_items, share
+
+            yield from (job_of_item(job, item) for item in share(read_items(job), *parse_shard(job.shard)))
+        else:
+            yield job
 
 
 def _none(job: Settings) -> float:
@@ -57,26 +98,48 @@ def _none(job: Settings) -> float:
 
 
 def _invert(job: Settings) -> float:
-    """Compared, every inversion afresh; else what is counted once for all jobs that share it."""
-    return sum(_inversion({**job, "inversion": name}) for name in INVERSION_NAMES) if job["compare"] else 0.0
+    """DDIM's pictures are also given back at guidance 1. Compared, every inversion is made afresh; else it is counted
+    once for all jobs that share it.
+    """
+    again = job["steps"] if job["compare"] or job["inversion"] == "ddim" else 0
+    return float(again + (sum(_inversion_of(job, name) for name in INVERSION_NAMES) if job["compare"] else 0))
 
 
 def _inversion(job: Settings) -> float:
-    """Per denoising step: one call to invert, and what the method does to find its way back."""
-    method = job["inversion"]
-    if method == "auto":
-        method = "direct" if job["method"] == "pix2pix-zero" else next(iter(EDIT_INVERSIONS[job["method"]][0]), "none")
-    null_text = 10 if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]
-    solved = {"anderson": 4, "plain": 5, "adamw": 25}[job["fixed_point_solver"]]
-    per_step = {"nti": null_text, "none": 0, "direct": 1, "edict": 4, "fixed-point": 5, "spdinv": solved, "dci": solved}
-    return float(job["steps"] * per_step.get(method, 2))
+    """What the job inverts; an inversion file is inverted already, and for a walk only fitted anew."""
+    pictures = [job["image"]] if "image" in job else job["images"]
+    name = _name_of_inversion(job)
+    if not pictures or name == "none":
+        return 0.0
+    done = str(pictures[0]).lower().endswith(".safetensors")
+    if done and "image" in job:
+        return 0.0
+    return _inversion_of(job, name) - done * job["steps"]
+
+
+def _name_of_inversion(job: Settings) -> str:
+    """The inversion that the job means, or none."""
+    method = job.get("method")
+    if "images" in job and method not in SHARED_INVERSION:
+        return "none"
+    if method == "pix2pix-zero":
+        return "regularised"
+    if job["inversion"] != "auto":
+        return str(job["inversion"])
+    return next(iter(EDIT_INVERSIONS[str(method)][0]), "none")
+
+
+def _inversion_of(job: Settings, name: str) -> float:
+    if name == "nti":
+        return float(job["steps"] * (NULL_TEXT_CALLS if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]))
+    if name in ("spdinv", "dci"):
+        return float(job["steps"] * SOLVER_CALLS[job["fixed_point_solver"]])
+    return float(job["steps"] * INVERSION_CALLS.get(name, 2))
 
 
 def _interpolate(job: Settings) -> float:
-    """A batch of frames per pair; the ends of a noise walk are sampled too; ANID enters its levels on the way.
-
-    FreeMorph makes four fifths of the steps, each five times forth and twice back. DiffMorpher learns, inverts and
-    samples the pictures first.
+    """A batch of frames per pair; the ends of a noise walk are sampled too. DiffMorpher learns, inverts and samples the
+    pictures first.
     """
     if job["compare"]:
         own = [_interpolate({**job, "compare": False, "method": name}) for name in MORPH_NAMES]
@@ -86,45 +149,81 @@ def _interpolate(job: Settings) -> float:
         frames = side * side - 4 if len(job["images"]) == 4 else side * (side + 1) // 2 - 3
         return float(job["steps"] * math.ceil(2 * frames / LARGEST_BATCH))
     pairs = max(1, len(job["images"]) - 1) + bool(job["loop"])
-    each = {"vae": 0.0, "anid": 0.5, "freemorph": 0.8 * (5 + 2)}.get(job["method"], 1.0)
     learned = len(job["images"]) * job["lora_steps"] + 2 * job["steps"] if job["method"] == "diffmorpher" else 0
-    passes = each * pairs * (1 + bool(job["reschedule"])) + (not job["images"])
+    passes = WALK_CALLS.get(job["method"], 1.0) * pairs * (1 + bool(job["reschedule"])) + (not job["images"])
     return float(job["steps"] * passes + learned)
 
 
 def _edit(job: Settings) -> float:
-    ratios = [float(text) for text in job["ratio"]] or [0.8]
-    parts = {
-        "switch": sum(ratios),
-        "sdedit": job["strength"],
-        "cycle": job["strength"],
-        "flowedit": job["strength"],
-        "pix2pix-zero": 3.0,
-        "disentangle": 19.0,
-    }
-    if job["compare"]:
-        inverted = sum(_inversion({**job, "inversion": name}) for name in ("nti", "ddim", "direct"))
-        return inverted + math.ceil((sum(parts.values()) + 3.0) * job["steps"])
-    return float(len(job["trg"]) * math.ceil(parts.get(job["method"], 1.0) * job["steps"]))
+    """Every target at every ratio; compared, every method once, with an inversion for each kind that they want."""
+    if not job["compare"]:
+        ratios = [float(text) for text in job["ratio"] or [DEFAULT_RATIO]] if job["method"] == "switch" else [1.0]
+        return float(len(job["trg"]) * sum(_one_edit(job, job["method"], ratio) for ratio in ratios))
+    methods = [{**job, "method": method, "inversion": "auto"} for method in EDIT_INVERSIONS]
+    inverted = {(_name_of_inversion(each), each["method"] == "pnp") for each in methods}
+    ratio = float((job["ratio"] or [DEFAULT_RATIO])[0])
+    edits = sum(_one_edit(job, each["method"], ratio if each["method"] == "switch" else 1.0) for each in methods)
+    return edits + sum(_inversion_of(job, name) for name, _ in inverted)
+
+
+def _one_edit(job: Settings, method: str, ratio: float) -> int:
+    part = job["strength"] if method in STARTS_LATE else ratio
+    return EDIT_CALLS.get(method, 1) * int(round(part * job["steps"], 9))
 
 
 def _drag(job: Settings) -> float:
-    updates = {"dragdiffusion": job["iterations"] or 80, "gooddrag": 3 * (job["iterations"] or 70)}
-    sampled = (1 if job["method"] == "warp" else 2) * job["strength"] * job["steps"]
-    return float(identity_steps(job["method"], job["lora_steps"]) + sampled + 2 * updates.get(job["method"], 0))
+    """Learn the picture, open it, drag, and sample the rest: at most, since handles may arrive early."""
+    steps, method = job["steps"], job["method"]
+    opened = round(job["strength"] * steps)
+    if job["image"]:
+        calls = identity_steps(method, job["lora_steps"]) + (0 if method == "warp" else opened)
+    else:  # made from a prompt
+        calls = steps if method == "warp" else steps - opened
+    iterations = drag_iterations(method, job["iterations"])
+    if method == "gooddrag":
+        dragged = min(-(-iterations // ROUNDS_A_STEP), opened)
+        calls += dragged * (1 + ROUNDS_A_STEP * UPDATES_A_ROUND)  # the step itself counts as sampled below
+    else:
+        calls += iterations
+    return float(calls + opened)
 
 
 def _istd(job: Settings) -> float:
-    """Walks fill batches of the default size."""
-    return float((1 + bool(job["compare_lora"])) * math.ceil(job["n"] * job["frames"] / 22) * job["steps"])
+    """Whole walks share batches; the smoothest and the roughest are walked again for the sheet."""
+    index, count = parse_shard(job.get("shard"))
+    groups = _walk_groups(job["n"], job)
+    mine = len(range(groups)[index - 1 :: count]) * _calls_of_group(job)
+    sheet = _walk_groups(min(ISTD_SHOWN, job["n"]), job) * _calls_of_group(job)
+    return float((1 + bool(job["compare_lora"])) * (mine + sheet) * job["steps"])
+
+
+def _walk_groups(walks: int, job: Settings) -> int:
+    """Batches of walks, or single walks that fill several."""
+    return math.ceil(walks / max(1, job.get("batch_size", ISTD_BATCH) // job["frames"]))
+
+
+def _calls_of_group(job: Settings) -> int:
+    return math.ceil(job["frames"] / job.get("batch_size", ISTD_BATCH))
+
+
+def _train(job: Settings) -> float:
+    """Every batch once, and as often as the gradient asks in the steps that are regularised."""
+    batches = job["max_steps"] * job["accumulate"]
+    if not job["lambda"]:
+        return float(batches)
+    regularised = math.ceil(job["max_steps"] / job["every"]) * job["accumulate"]
+    checked = math.ceil(regularised * job["batch_size"] / CHECKED_EVERY)
+    return float(batches + (TRAIN_CALLS[job["gradient"]] - 1) * regularised + CHECK_CALLS[job["gradient"]] * checked)
 
 
 def _tables(job: Settings) -> float:
     """Eight models walked and sampled, six of them trained; pictures given back four ways; walks between pairs."""
     models = 8 if job["train_steps"] else 2
-    walks = math.ceil(job["n"] * 11 / 22) + math.ceil(job["pictures"] / 32)
-    between = job["pairs"] * (2 * (10 + 1) + 5 * 0.5)  # two slerp walks with their inversions; ANID at N and 4 N
-    return job["steps"] * (models * walks + job["inverted"] * 2 * (10 + 2) + between) + 18.0 * job["train_steps"]
+    walks = math.ceil(job["n"] * 11 / ISTD_BATCH) + math.ceil(job["pictures"] / 32)
+    between = job["pairs"] * (2 * (NULL_TEXT_CALLS + 1) + 5 * 0.5)  # two slerp walks, inverted; ANID at N and 4 N
+    inverted = job["inverted"] * 2 * (NULL_TEXT_CALLS + 2)
+    trained = 6 * TRAIN_CALLS["central"] * job["train_steps"]
+    return job["steps"] * (models * walks + inverted + between) + trained
 
 
 _CALLS: dict[str, Callable[[Settings], float]] = {
@@ -134,5 +233,5 @@ _CALLS: dict[str, Callable[[Settings], float]] = {
     "edit": _edit,
     "drag": _drag,
     "istd": _istd,
-    "train": lambda job: job["max_steps"] * job["accumulate"] * (1 + 2 / job["every"]),
+    "train": _train,
 }

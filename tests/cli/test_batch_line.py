@@ -103,7 +103,7 @@ def test_an_empty_folder_is_a_usage_error(call, tmp_path: Path) -> None:
 
 def test_a_dry_run_tells_counts_and_calls_and_makes_nothing(call, tmp_path: Path) -> None:
     code, out, err = call("invert", "in", "--inversion", "ddim", "--steps", "10", "-o", "out", "--dry-run", "-g", "2")
-    assert (code, err) == (0, "3 invert: about 60 UNet calls, into out\n")
+    assert (code, err) == (0, "3 invert: about 90 UNet calls, into out\n")
     assert out.count("command: invert") == 3
     assert not (tmp_path / "out").exists()
 

@@ -182,14 +182,14 @@ def test_flags_plan_like_recipes() -> None:
 @pytest.mark.parametrize(
     ("command", "settings", "calls"),
     [
-        ("invert", {"image": "x", "inversion": "ddim", "steps": 10}, 20),
+        ("invert", {"image": "x", "inversion": "ddim", "steps": 10}, 30),
         ("invert", {"image": "x", "inversion": "edict", "steps": 10}, 40),
         ("edit", {"image": "x", "trg": "t", "inversion": "ddim", "steps": 10, "ratio": "0.4,1"}, 20 + 14),
         ("edit", {"image": "x", "trg": "t", "method": "sdedit", "steps": 10, "strength": 0.5}, 5),
         ("edit", {"image": "x", "trg": "t", "method": "cycle", "steps": 10, "strength": 0.5}, 5),
         ("edit", {"image": "x", "trg": "t", "method": "flowedit", "steps": 10, "strength": 0.5}, 5),
         ("invert", {"image": "x", "inversion": "dci", "steps": 10, "fixed_point_solver": "adamw"}, 250),
-        ("invert", {"image": "x", "compare": True, "steps": 10}, 10 * (10 + 2 + 2 + 2 + 1 + 5 + 4 + 4 + 4 + 2)),
+        ("invert", {"image": "x", "compare": True, "steps": 10}, 10 * (10 + 2 + 2 + 2 + 1 + 5 + 4 + 4 + 4 + 2 + 1)),
         ("interpolate", {"prompt": "x", "steps": 10}, 10 + 10),
         ("interpolate", {"images": ["x", "y", "z"], "inversion": "ddim", "steps": 10, "loop": True}, 20 + 3 * 10),
         ("interpolate", {"images": ["x", "y"], "method": "vae", "steps": 10}, 0),

@@ -7,7 +7,6 @@ arXiv:2407.18247), whose places are divided by the picture's width and height, s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -15,14 +14,13 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from PIL import Image
 
-from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures, Measure
+from smoothtool.commands.bench.benchmark import Benchmark, Figures, Measure
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import open_session
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import lora_disabled
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.lists.points import read_points
-from smoothtool.files.lists.published_sets import read_drag_bench
 from smoothtool.files.pictures.images import fit_image, load_image, to_pixel_values
 from smoothtool.metrics.drag_distance import (
     Places,
@@ -32,6 +30,7 @@ from smoothtool.metrics.drag_distance import (
     target_distances,
 )
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, psnr_db
+from smoothtool.recipe.benchmarks import BenchItem
 from smoothtool.types import DragPoints, Track
 from smoothtool.weights.models import find_model
 
@@ -40,13 +39,6 @@ if TYPE_CHECKING:
 
 FIDELITY_PX = 224
 """The size at which DragBench's program takes LPIPS."""
-
-
-def _items(folder: Path) -> Sequence[BenchItem]:
-    return [
-        BenchItem(item.key, {"image": str(item.picture), "points": str(item.points)}, item)
-        for item in read_drag_bench(folder)
-    ]
 
 
 def _measure(job: BenchJob, track: Track, pool: ModelPool) -> Measure:
@@ -111,8 +103,6 @@ def _fidelity(before: Image.Image, after: Image.Image) -> float | None:
 
 
 DRAG = Benchmark(
-    command="drag",
-    read=_items,
     measure=_measure,
     columns={
         "distance_px": "distance px",

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures, Measure
+from smoothtool.commands.bench.benchmark import Benchmark, Figures, Measure
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.path_distance import path_distance
-from smoothtool.files.lists.published_sets import read_morph_bench
 from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.metrics.sequences import deviation, path_figures
+from smoothtool.recipe.benchmarks import MORPH_FRAMES, BenchItem
 from smoothtool.types import Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import BenchJob
 
-FRAMES, SIDE_PX = 17, 512
-
-
-def _items(folder: Path) -> Sequence[BenchItem]:
-    between = {"frames": str(FRAMES - 2)}
-    return [
-        BenchItem(pair.key, {"images": [str(picture) for picture in pair.pictures], **between}, pair)
-        for pair in read_morph_bench(folder)
-    ]
+SIDE_PX = 512
 
 
 def _measure(job: BenchJob, track: Track, pool: ModelPool) -> Measure:
@@ -42,8 +33,8 @@ def _measure(job: BenchJob, track: Track, pool: ModelPool) -> Measure:
     def measure(item: BenchItem, result: Path) -> tuple[Figures, Figures]:
         frames = torch.cat([_frame(path) for path in sorted((result / "frames").glob("*.png"))])
         first, last = (_frame(path) for path in item.source.pictures)
-        half = FRAMES // 2
-        return figures(frames), figures(torch.cat([first] * (FRAMES - half) + [last] * half))
+        half = MORPH_FRAMES // 2
+        return figures(frames), figures(torch.cat([first] * (MORPH_FRAMES - half) + [last] * half))
 
     return measure
 
@@ -57,12 +48,11 @@ def _frame(path: Path) -> torch.Tensor:
 
 
 MORPH = Benchmark(
-    command="interpolate",
-    read=_items,
     measure=_measure,
     columns={"ppl": "PPL", "pdv": "PDV", "deviation": "L2 deviation"},
-    rule=f"per pair of {FRAMES} frames the sum (PPL) and the variance (PDV) of the {FRAMES - 1} adjacent distances at "
-    f"{SIDE_PX} px, mean over pairs; the published figures cannot be a plain sum: they compare among themselves alone",
+    rule=f"per pair of {MORPH_FRAMES} frames the sum (PPL) and the variance (PDV) of the {MORPH_FRAMES - 1} adjacent "
+    f"distances at {SIDE_PX} px, mean over pairs; the published figures cannot be a plain sum: they compare among "
+    "themselves alone",
     published={
         "paper: DiffMorpher": {"ppl": 21.1, "pdv": 21.4, "deviation": None},
         "paper: slerp": {"ppl": 25.4, "pdv": 288.5, "deviation": None},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,14 +11,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures, Measure
+from smoothtool.commands.bench.benchmark import Benchmark, Figures, Measure
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import SmoothtoolError
-from smoothtool.files.lists.published_sets import PieItem, read_pie_bench
+from smoothtool.files.lists.published_sets import PieItem
 from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.metrics.clip_score import load_clip
 from smoothtool.metrics.reconstruction import lpips, lpips_missing, mse, psnr_db, ssim
 from smoothtool.metrics.structure import load_dino
+from smoothtool.recipe.benchmarks import BenchItem
 from smoothtool.types import Track
 from smoothtool.weights.models import STICKERS
 
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
     from smoothtool.jobs import BenchJob
 
 T = TypeVar("T")
-
-
-def _items(folder: Path) -> Sequence[BenchItem]:
-    return [
-        BenchItem(item.key, {"image": str(item.picture), "src": item.source, "trg": [item.target]}, item)
-        for item in read_pie_bench(folder)
-    ]
 
 
 def _measure(job: BenchJob, track: Track, pool: ModelPool) -> Measure:
@@ -111,8 +105,6 @@ def _row(structure: float, psnr: float, perceptual: float | None, clip: float | 
 
 
 PIE = Benchmark(
-    command="edit",
-    read=_items,
     measure=_measure,
     columns={
         "structure": "structure x1000", "psnr_db": "PSNR dB", "lpips": "LPIPS x1000", "mse": "MSE x10000",

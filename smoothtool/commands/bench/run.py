@@ -12,20 +12,20 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.commands import run_job
-from smoothtool.commands.bench.benchmark import BenchItem, Benchmark, Figures
+from smoothtool.commands.bench.benchmark import Benchmark, Figures
 from smoothtool.commands.bench.drag import DRAG
 from smoothtool.commands.bench.morph import MORPH
 from smoothtool.commands.bench.pie import PIE
 from smoothtool.commands.shared.folders import stopped_with
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import begin, next_free, save_report
-from smoothtool.errors import BatchError, SmoothtoolError, UsageError, explain, out_of_memory
+from smoothtool.errors import BatchError, SmoothtoolError, explain, out_of_memory
 from smoothtool.files.drawing.markdown import markdown_table
 from smoothtool.files.storage.output import create_folder, output_folder, results_folder
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.files.storage.writing import write_text_atomic
-from smoothtool.jobs import make_job, parse_setting, parse_shard
-from smoothtool.readers.regular import at_home
+from smoothtool.jobs import parse_shard
+from smoothtool.recipe.benchmarks import BenchItem, job_of_item, read_items, share
 from smoothtool.types import Report, Track, silent
 from smoothtool.version import __version__
 
@@ -42,18 +42,18 @@ def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report:
     """Make and measure; leaves items/, items.jsonl (which a second run continues), items.csv, table.md, table.html."""
     benchmark, pool = BENCHMARKS[job.benchmark], pool or ModelPool()
     # 1. items, each as a job of the command that makes it; the folder
-    items = benchmark.read(at_home(job.folder))[: job.limit]
-    asked = {item.key: _job_of(job, benchmark, item) for item in items}
+    items = read_items(job)
+    asked = {item.key: job_of_item(job, item) for item in items}
     job, report, track = begin(job, [job.benchmark, Path(job.folder).name], track)
     report.folder = _open_bench_folder(job, report)
     # 2. make and measure what has no record yet
     measure = benchmark.measure(job, track, pool)
     known = {} if job.force else _known(report.folder, asked)
-    index, count = parse_shard(job.shard)
-    todo = [item for item in list(items)[index - 1 :: count] if item.key not in known]
+    todo = [item for item in share(items, *parse_shard(job.shard)) if item.key not in known]
     with stopped_with(lambda: f"the same command goes on, with -o {report.folder}"):
         for item in track(todo, "measuring", len(todo)):
             known[item.key] = _record(item, asked[item.key], report.folder, measure, pool)
+            report.unet_calls += known[item.key].get("unet_calls", 0)
             append_record(report.folder / _records_name(job), known[item.key])
     # 3. the table, beside the published rows
     rows = [known[item.key] for item in items if item.key in known]
@@ -64,18 +64,6 @@ def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report:
     if failed:
         raise BatchError(f"{len(failed)} of {len(rows)} items failed, the first is {failed[0]}", f"see {report.folder}")
     return report
-
-
-def _job_of(job: BenchJob, benchmark: Benchmark, item: BenchItem) -> Job:
-    """The job that makes one item. Raises: UsageError that names what its command does not take."""
-    everyone = job.model_settings()
-    chosen = {key: getattr(job, key) for key in ("method", "inversion") if getattr(job, key) is not None}
-    own = dict(parse_setting(text) for text in job.options)
-    taken = {*everyone, *item.settings, "output", "force", "format", "quality"}
-    clash = next((key for key in own if key in taken), None)
-    if clash is not None:
-        raise UsageError(f"--set {clash}: has a place of its own", f"--{clash.replace('_', '-')}, or leave it out")
-    return make_job(benchmark.command, {**everyone, **chosen, **item.settings, **own})
 
 
 def _open_bench_folder(job: BenchJob, report: Report) -> Path:
