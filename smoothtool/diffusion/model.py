@@ -69,6 +69,10 @@ class DiffusionModel:
         """The parts that LoRAs change: UNet and text encoders."""
         return {"unet": self.unet, **self.text.encoders}
 
+    def identity(self) -> dict[str, Any]:
+        """What all its results depend on: `model`, the fingerprint, and `loras`, [fingerprint, scale] of each."""
+        return {"model": self.fingerprint, "loras": [[lora["fingerprint"], lora["scale"]] for lora in self.loras]}
+
     @property
     def tokenizer(self) -> CLIPTokenizer:
         """The one that says which token belongs to which word."""

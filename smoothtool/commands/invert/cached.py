@@ -107,8 +107,7 @@ def inversion_settings(model: DiffusionModel, prompts: Sequence[str], job: Inver
         "regularised": ("seed",),
     }
     return {
-        "model": model.fingerprint,
-        "loras": [[lora["fingerprint"], lora["scale"]] for lora in model.loras],
+        **model.identity(),
         "schedule": model.schedule.config,
         "prompts": list(prompts),
         "steps": job.steps,
@@ -133,8 +132,7 @@ def open_inversion(file: SourceFile, model: DiffusionModel) -> Inverted:
     if inversion.method == "edict" and facts.whole("revision", 1) < EDICT_TAKES_TURNS:
         what = f"{path}: an earlier smoothtool moved EDICT's two latents in another order, which would not lead back"
         raise ModelError(what, "invert the picture again")
-    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
-    if facts.text("model") != model.fingerprint or facts.items("loras") != loras:
+    if {"model": facts.text("model"), "loras": facts.items("loras")} != model.identity():
         made_with = f"model {info['model']}, LoRAs {info['loras'] or 'none'}"
         raise ModelError(
             f"{path}: this inversion belongs to other weights ({made_with})",

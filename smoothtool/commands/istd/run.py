@@ -196,8 +196,7 @@ def _walk_settings(model: DiffusionModel, job: IstdJob) -> WalkSettings:
 
 def _key(model: DiffusionModel, settings: WalkSettings) -> str:
     """All that a walk depends on: records of other settings in the same folder are never mixed in."""
-    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
-    parts = [model.fingerprint, loras, asdict(settings), str(model.dtype), __version__]
+    parts = [*model.identity().values(), asdict(settings), str(model.dtype), __version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

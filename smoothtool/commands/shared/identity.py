@@ -41,10 +41,8 @@ def learned_identity(
     The fit's randomness does not depend on --seed, so that one fit serves every job on the picture. An entry that
     `read` refuses with a ModelError counts as none. The model is as before, but for what `read` does to it.
     """
-    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
     settings = {
-        "model": model.fingerprint,
-        "loras": loras,
+        **model.identity(),
         "prompt": prompt,
         **asdict(fit),
         "dtype": str(model.dtype),

@@ -92,8 +92,7 @@ def made_pictures(
     fresh  those on disk are made again
     """
     shape = model.noise_shape(working_size(job.size))
-    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
-    facts = [model.fingerprint, loras, str(model.dtype), job.seed, job.steps, job.guidance, shape, list(captions)]
+    facts = [*model.identity().values(), str(model.dtype), job.seed, job.steps, job.guidance, shape, list(captions)]
     facts += [job.negative] if job.negative else []
     folder = parent / f"made-{name}-{digest(facts)}"
     folder.mkdir(parents=True, exist_ok=True)

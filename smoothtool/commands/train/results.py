@@ -59,11 +59,11 @@ def identity(state: TrainingRun) -> dict[str, Any]:
     """Everything that decides what the next step computes."""
     settings = {key: value for key, value in state.job.settings().items() if key not in MAY_CHANGE}
     model, processes = state.trainer.model, state.trainer.accelerator.num_processes
-    loras = [[lora["fingerprint"], lora["scale"]] for lora in model.loras]
+    weights = model.identity()
     return {
         **settings,
-        "model weights": model.fingerprint,
-        "LoRA weights": loras,
+        "model weights": weights["model"],
+        "LoRA weights": weights["loras"],
         "processes": processes,
         "data content": state.examples.digest,
     }
