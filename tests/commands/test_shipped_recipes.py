@@ -84,7 +84,8 @@ def overrides(name: str, tiny: Path, tmp_path: Path) -> list[str]:
     command = re.search(r"command: (\w+)", text)[1]
     from smoothtool.jobs import JOBS, keys_of
 
-    small = [change for change in SMALL if change.partition("=")[0] in keys_of(JOBS[command])]
+    known = set(keys_of(JOBS[command])) - ({"lora_steps"} if command == "interpolate" else set())
+    small = [change for change in SMALL if change.partition("=")[0] in known]
     more = [f"prompts={prompts(tmp_path)}"] if command == "istd" else []
     more += [f"data={captioned(tmp_path)}"] if command == "train" else []
     return [*small, *OWN[name], *more, f"model={tiny}", f"output={tmp_path / 'out'}"]

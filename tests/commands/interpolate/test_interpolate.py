@@ -297,15 +297,15 @@ def test_a_grid_is_asked_for_by_three_or_four_pictures_and_is_no_film():
 
 
 def test_all_methods_are_compared_on_one_sheet_and_in_one_table(walk):
-    report = walk("cat", "dog", compare=True, steps=12, frames=3, lora_steps=1, inversion="ddim", reschedule=True)
+    report = walk("cat", "dog", compare=True, steps=8, frames=3, lora_steps=1, inversion="ddim", reschedule=True)
     rows = {row["method"]: row for row in report.figures["compare"]}
     assert tuple(rows) == MORPH_NAMES
     assert {path.name for path in report.folder.iterdir()} == {"compare.md", "compare.png", "job.yaml", "report.json"}
     assert (report.folder / "compare.md").read_text().count("\n") == len(rows) + 2
     assert rows["vae"]["unet_calls"] == 0
-    assert (rows["slerp"]["opening_unet_calls"], rows["attention"]["opening_unet_calls"]) == (2 * 12, 2 * 12)
-    assert rows["diffmorpher"]["opening_unet_calls"] == 2 * 1 + 2 * 12
-    assert report.unet_calls == 24 + 2 * 12 + 2 * 12 + 0 + 6 + 2 * 9 * 7 + 26 + 2 * 12
+    assert (rows["slerp"]["opening_unet_calls"], rows["attention"]["opening_unet_calls"]) == (2 * 8, 2 * 8)
+    assert rows["diffmorpher"]["opening_unet_calls"] == 2 * 1 + 2 * 8
+    assert report.unet_calls == 16 + 2 * 8 + 2 * 8 + 0 + 4 + 2 * 6 * 7 + 18 + 2 * 8
     assert rows["anid"]["ends_psnr_db"] == rows["freemorph"]["ends_psnr_db"] == rows["vae"]["ends_psnr_db"]
 
 
