@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.batch.journal import Journal
 from smoothtool.errors import SmoothtoolError, UsageError
-from smoothtool.files.storage.digests import Digests
+from smoothtool.files.storage.digests import Digests, digest
 from smoothtool.jobs import parse_lora
 from smoothtool.readers.fields import read_fields
 from smoothtool.readers.regular import at_home
@@ -72,7 +70,7 @@ def work_of(item: Item, digests: Digests) -> Work:
     inputs = {key: _contents(settings.pop(key), digests) for key in read}
     for key in options.keys() - inputs.keys():
         settings[key] = _identity(key, settings[key], options[key][1], digests)
-    return Work(item, _sha(inputs), _sha([item.job.command, settings, __version__]))
+    return Work(item, digest(inputs, 24), digest([item.job.command, settings, __version__], 24))
 
 
 def _contents(value: Any, digests: Digests) -> Any:
@@ -97,10 +95,6 @@ def _identity(key: str, value: Any, names: frozenset[str], digests: Digests) -> 
     if text in KNOWN_LORAS or (key == "lora" and value != "none"):
         return [digests.of(resolve_lora(text)), scale]
     return [digests.of(Path(text)), scale] if value not in names and os.path.exists(text) else value
-
-
-def _sha(data: Any) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def finished(work: Work, journal: Journal, names: set[str]) -> dict[str, Any] | None:

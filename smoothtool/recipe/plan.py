@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any
 
 from smoothtool.errors import UsageError, closest
 from smoothtool.files.lists.inputs import Found, Picture, find_pictures
+from smoothtool.files.storage.digests import digest
 from smoothtool.files.storage.names import MAX_PART_BYTES, safe_name
 from smoothtool.jobs import JOBS, Job, fields_of, keys_of, make_job
 from smoothtool.jobs.notation import parse_seeds
@@ -79,8 +78,7 @@ def plan_batch(drafts: Sequence[Draft], folder: Path | None, title: str, asked: 
     """
     names = unique_names([(draft.name, draft.kind) for draft in drafts])
     items = tuple(Item(with_defaults(draft.job), name) for draft, name in zip(drafts, names, strict=True))
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:6]
-    return Plan(items, folder or Path("smoothtool-out") / f"{safe_name(title)}-{digest}", title)
+    return Plan(items, folder or Path("smoothtool-out") / f"{safe_name(title)}-{digest(asked, 6)}", title)
 
 
 def plan_flags(command: str, given: Mapping[str, Any]) -> Plan:

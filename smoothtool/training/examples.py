@@ -6,7 +6,6 @@ Both are stored in parts of a few hundred, so that a killed run goes on where it
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from smoothtool.errors import InputError, ModelError, SmoothtoolError, StorageEr
 from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.pictures.fitting import fit_image
 from smoothtool.files.pictures.notes import PictureNotes
+from smoothtool.files.storage.digests import digest
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.tensors import is_intact, write_tensors
 from smoothtool.types import Conditioning, Track
@@ -136,7 +136,7 @@ def prepare_examples(
     weights = [model.fingerprint, *(f"{lora['fingerprint']}:{lora['scale']}" for lora in model.loras)]
     texts = ["", *sorted({caption for picture in pictures for caption in picture.captions} - {""})]
     named = [(picture.name, picture.version) for picture in pictures]
-    latents_key, texts_key = _digest([weights[0], sizes_px, named]), _digest([weights, texts])
+    latents_key, texts_key = digest([weights[0], sizes_px, named], 16), digest([weights, texts], 16)
     latents = PartStore(cache / f"latents-{latents_key}", len(pictures))
     embeddings = PartStore(cache / f"prompts-{texts_key}", len(texts))
     latents.fill(lambda rows: _encode_pictures(model, pictures, rows, sizes_px), track, "encoding pictures")
@@ -151,11 +151,11 @@ def prepare_examples(
     row_of = {text: row for row, text in enumerate(texts)}
     captions = tuple(tuple(row_of[caption] for caption in picture.captions) for picture in pictures)
     groups = tuple(tuple(rows) for _, rows in sorted(buckets.items()))
-    digest, notes = _digest([latents_key, texts_key]), PictureNotes()
+    content, notes = digest([latents_key, texts_key], 16), PictureNotes()
     for part in facts:
         notes.join(part.get("notes", {}))
     framings = {int(row): framing for part in facts for row, framing in part.get("framings", {}).items()}
-    return Examples(latents, embeddings, groups, captions, framings, digest, broken, tuple(notes.lines()))
+    return Examples(latents, embeddings, groups, captions, framings, content, broken, tuple(notes.lines()))
 
 
 def bucket_sizes(side_px: int, multiple: int) -> tuple[tuple[int, int], ...]:
@@ -229,10 +229,6 @@ def _encode_prompts(model: DiffusionModel, texts: Sequence[str], rows: range) ->
     pooled = {row: text.pooled_prompt_embeds for row, text in zip(rows, given, strict=True)}
     tensors |= {f"pooled.{row}": part[0] for row, part in pooled.items() if part is not None}
     return {name: tensor.half().cpu().clone() for name, tensor in tensors.items()}, {}
-
-
-def _digest(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _make_folder(folder: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +19,7 @@ from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import begin, next_free, save_report
 from smoothtool.errors import BatchError, SmoothtoolError, explain, out_of_memory
 from smoothtool.files.drawing.markdown import markdown_table
+from smoothtool.files.storage.digests import digest
 from smoothtool.files.storage.output import create_folder, output_folder, results_folder
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.files.storage.writing import write_text_atomic
@@ -87,8 +86,7 @@ def _known(folder: Path, asked: Mapping[str, Job]) -> dict[str, dict[str, Any]]:
 
 
 def _key(job: Job) -> str:
-    text = json.dumps([job.command, job.settings(), __version__], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest([job.command, job.settings(), __version__], 16)
 
 
 def _record(item: BenchItem, job: Job, folder: Path, measure: Any, pool: ModelPool) -> dict[str, Any]:

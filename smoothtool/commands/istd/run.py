@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,6 +24,7 @@ from smoothtool.files.drawing.plots import Line, line_plot
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import to_image
+from smoothtool.files.storage.digests import digest
 from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_shard
@@ -196,8 +195,7 @@ def _walk_settings(model: DiffusionModel, job: IstdJob) -> WalkSettings:
 
 def _key(model: DiffusionModel, settings: WalkSettings) -> str:
     """All that a walk depends on: records of other settings in the same folder are never mixed in."""
-    parts = [*model.identity().values(), asdict(settings), str(model.dtype), __version__]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return digest([model.identity(), asdict(settings), str(model.dtype), __version__], 16)
 
 
 def _known(state: _IstdRun, key: str) -> Measured:

@@ -68,6 +68,6 @@ def _stamp(path: Path | str) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
-def digest(data: Any) -> str:
-    """Eight hexadecimal digits that name what a result depends on."""
-    return hashlib.sha256(json.dumps(plain(data), sort_keys=True).encode()).hexdigest()[:8]
+def digest(data: Any, digits: int = 8) -> str:
+    """So many hexadecimal digits that name what a result depends on, as plain data."""
+    return hashlib.sha256(json.dumps(plain(data), sort_keys=True).encode()).hexdigest()[:digits]
