@@ -158,8 +158,7 @@ class _RecipeReader:
         return {}
 
     def overrides(self, texts: Sequence[str]) -> Located:
-        entries = _RecipeReader(self.document, []).entries() if texts else ()
-        known = {key for model in {entry.model for entry in entries} for key in _recipe_keys(model)}
+        known = {key for model in self.commands() for key in _recipe_keys(model)}
         changes: Located = {}
         for text in texts:
             key, equals, value = text.partition("=")
@@ -171,6 +170,12 @@ class _RecipeReader:
             else:
                 changes[name] = read_yaml(value, text).value, text
         return changes
+
+    def commands(self) -> set[type[Job]]:
+        """Those that the jobs name, as far as they are jobs."""
+        rows = self.document.value.get("jobs") if isinstance(self.document.value, Mapping) else None
+        names = [row.get("command") for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+        return {JOBS[name] for name in names if isinstance(name, str) and name in JOBS}
 
     def entries(self) -> Iterator[_JobEntry]:
         """Each job of each combination, with its defaults."""
