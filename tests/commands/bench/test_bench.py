@@ -14,6 +14,7 @@ from smoothtool.commands.bench.pie import mask_at, masked, outside
 from smoothtool.commands.bench.run import run
 from smoothtool.errors import BatchError, UsageError
 from smoothtool.jobs import BenchJob, make_job
+from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.types import silent
 from smoothtool.weights.sample_pictures import SAMPLES
 
@@ -48,8 +49,10 @@ def bench(folder: Path, output: Path, benchmark: str = "pie", **settings: Any) -
 
 
 def test_pie_bench_is_measured_beside_doing_nothing_and_the_published_rows(pie: Path, tmp_path: Path) -> None:
-    report = run(bench(pie, tmp_path / "out"), silent)
+    job = bench(pie, tmp_path / "out")
+    report = run(job, silent)
     figures = report.figures
+    assert report.unet_calls == estimate_unet_calls([job]) == 2
     assert figures["items"] == 2
     assert 5 < figures["measured"]["psnr_db"] < 60
     assert figures["no edit"]["psnr_db"] is None
