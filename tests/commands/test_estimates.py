@@ -14,6 +14,7 @@ from smoothtool.methods.drag.dragdiffusion import DragSettings
 from smoothtool.methods.drag.gooddrag import DENOISING_STEPS, GOODDRAG
 from smoothtool.recipe.estimate import ROUNDS_A_STEP, UPDATES_A_ROUND, estimate_unet_calls
 from smoothtool.types import silent
+from smoothtool.weights.sample_pictures import SAMPLES
 
 FOX = {"image": "samples:fox", "src": "a 3d fox"}
 FOX_TO_CAT = {**FOX, "trg": "a 3d cat"}
@@ -81,3 +82,15 @@ def test_the_numbers_that_jobs_know_of_drag_methods_are_the_methods_own() -> Non
     assert DRAG_ITERATIONS["dragdiffusion"] == DragSettings.iterations
     assert (GOODDRAG.track_every, GOODDRAG.iterations) == (UPDATES_A_ROUND, UPDATES_A_ROUND * ROUNDS_A_STEP)
     assert DRAG_ITERATIONS["gooddrag"] == DENOISING_STEPS * ROUNDS_A_STEP
+
+
+@pytest.mark.parametrize(
+    "settings", [{"lambda": 0.0}, {"lambda": 10.0, "every": 2}, {"gradient": "one-sided"}], ids=str
+)
+def test_a_training_takes_the_calls_that_are_estimated(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
+    small = {"data": str(SAMPLES), "model": "stickers", "lora": "none", "max_steps": 3, "batch_size": 1}
+    job = make_job("train", {**small, "sample_every": 0, "output": tmp_path / "out", **settings})
+    assert run_job(job, silent).unet_calls == estimate_unet_calls([job])
