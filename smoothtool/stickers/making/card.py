@@ -28,10 +28,10 @@ def _card(figures: dict[str, Any]) -> str:
         (
             "reconstruction: null-text, Gauss-Newton",
             f"{inversion['nti_gauss_newton']:.2f} dB",
-            "within 0.5 dB of the VAE",
+            "",
         ),
-        ("reconstruction: null-text, Adam", f"{inversion['nti_adam']:.2f} dB", "within 0.5 dB of the VAE"),
-        ("reconstruction: DDIM", f"{inversion['ddim']:.2f} dB", "clearly worse"),
+        ("reconstruction: null-text, Adam", f"{inversion['nti_adam']:.2f} dB", ""),
+        ("reconstruction: DDIM", f"{inversion['ddim']:.2f} dB", "worse than null-text"),
         ("tiny CLIP on drawings: right concept first among 50", f"{clip['concept']:.0%}", ""),
         ("tiny CLIP on drawings: right style, colour", f"{clip['style']:.0%}, {clip['colour']:.0%}", ""),
     ]
@@ -117,7 +117,7 @@ Photos, people, text and anything else are outside its world.
 
 On held-out combinations of concept, style and colour, never trained on: {count} captions of one item sampled with 50
 DDIM steps at guidance {guidance:g}, the model's default; 200 scenes for the VAE; {inversions} scenes inverted with
-their captions and reconstructed at guidance 7.5. Concept, style and colour are decided by a separate small classifier,
+their captions and reconstructed at that guidance. Concept, style and colour are decided by a separate small classifier,
 trained on drawings and on the same as the VAE gives them back. It is right itself on {drawings}
 of unseen drawings, and on {decoded} of those through the VAE. Model fingerprint {fingerprint}.
 
@@ -128,5 +128,7 @@ of unseen drawings, and on {decoded} of those through the VAE. Model fingerprint
 ## Made from
 
 Scenes composed of Microsoft Fluent Emoji (MIT), Noto Emoji (Apache 2.0) and Twemoji (Copyright Twitter and other
-contributors, CC-BY 4.0). The weights are under the Apache License 2.0. Made by `python -m smoothtool.stickers.making`.
+contributors, CC-BY 4.0). The weights are under the Apache License 2.0. Made by `python -m smoothtool.stickers.making`;
+UNet and text encoder learned from 4.2 million samples of 150,000 scenes, the last 4.08 million in 7,970 steps of 512,
+which took one H200 400 seconds.
 """

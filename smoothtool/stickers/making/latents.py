@@ -80,7 +80,7 @@ class LatentPool:
         array = np.load(path, mmap_mode="c")  # copy on write, so that torch takes it as writable; nothing is written
         return torch.from_numpy(array if array.dtype == np.float16 else array.astype(np.int16)).to(device)
 
-    def draw(self, size: int, dropout: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, size: int, dropout: float, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
         """(latents float32 [size, 4, 16, 16], token ids [size, MAX_TOKENS])."""
         rows = len(self.latents[0])
         chosen = torch.randint(rows * len(self.latents), (size,), generator=generator, device=self.device)

@@ -31,7 +31,6 @@ from smoothtool.stickers.world.pool import to_pixel_values
 from smoothtool.stickers.world.scenes import Scene, caption, render
 from smoothtool.weights.models import MODEL_DEFAULTS
 
-PAPER_GUIDANCE = 7.5
 INVERSIONS, VAE_SCENES = 4, 200
 
 
@@ -51,7 +50,9 @@ def measure(work: Path, folder: Path = FOLDER) -> None:
         "judge_on_drawings": accuracy(judge, unseen, scenes),
         "judge_on_decoded": accuracy(judge, decoded, scenes),
         "clip_on_drawings": _clip_accuracy(folder, singles, work),
-        "inversion_psnr_db": _inversions(model, unseen[:INVERSIONS], [caption(s) for s in scenes[:INVERSIONS]]),
+        "inversion_psnr_db": _inversions(
+            model, unseen[:INVERSIONS], [caption(s) for s in scenes[:INVERSIONS]], guidance
+        ),
         "inversion_count": INVERSIONS,
         "unet_parameters": sum(p.numel() for p in model.unet.parameters()),
         "fingerprint": model.fingerprint,
@@ -117,17 +118,19 @@ def _clip_accuracy(folder: Path, scenes: list[Scene], work: Path) -> dict[str, f
     return clip_accuracy(clip, tokenizer, pictures, scenes)
 
 
-def _inversions(model: DiffusionModel, pixel_values: torch.Tensor, prompts: list[str]) -> dict[str, float]:
-    """Mean PSNR of reconstructions at guidance 7.5, each picture inverted alone, beside the VAE's."""
+def _inversions(
+    model: DiffusionModel, pixel_values: torch.Tensor, prompts: list[str], guidance: float
+) -> dict[str, float]:
+    """Mean PSNR of reconstructions at that guidance, each picture inverted alone, beside the VAE's."""
     latents, null = model.encode_images(pixel_values), model.encode_null()
     figures = {"vae": float(psnr_db(pixel_values, model.decode_latents(latents)).mean())}
     totals = {"ddim": 0.0, "nti_adam": 0.0, "nti_gauss_newton": 0.0}
     for row, prompt in enumerate(prompts):
         z, text, picture = latents[[row]], model.encode_prompts([prompt]), pixel_values[[row]]
         trajectory = trajectory_of(z, list(ddim_inversion_steps(model, z, text, STEPS)))
-        *_, plain = denoise(model, trajectory.noise, constant(text), constant(null), STEPS, PAPER_GUIDANCE)
-        *_, adam = null_text_steps(model, trajectory, text, null, PAPER_GUIDANCE, adam_solver())
-        *_, newton = null_text_steps(model, trajectory, text, null, PAPER_GUIDANCE, gauss_newton_solver())
+        *_, plain = denoise(model, trajectory.noise, constant(text), constant(null), STEPS, guidance)
+        *_, adam = null_text_steps(model, trajectory, text, null, guidance, adam_solver())
+        *_, newton = null_text_steps(model, trajectory, text, null, guidance, gauss_newton_solver())
         for name, step in (("ddim", plain), ("nti_adam", adam), ("nti_gauss_newton", newton)):
             totals[name] += float(psnr_db(picture, model.decode_latents(step.latents))) / len(prompts)
     return {**figures, **totals}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+Number = float | torch.Tensor
+
 # Amsel et al. 2025 (arXiv:2505.16932), table of the first four rounds: the best quintics one after the other
 QUINTICS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -58,8 +60,8 @@ class MuonAdamW:
         return self.muon and is_matrix(name, self.parameters[name])
 
     @torch.no_grad()
-    def step(self, gradients: dict[str, torch.Tensor], names: list[str], rate: float, step: int) -> None:
-        """Update the parameters `names`; `step` counts from 1. Matrices of one shape go together."""
+    def step(self, gradients: dict[str, torch.Tensor], names: list[str], rate: Number, step: Number) -> None:
+        """Update the parameters `names`; `step` counts from 1. Both may be tensors. Equal shapes go together."""
         shapes: dict[tuple[int, ...], list[str]] = {}
         for name in names:
             if self._is_muon(name):
@@ -73,10 +75,10 @@ class MuonAdamW:
             for name, direction in zip(group, directions, strict=True):
                 self._move(name, direction.view_as(self.parameters[name]) * (0.2 * max(shape) ** 0.5), rate)
 
-    def _adamw(self, name: str, gradient: torch.Tensor, rate: float, step: int) -> None:
+    def _adamw(self, name: str, gradient: torch.Tensor, rate: Number, step: Number) -> None:
         first = self.first[name].lerp_(gradient, 0.1)
         second = self.second[name].mul_(0.99).addcmul_(gradient, gradient, value=0.01)
         self._move(name, (first / (1 - 0.9**step)) / ((second / (1 - 0.99**step)).sqrt() + 1e-8), rate)
 
-    def _move(self, name: str, direction: torch.Tensor, rate: float) -> None:
-        self.parameters[name].mul_(1 - rate * self.weight_decay).sub_(direction, alpha=rate)
+    def _move(self, name: str, direction: torch.Tensor, rate: Number) -> None:
+        self.parameters[name].mul_(1 - rate * self.weight_decay).sub_(direction * rate)

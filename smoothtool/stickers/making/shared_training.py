@@ -1,4 +1,4 @@
-"""The UNet's training loop: several one-thread processes on shared weights, or one GPU; resumable; no end is planned.
+"""The UNet's training loop on a CPU: several one-thread processes on shared weights; resumable; no end is planned.
 
 One-thread processes that each take a part of the batch do a quarter more than threads that meet in every layer, and a
 busy machine does not bring them to a halt. The rate rises, stays, and falls only in a branch (`decay`): a finished copy
@@ -100,8 +100,9 @@ def save(shared: Shared, path: Path, step: int) -> None:
 
 
 Batch = dict[str, torch.Tensor]
-Station = tuple[Callable[[int], Batch], Callable[[nn.Module, Batch], torch.Tensor]]
-"""The batch of a step, with `velocity` and `timesteps` among its rows; and what the model predicts for rows of it."""
+Station = tuple[Callable[[int | None], Batch], Callable[[nn.Module, Batch], torch.Tensor]]
+"""The batch of a step, or of torch's generator for None; `velocity` and `timesteps` are among its rows. What the model
+predicts for rows of it."""
 
 
 def train_shared(shared: Shared, plan: Plan, path: Path, make: Callable[[], Station]) -> None:
@@ -134,10 +135,8 @@ def _end_with(process: Any, barrier: Any) -> None:
 def _work(rank: int, shared: Shared, plan: Plan, path: Path, make: Callable[[], Station], barrier: Any) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    torch.set_float32_matmul_precision("high")
     (batch_of, prediction_of), parameters = make(), shared.optimizer.parameters
-    model: Any = torch.compile(shared.model) if plan.compiled else shared.model
-    mine, log = set(_by_size(parameters)[rank :: plan.workers]), _Log(path.with_suffix(".jsonl"))
+    mine, log = set(_by_size(parameters)[rank :: plan.workers]), Log(path.with_suffix(".jsonl"))
     part = slice(rank * plan.batch // plan.workers, (rank + 1) * plan.batch // plan.workers)
     for step in range(plan.first, plan.last + 1):
         names = [name for name in parameters if plan.learns(name, step)]
@@ -145,8 +144,7 @@ def _work(rank: int, shared: Shared, plan: Plan, path: Path, make: Callable[[], 
             parameter.requires_grad_(plan.learns(name, step))
         batch = batch_of(step)
         rows = {key: value[part] for key, value in batch.items()}
-        with torch.autocast(plan.device, torch.bfloat16, enabled=plan.device != "cpu"):
-            errors = (prediction_of(model, rows).float() - rows["velocity"]).square().mean(dim=(1, 2, 3))
+        errors = (prediction_of(shared.model, rows) - rows["velocity"]).square().mean(dim=(1, 2, 3))
         gradients = torch.autograd.grad(errors.mean(), [parameters[name] for name in names])
         for name, gradient in zip(names, gradients, strict=True):
             shared.gradients[rank][name].copy_(gradient)
@@ -180,7 +178,7 @@ def _average(shared: Shared, names: list[str], step: int) -> None:
         shared.averaged[name].lerp_(shared.optimizer.parameters[name], 1 - decay)
 
 
-class _Log:
+class Log:
     """A line of mean losses, whole and by band of times, every LOG_EVERY steps."""
 
     def __init__(self, path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
+from smoothtool.stickers.making.captured_training import train_captured
 from smoothtool.stickers.making.latents import LatentPool
 from smoothtool.stickers.making.shared_training import Batch, Plan, Station, share, train_shared
 from smoothtool.stickers.making.tokenizer import MAX_TOKENS, load_tokenizer
@@ -93,14 +94,16 @@ def trained_text_encoder(work: Path, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return text_encoder.eval()
 
 
-def noisy_batch(pool: LatentPool, alphas_cumprod: torch.Tensor, size: int, step: int) -> Batch:
+def noisy_batch(pool: LatentPool, alphas_cumprod: torch.Tensor, size: int, step: int | None) -> Batch:
     """Latents, times, targets and captions of one step: the same in whichever process it is asked for.
+
+    step: what the random numbers follow from; None: torch's own generator, which a CUDA graph can hold.
 
     Times are stratified (one in each of `size` bands), which lowers the variance of the gradient for nothing.
     """
-    generator = torch.Generator(pool.device).manual_seed(step)
+    generator = None if step is None else torch.Generator(pool.device).manual_seed(step)
     latents, input_ids = pool.draw(size, PROMPT_DROPOUT, generator)
-    order = torch.randperm(size, generator=generator, device=pool.device)
+    order = torch.rand(size, generator=generator, device=pool.device).argsort()
     within = torch.rand(size, generator=generator, device=pool.device)
     timesteps = ((order + within) * (1000 / size)).long().clamp(max=999)
     noise = torch.randn(latents.shape, generator=generator, device=pool.device)
@@ -136,7 +139,8 @@ def train_unet(
     done = saved["step"] if saved is not None else 0
     plan = Plan(done + 1, done + decay if decay else steps, batch=batch, decay=bool(decay), **options)
     shared = share(new_denoiser(work, start), saved, plan)
-    train_shared(shared, plan, branch if decay else path, partial(_station, work, batch, plan.device))
+    train = train_shared if plan.device == "cpu" else train_captured
+    train(shared, plan, branch if decay else path, partial(_station, work, batch, plan.device))
 
 
 def _station(work: Path, batch: int, device: str) -> Station:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from smoothtool.stickers.making.captured_training import train_captured
 from smoothtool.stickers.making.shared_training import Batch, Plan, Station, share, train_shared
 
 PLAN = Plan(first=1, last=6, rate=0.02, batch=8, warmup=2, save_every=3)
@@ -32,8 +33,8 @@ def found_by_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def station() -> Station:
-    def batch_of(step: int) -> Batch:
-        inputs = torch.randn((8, 5), generator=torch.Generator().manual_seed(step))
+    def batch_of(step: int | None) -> Batch:
+        inputs = torch.randn((8, 5), generator=None if step is None else torch.Generator().manual_seed(step))
         return {"inputs": inputs, "velocity": inputs[:, :, None, None], "timesteps": torch.arange(8) * 124}
 
     def prediction_of(model: nn.Module, rows: Batch) -> torch.Tensor:
@@ -91,6 +92,25 @@ def test_frozen_parameters_stay(tmp_path: Path) -> None:
     saved = trained(tmp_path / "x.pt", replace(PLAN, frozen="0.bias", frozen_from=0))
     assert torch.equal(saved["model"]["0.bias"], start)
     assert not torch.equal(saved["model"]["0.weight"], torch.zeros(5, 5))
+
+
+def test_the_step_of_a_gpu_learns_as_the_processes_do(tmp_path: Path) -> None:
+    plan, ends = replace(PLAN, last=150), []
+    for train in (train_shared, train_captured):
+        torch.manual_seed(0)
+        shared = share(nn.Sequential(nn.Linear(5, 5)), None, plan)
+        train(shared, plan, tmp_path / "x.pt", station)
+        saved = torch.load(tmp_path / "x.pt", weights_only=True)
+        assert saved["step"] == 150
+        ends.append(float(torch.dist(saved["model"]["0.weight"], torch.eye(5))))
+        assert torch.dist(saved["averaged"]["0.weight"], saved["model"]["0.weight"]) > 0
+    assert ends[1] == pytest.approx(ends[0], abs=0.1)
+    assert ends[1] < 0.2 * float(torch.dist(_first_weight(), torch.eye(5)))
+
+
+def _first_weight() -> torch.Tensor:
+    torch.manual_seed(0)
+    return nn.Linear(5, 5).weight.detach()
 
 
 def test_training_stops_when_its_time_is_over(tmp_path: Path) -> None:
