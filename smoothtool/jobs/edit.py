@@ -83,7 +83,7 @@ class EditJob(PictureJob, FormatJob):
         False, description="Run every method, each with its own inversion, on one target: one sheet, one table"
     )
     method: Annotated[Literal["auto", EditName], Flag()] = Field(
-        "switch", description="How to edit; switch is the paper's, auto takes what was measured best for such an edit"
+        "auto", description="How to edit; auto takes what was measured best for such an edit, switch is the paper's"
     )
     ratio: Annotated[list[str], Flag("-r")] = Field(
         [], description="For switch: part of the steps that follow the target, 0 to 1, by default 0.8; 0.6,0.8 for both"

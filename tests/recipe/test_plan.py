@@ -184,7 +184,7 @@ def test_flags_plan_like_recipes() -> None:
     [
         ("invert", {"image": "x", "inversion": "ddim", "steps": 10}, 30),
         ("invert", {"image": "x", "inversion": "edict", "steps": 10}, 40),
-        ("edit", {"image": "x", "trg": "t", "inversion": "ddim", "steps": 10, "ratio": "0.4,1"}, 20 + 14),
+        ("edit", {"image": "x", "trg": "t", "method": "switch", "inversion": "ddim", "steps": 10, "ratio": "0.4,1"}, 20 + 14),
         ("edit", {"image": "x", "trg": "t", "method": "sdedit", "steps": 10, "strength": 0.5}, 5),
         ("edit", {"image": "x", "trg": "t", "method": "cycle", "steps": 10, "strength": 0.5}, 5),
         ("edit", {"image": "x", "trg": "t", "method": "flowedit", "steps": 10, "strength": 0.5}, 5),
@@ -207,7 +207,8 @@ def test_the_estimate_counts_calls(command: str, settings: dict, calls: int) -> 
 
 
 def test_a_shared_inversion_is_counted_once() -> None:
-    jobs = [make_job("edit", {"image": "x", "trg": "t", "inversion": "ddim", "steps": 10, "ratio": r}) for r in (0, 1)]
+    asked = {"image": "x", "trg": "t", "method": "switch", "inversion": "ddim", "steps": 10}
+    jobs = [make_job("edit", {**asked, "ratio": ratio}) for ratio in (0, 1)]
     assert estimate_unet_calls(jobs) == 20 + 0 + 10
 
 

@@ -158,7 +158,7 @@ def test_the_same_seed_gives_the_same_edit(session, picture):
 def test_an_inversion_file_edits_like_its_picture(session, picture):
     inverted = run_invert(picture)
     from_file = run_edit(inverted.folder / "inversion.safetensors", output=picture.parent / "from-file")
-    from_picture = run_edit(picture)
+    from_picture = run_edit(picture, inversion="nti")
     assert np.array_equal(pixels(from_file.folder / "edited.png"), pixels(from_picture.folder / "edited.png"))
 
 
@@ -185,7 +185,7 @@ def test_a_methods_other_way_makes_another_picture(session, picture, option):
         ({"src": "a blue cat"}, "not for 'a blue cat'"),
         ({"steps": 7}, "--steps 5"),
         ({"guidance": 4}, "--guidance 3"),
-        ({"inversion": "npi"}, "inversion nti does not go with --method switch"),
+        ({"method": "switch", "inversion": "npi"}, "inversion nti does not go with --method switch"),
         ({"method": "pnp"}, "under the empty prompt"),
     ],
 )
