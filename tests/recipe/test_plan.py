@@ -184,7 +184,11 @@ def test_flags_plan_like_recipes() -> None:
     [
         ("invert", {"image": "x", "inversion": "ddim", "steps": 10}, 30),
         ("invert", {"image": "x", "inversion": "edict", "steps": 10}, 40),
-        ("edit", {"image": "x", "trg": "t", "method": "switch", "inversion": "ddim", "steps": 10, "ratio": "0.4,1"}, 20 + 14),
+        (
+            "edit",
+            {"image": "x", "trg": "t", "method": "switch", "inversion": "ddim", "steps": 10, "ratio": "0.4,1"},
+            20 + 14,
+        ),
         ("edit", {"image": "x", "trg": "t", "method": "sdedit", "steps": 10, "strength": 0.5}, 5),
         ("edit", {"image": "x", "trg": "t", "method": "cycle", "steps": 10, "strength": 0.5}, 5),
         ("edit", {"image": "x", "trg": "t", "method": "flowedit", "steps": 10, "strength": 0.5}, 5),

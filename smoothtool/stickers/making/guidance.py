@@ -23,7 +23,7 @@ from smoothtool.weights.models import MODEL_DEFAULTS
 SCALES = (1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0)
 STEPS = 25
 AS_GOOD = 0.011
-"""One of 96 samples: scales whose concepts are right as often as the best one's, but for so much, are as good."""
+"""One of 96 samples: scales with concepts and styles right as often as the best one, but for so much, are as good."""
 
 
 def measure_guidance(work: Path, folder: Path = FOLDER) -> None:
@@ -50,11 +50,10 @@ def measure_guidance(work: Path, folder: Path = FOLDER) -> None:
 
 
 def best_scale(rows: list[dict[str, Any]]) -> float:
-    """Of the scales with the right concept most often, the one whose pictures are nearest to drawings (Frechet)."""
-    most = max(row["concept"] for row in rows)
-    return float(
-        min((row for row in rows if row["concept"] >= most - AS_GOOD), key=lambda row: row["frechet"])["guidance"]
-    )
+    """Of the scales with right concepts and styles most often, the one with pictures nearest to drawings (Frechet)."""
+    right = [row["concept"] + row["style"] for row in rows]
+    as_good = [row for row, share in zip(rows, right, strict=True) if share >= max(right) - AS_GOOD]
+    return float(min(as_good, key=lambda row: row["frechet"])["guidance"])
 
 
 def saturation(pixel_values: torch.Tensor) -> float:

@@ -7,9 +7,10 @@ from smoothtool.stickers.making.guidance import best_scale, saturation
 
 def test_of_the_scales_that_are_right_most_often_the_one_nearest_to_drawings_wins() -> None:
     rows = [
-        {"guidance": 2.0, "concept": 0.80, "frechet": 0.1},
-        {"guidance": 4.0, "concept": 0.95, "frechet": 0.2},
-        {"guidance": 7.5, "concept": 0.955, "frechet": 0.4},
+        {"guidance": 1.5, "concept": 0.95, "style": 0.80, "frechet": 0.05},
+        {"guidance": 2.0, "concept": 0.80, "style": 0.96, "frechet": 0.1},
+        {"guidance": 4.0, "concept": 0.95, "style": 0.96, "frechet": 0.2},
+        {"guidance": 7.5, "concept": 0.955, "style": 0.96, "frechet": 0.4},
     ]
     assert best_scale(rows) == 4.0
 
