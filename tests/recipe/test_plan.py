@@ -179,6 +179,9 @@ def test_flags_plan_like_recipes() -> None:
     assert walk.job.settings()["images"] == ["in/a/x.png", "in/b/x.jpg", "in/b/x.png"]
 
 
+SWITCH = {"image": "x", "trg": "t", "method": "switch", "inversion": "ddim", "steps": 10}
+
+
 @pytest.mark.parametrize(
     ("command", "settings", "calls"),
     [
@@ -211,8 +214,7 @@ def test_the_estimate_counts_calls(command: str, settings: dict, calls: int) -> 
 
 
 def test_a_shared_inversion_is_counted_once() -> None:
-    asked = {"image": "x", "trg": "t", "method": "switch", "inversion": "ddim", "steps": 10}
-    jobs = [make_job("edit", {**asked, "ratio": ratio}) for ratio in (0, 1)]
+    jobs = [make_job("edit", {**SWITCH, "ratio": ratio}) for ratio in (0, 1)]
     assert estimate_unet_calls(jobs) == 20 + 0 + 10
 
 
