@@ -44,7 +44,8 @@ class Winner:
 
 
 WINNERS = {
-    ANY: Winner("p2p", "direct", 60, 14.5, 21.4),
+    ANY: Winner("p2p", "direct", 30, 16.3, 29.5),
+    ADD: Winner("flowedit", "none", 8, 13.5, 22.4),
     NO_SOURCE: Winner("pnp", "ddim", 60, 13.1, 18.5),
 }
 """By kind of edit; a kind that is not here takes the winner over all kinds, ANY.
