@@ -67,8 +67,8 @@ def agree(one: Path, other: Path) -> bool:
 @pytest.mark.parametrize(
     "job",
     [
-        f"{EDIT}: 'samples:[fc]*', src: x",
-        f"{EDIT}: 'samples:[fc]*', solver: adam",
+        f"{EDIT}: 'samples:[fc]*', src: x, method: switch",
+        f"{EDIT}: 'samples:[fc]*', solver: adam, method: switch",
         f"{EDIT}: 'samples:[fc]*', method: sdedit",
         "command: invert, image: 'samples:[fc]*', inversion: edict",
         "command: invert, image: 'samples:[fc]*', inversion: fixed-point",
@@ -108,9 +108,11 @@ def test_out_of_memory_halves_the_batch_from_there_on(
             raise fault
 
     watched(monkeypatch, before)
-    assert set(states(run(tiny, tmp_path / "four", f"{EDIT}: 'samples:[fcp]*'", 4)).values()) == {"made"}
+    assert set(states(run(tiny, tmp_path / "four", f"{EDIT}: 'samples:[fcp]*', method: switch", 4)).values()) == {
+        "made"
+    }
     assert refused == [4]
-    assert set(states(run(tiny, tmp_path / "one", f"{EDIT}: 'samples:[fcp]*'", 1)).values()) == {"made"}
+    assert set(states(run(tiny, tmp_path / "one", f"{EDIT}: 'samples:[fcp]*', method: switch", 1)).values()) == {"made"}
     assert agree(tmp_path / "one", tmp_path / "four")
 
 
