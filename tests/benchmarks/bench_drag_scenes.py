@@ -142,16 +142,21 @@ def main() -> None:
     for lora_steps in options.lora_steps:
         for index in range(shard, len(chosen), shards):
             drag_scene(model, index, chosen[index], lora_steps, options)
-    rows = read_records(options.output, "scenes.jsonl")
+    rows = results(options.output)
     for lora_steps in options.lora_steps:
         for method in options.methods:
             print(summary(rows, method, lora_steps))
         sheet(chosen, lora_steps, options)
 
 
+def results(folder: Path) -> list[dict]:
+    """What is there already."""
+    return read_records(folder, "scenes.jsonl", {"scene": int, "method": str, "lora_steps": int})
+
+
 def drag_scene(model, index: int, move: Move, lora_steps: int, options: argparse.Namespace) -> None:
     """By every method that has no record yet; the LoRA is fitted for the first and remembered."""
-    rows = read_records(options.output, "scenes.jsonl")
+    rows = results(options.output)
     done = {(row["scene"], row["method"], row["lora_steps"]) for row in rows}
     for method in options.methods:
         if (index, method, lora_steps) not in done:

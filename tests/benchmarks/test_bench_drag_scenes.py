@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_drag_scenes import Move, handle, locate
+from bench_drag_scenes import Move, handle, locate, results
 
 from smoothtool.stickers.world.icons import CONCEPTS
 from smoothtool.stickers.world.scenes import Item, Scene, item_mask, render
@@ -40,3 +40,8 @@ def test_the_handle_lies_on_the_item_even_where_its_middle_is_a_hole(icons):
 def test_an_item_is_found_where_it_was_drawn(icons, way):
     move = Move(SCENE, *way)
     assert locate(render(move.moved, icons), move, icons) == way
+
+
+def test_a_second_run_reads_what_the_first_one_left(tmp_path: Path) -> None:
+    (tmp_path / "scenes.jsonl").write_text('{"scene": 3, "method": "warp", "lora_steps": 0}\n{"scene": 4, "met')
+    assert results(tmp_path) == [{"scene": 3, "method": "warp", "lora_steps": 0}]
