@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from smoothtool.files.storage.leftovers import temporary_folder
 from smoothtool.files.storage.writing import write_picture
 
 CONCEPTS: dict[str, str] = {
@@ -54,23 +55,24 @@ STYLES = tuple(ICON_SETS)
 
 
 def fetch_icons(folder: Path) -> None:
-    """Download the three icon sets and extract the icons of `CONCEPTS` to `folder/STYLE/CODE.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Download the three icon sets and extract the icons of `CONCEPTS` to `folder/STYLE/CODE.png`.
+
+    Processes may do so at the same time. Raises: OSError or CalledProcessError when npm or the network is missing.
+    """
     for style, (package, pattern) in ICON_SETS.items():
         wanted = {pattern.format(code=code): code for code in CONCEPTS.values()}
         target = folder / style
         if target.is_dir() and len(list(target.glob("*.png"))) == len(wanted):
             continue
-        target.mkdir(exist_ok=True)
-        packed = subprocess.run(
-            ["npm", "pack", package, "--silent"], cwd=folder, check=True, capture_output=True, text=True
-        )
-        archive = folder / packed.stdout.strip().splitlines()[-1]
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if member.name in wanted and (stream := tar.extractfile(member)) is not None:
-                    write_picture(target / f"{wanted[member.name]}.png", Image.open(stream).convert("RGBA"))
-        archive.unlink()
+        target.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(target) as private:  # another process may be fetching the same
+            packed = subprocess.run(
+                ["npm", "pack", package, "--silent"], cwd=private, check=True, capture_output=True, text=True
+            )
+            with tarfile.open(private / packed.stdout.strip().splitlines()[-1]) as archive:
+                for member in archive:
+                    if member.name in wanted and (stream := archive.extractfile(member)) is not None:
+                        write_picture(target / f"{wanted[member.name]}.png", Image.open(stream).convert("RGBA"))
 
 
 @cache
