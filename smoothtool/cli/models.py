@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ from smoothtool.files.storage.checksums import check_noted, noted, notes_file, s
 from smoothtool.readers.regular import at_home, is_regular
 from smoothtool.readers.tensors import read_header
 from smoothtool.weights.facts import about_parameters, lora_facts, model_facts
+from smoothtool.weights.kinds import CONFIGS, check_kind, describe, refuse_distilled, refuse_pipeline
 from smoothtool.weights.lora_names import dialect_of
 from smoothtool.weights.loras import KNOWN_LORAS, KnownLora, find_lora
 from smoothtool.weights.models import (
@@ -25,27 +28,23 @@ from smoothtool.weights.models import (
     find_model,
     is_diffusers_folder,
     is_hub_id,
+    is_revision,
     resolve_model,
     settings_file,
 )
+from smoothtool.weights.published import has_variant, is_complete, parts_of, wanted_files
 
-NEEDED = [
-    "model_index.json",
-    "scheduler/*.json",
-    "tokenizer/*.json",
-    "tokenizer/*.txt",
-    "unet/config.json",
-    "vae/config.json",
-    "text_encoder/config.json",
-    "unet/diffusion_pytorch_model*.safetensors*",
-    "vae/diffusion_pytorch_model*.safetensors*",
-    "text_encoder/model*.safetensors*",
-]
-NOT_NEEDED = ["*.fp16*", "*non_ema*"]
 TIMEOUT_S = 10.0
 
 app = typer.Typer(help="List, inspect and download models.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A name from the list, a hub id, a folder or a file", show_default=False)]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="Branch, tag or commit of its repository; used as --model NAME@REVISION", show_default=False),
+]
+Variant = Annotated[
+    str | None, typer.Option(help="Of the weights: fp16 takes half the room of float32", show_default=False)
+]
 
 
 @app.command("list")
@@ -73,13 +72,22 @@ def info(name: Name, as_json: Json = False) -> None:
 
 
 @app.command()
-def pull(name: Name, as_json: Json = False) -> None:
-    """Download a model, or a LoRA with a name, from the Hugging Face hub; prints its place."""
+def pull(name: Name, revision: Revision = None, variant: Variant = None, as_json: Json = False) -> None:
+    """Download a model, or a LoRA with a name, from the Hugging Face hub; prints its place.
+
+    A model that could not be used (a refiner, a turbo or in-painting model, SD 3, FLUX) is refused before.
+    """
     if name in KNOWN_LORAS:
+        if revision or variant:
+            raise UsageError(f"{name}: a LoRA with a name is one file", "the same without --revision and --variant")
         path: Path | None = _pull_lora(KNOWN_LORAS[name])
         use = f"use it with --lora {name}, on any {KNOWN_LORAS[name].architecture}"
     else:
-        path, use = _pull_model(name), f"use it with --model {name}; always, with `model: {name}` in {settings_file()}"
+        if revision and not is_revision(revision):
+            raise UsageError(f"--revision {revision}: is no branch, tag or commit", "main")
+        path = _pull_model(name, revision, variant)
+        used = f"{name}@{revision}" if revision else name
+        use = f"use it with --model {used}; always, with `model: {used}` in {settings_file()}"
     if name == TOKENIZER_ID:
         use = "the tokenizer of SD 1.x and 2.x: --model FILE.safetensors works now"
     console.notice(use)
@@ -145,14 +153,20 @@ def _shown(key: str, value: Any) -> list[str]:
     return [str(value)]
 
 
-def _pull_model(name: str) -> Path | None:
-    place = find_model(name)
-    if place is not None:
+def _pull_model(name: str, revision: str | None, variant: str | None) -> Path | None:
+    place = find_model(f"{name}@{revision}" if revision else name)
+    if place is not None and (place.folder is None or is_complete(_files_in(place.folder), variant)):
         return place.folder or place.single_file
     hub_id = _hub_id(name)
-    offer = _ask_hub(name, hub_id)
-    console.notice(f"{hub_id}: {offer.size_bytes / 1e9:.2g} GB, licence {offer.licence}")
-    return _download(name, hub_id, offer.revision)
+    offer = _ask_hub(name, hub_id, revision, variant)
+    half = f"; {offer.fp16_bytes / 1e9:.2g} GB with --variant fp16" if offer.fp16_bytes else ""
+    console.notice(f"{hub_id}: {offer.size_bytes / 1e9:.2g} GB, licence {offer.licence}{half}")
+    return _download(name, hub_id, revision, offer.files)
+
+
+def _files_in(folder: Path) -> list[str]:
+    """The paths of a folder's files, from it, with forward slashes."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def _pull_lora(known: KnownLora) -> Path:
@@ -170,7 +184,7 @@ def _download_lora(known: KnownLora) -> Path:
 
     try:
         info: Any = HfApi().repo_info(known.hub_id, repo_type=known.repo_type, files_metadata=True, timeout=TIMEOUT_S)
-        path = Path(hf_hub_download(known.hub_id, known.file, repo_type=known.repo_type, revision=str(info.sha)))
+        path = Path(hf_hub_download(known.hub_id, known.file, repo_type=known.repo_type))
     except Exception as error:
         raise _not_to_be_had(known.name, error) from error
     entry = next((file for file in info.siblings or [] if file.rfilename == known.file), None)
@@ -184,11 +198,12 @@ def _download_lora(known: KnownLora) -> Path:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a download would bring."""
+    """What a download would bring. `fp16_bytes` is what half-precision weights would take instead, 0 without them."""
 
+    files: list[str]
     size_bytes: int
+    fp16_bytes: int
     licence: str
-    revision: str
 
 
 def _hub_id(name: str) -> str:
@@ -202,45 +217,65 @@ def _hub_id(name: str) -> str:
     return name
 
 
-def _needed(hub_id: str) -> list[str]:
-    """Patterns of the files worth downloading: of OpenAI's CLIP, the tokenizer alone."""
-    return list(TOKENIZER_FILES) if hub_id == TOKENIZER_ID else NEEDED
-
-
-def _ask_hub(name: str, hub_id: str) -> Offer:
+def _ask_hub(name: str, hub_id: str, revision: str | None, variant: str | None) -> Offer:
+    """Raises: ModelError when the hub has no such model, or one that could not be used."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
     try:
-        found = HfApi().model_info(hub_id, files_metadata=True, timeout=TIMEOUT_S)
+        found: Any = HfApi().model_info(hub_id, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
     except Exception as error:  # the hub's client raises a dozen kinds; all mean: not to be had
         raise _not_to_be_had(name, error) from error
-    files: list[Any] = list(
-        filter_repo_objects(
-            found.siblings or [],
-            key=lambda file: file.rfilename,
-            allow_patterns=_needed(hub_id),
-            ignore_patterns=NOT_NEEDED,
-        )
-    )
-    has_unet = any(file.rfilename.startswith("unet/") and file.rfilename.endswith(".safetensors") for file in files)
-    if not has_unet and hub_id != TOKENIZER_ID:
-        raise ModelError(f"{name}: {hub_id} has no UNet as safetensors", "another model; smoothtool models list")
+    sizes: dict[str, int] = {file.rfilename: file.size or 0 for file in found.siblings or []}
+    half: list[str] = []
+    if hub_id == TOKENIZER_ID:
+        files = list(TOKENIZER_FILES)
+    else:
+        _check_before_download(name, hub_id, found, sizes)
+        files = wanted_files(name, sizes, variant)
+        half = wanted_files(name, sizes, "fp16") if variant is None and has_variant(sizes, "fp16") else []
     card: Any = found.card_data or {}
     licence = card.get("license") or (KNOWN[name].licence if name in KNOWN else "not stated")
-    return Offer(sum(file.size or 0 for file in files), str(licence), str(found.sha))
+    fp16_bytes = 0 if half == files else sum(sizes[file] for file in half)
+    return Offer(files, sum(sizes.get(file, 0) for file in files), fp16_bytes, str(licence))
 
 
-def _download(name: str, hub_id: str, revision: str) -> Path:
+def _check_before_download(name: str, hub_id: str, found: Any, files: Collection[str]) -> None:
+    """From the name, what the hub says of the repository, its list of files, and its small files.
+
+    Raises: ModelError for a model that could not be used.
+    """
+    refuse_distilled(name)
+    refuse_pipeline(name, str((found.config or {}).get("diffusers", {}).get("_class_name", "")))
+    if CONFIGS[0] not in files:
+        single = next((file for file in files if "/" not in file and file.endswith(".safetensors")), None)
+        hint = f"download {single} by hand, and give it as --model" if single else "smoothtool models list"
+        raise ModelError(f"{name}: {hub_id} is no diffusers model (no {CONFIGS[0]})", hint)
+    with TemporaryDirectory() as folder:
+        for file in CONFIGS:
+            if file in files:
+                _fetch(name, hub_id, file, str(found.sha), folder)
+        check_kind(name, describe(Path(folder), parts_of(files)))
+
+
+def _fetch(name: str, hub_id: str, file: str, revision: str, folder: str) -> None:
+    """One small file, outside the cache: a model whose index is there counts as downloaded."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(hub_id, file, revision=revision, local_dir=folder)
+    except Exception as error:
+        raise _not_to_be_had(name, error) from error
+
+
+def _download(name: str, hub_id: str, revision: str | None, files: list[str]) -> Path:
+    """By its branch, so that the cache knows which commit that is: without it, no name leads to the files."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if console.show.quiet or not console.stderr.is_terminal:
         disable_progress_bars()
     try:
-        return Path(
-            snapshot_download(hub_id, revision=revision, allow_patterns=_needed(hub_id), ignore_patterns=NOT_NEEDED)
-        )
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=files))
     except Exception as error:
         raise _not_to_be_had(name, error) from error
 

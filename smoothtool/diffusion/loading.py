@@ -21,7 +21,7 @@ from smoothtool.diffusion.parts import check_channels, check_words, read_part, r
 from smoothtool.diffusion.text import OneEncoder, PromptEncoder, TwoEncoders
 from smoothtool.errors import ModelError, out_of_memory
 from smoothtool.readers.fields import Fields, read_fields
-from smoothtool.weights.kinds import HINT, SDXL, Described, check_kind
+from smoothtool.weights.kinds import HINT, SDXL, check_kind, describe
 
 
 def load_model(
@@ -30,7 +30,6 @@ def load_model(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    variant: str | None = None,
     economies: Sequence[Economy] = (),
 ) -> DiffusionModel:
     """Load a diffusers folder without importing diffusers' pipelines (they cost seconds).
@@ -42,20 +41,20 @@ def load_model(
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     family = check_folder(folder, name)
-    unet = read_part(UNet2DConditionModel, folder, "unet", name, precision, variant)
+    unet = read_part(UNet2DConditionModel, folder, "unet", name, precision)
     vae_dtype = vae_precision(_config(folder / "vae" / "config.json").values, precision)
-    vae = read_part(AutoencoderKL, folder, "vae", name, vae_dtype, variant)
-    text = _read_text(folder, family, name, precision, variant)
+    vae = read_part(AutoencoderKL, folder, "vae", name, vae_dtype)
+    text = _read_text(folder, family, name, precision)
     schedule = read_schedule(folder / "scheduler" / "scheduler_config.json")
     return assemble(name, unet, vae, text, schedule, place, precision, economies)
 
 
-def _read_text(folder: Path, family: str, name: str, dtype: torch.dtype, variant: str | None) -> PromptEncoder:
-    encoder = read_part(CLIPTextModel, folder, "text_encoder", name, dtype, variant)
+def _read_text(folder: Path, family: str, name: str, dtype: torch.dtype) -> PromptEncoder:
+    encoder = read_part(CLIPTextModel, folder, "text_encoder", name, dtype)
     tokenizer = read_tokenizer(folder, "tokenizer", name)
     if family != SDXL:
         return OneEncoder(encoder, tokenizer)
-    second = read_part(CLIPTextModelWithProjection, folder, "text_encoder_2", name, dtype, variant)
+    second = read_part(CLIPTextModelWithProjection, folder, "text_encoder_2", name, dtype)
     zeros = _config(folder / "model_index.json").truth("force_zeros_for_empty_prompt", True)
     return TwoEncoders(encoder, second, tokenizer, read_tokenizer(folder, "tokenizer_2", name), zeros)
 
@@ -145,10 +144,7 @@ def check_folder(folder: Path, name: str) -> str:
     """
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{name}: {folder} is not a diffusers folder (no model_index.json)", "smoothtool models list")
-    configs = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
-    index, unet, scheduler = (_config(folder / path).values if (folder / path).is_file() else {} for path in configs)
-    parts = [part.name for part in folder.iterdir() if part.is_dir()]
-    return check_kind(name, Described(index, unet, scheduler, parts))
+    return check_kind(name, describe(folder, [part.name for part in folder.iterdir() if part.is_dir()]))
 
 
 def _config(path: Path) -> Fields:

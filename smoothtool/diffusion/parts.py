@@ -18,6 +18,7 @@ from smoothtool.errors import ModelError, out_of_memory
 from smoothtool.readers.fields import Fields, is_whole, read_fields
 from smoothtool.readers.regular import check_regular, is_regular
 from smoothtool.readers.tensors import read_header
+from smoothtool.weights.published import choose_variant
 
 HINT = "another copy of the model"
 LARGEST_TEXT_BYTES = 50_000_000
@@ -33,8 +34,10 @@ LARGEST = {
 MOST_LEVELS = 12
 
 
-def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype, variant: str | None = None) -> Any:
+def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype) -> Any:
     """A diffusers or transformers model from `folder/part` (or `folder` itself, where `part` is empty), on the CPU.
+
+    Where there are no plain weights, a variant of them is read: many models are published in fp16 alone.
 
     kind     its class
     name     the model's, which errors name
@@ -49,7 +52,7 @@ def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype,
         model, found = kind.from_pretrained(
             folder,
             subfolder=part,
-            variant=variant,
+            variant=choose_variant(path.name for path in place.iterdir()) or None,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

@@ -165,7 +165,9 @@ class ModelJob(ReportJob):
     """What every command that runs a model understands."""
 
     model: Annotated[str, Flag("-m", panel=MODEL, path=PATH_OR_MODEL, names=("auto",))] = Field(
-        "auto", min_length=1, description="Model: a name, a hub id, a diffusers folder or a .safetensors file"
+        "auto",
+        min_length=1,
+        description="Model: a name or hub id, also with @REVISION, a diffusers folder or a .safetensors file",
     )
     lora: Annotated[list[str], Flag(panel=MODEL, path=PATH_OR_LORA, names=("none",))] = Field(
         [],

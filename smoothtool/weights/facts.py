@@ -14,6 +14,7 @@ from smoothtool.readers.tensors import TensorsHeader, read_header
 from smoothtool.weights.kinds import BY_TEXT_WIDTH, SDXL
 from smoothtool.weights.lora_names import dialect_of, has_second_encoder, ranks_of, text_widths
 from smoothtool.weights.models import ModelLocation
+from smoothtool.weights.published import choose_variant, weights_of
 
 PARTS = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 PREFIXES = {
@@ -112,9 +113,10 @@ def _training(header: TensorsHeader) -> dict[str, str]:
 
 def _headers(folder: Path) -> list[TensorsHeader]:
     """Of the weights in a part's folder: its variants, such as fp16, would count twice, and are left out."""
-    paths = sorted(folder.glob("*.safetensors"))
-    plain = [path for path in paths if path.name.count(".") == 1 or "-of-" in path.name]
-    return [read_header(path) for path in plain or paths[:1]]
+    names = [path.name for path in folder.iterdir()]
+    variant = choose_variant(names)
+    found = [] if variant is None else weights_of(names, variant)
+    return [read_header(folder / name) for name in found if name.endswith(".safetensors")]
 
 
 def _numbers(header: TensorsHeader) -> int:

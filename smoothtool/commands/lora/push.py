@@ -17,7 +17,7 @@ from smoothtool.files.storage.writing import write_bytes_atomic, write_text_atom
 from smoothtool.readers.regular import is_regular
 from smoothtool.weights.facts import lora_facts
 from smoothtool.weights.loras import resolve_lora
-from smoothtool.weights.models import KNOWN, is_hub_id
+from smoothtool.weights.models import KNOWN, is_hub_id, split_revision
 
 CARD, WALK = "README.md", "walk.png"
 
@@ -126,9 +126,10 @@ def _walk(push: Push, source: Path) -> Path | None:
 
 def _hub_id(name: str) -> str:
     """What the hub calls a model that was named to `train`; nothing for files and folders of that machine."""
-    if name in KNOWN:
-        return KNOWN[name].hub_id
-    return name if is_hub_id(name) else ""
+    plain, _ = split_revision(name)
+    if plain in KNOWN:
+        return KNOWN[plain].hub_id
+    return plain if is_hub_id(plain) else ""
 
 
 def _first_line(error: Exception) -> str:

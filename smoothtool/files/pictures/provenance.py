@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from smoothtool.errors import UsageError
 from smoothtool.files.storage.writing import plain
-from smoothtool.weights.models import is_hub_id
+from smoothtool.weights.models import is_hub_id, split_revision
 
 DigitalSource = Literal["compositeWithTrainedAlgorithmicMedia", "trainedAlgorithmicMedia"]
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"  # an identifier: http, whatever the web site uses
@@ -63,7 +63,7 @@ def a1111_parameters(
 def _model_name(model: str) -> str:
     """Of a model that is a file or folder the last part alone: pictures travel, and paths tell of their maker."""
     path = PurePath(model)
-    if is_hub_id(model) or len(path.parts) < 2:
+    if is_hub_id(split_revision(model)[0]) or len(path.parts) < 2:
         return model
     return path.stem if path.suffix == ".safetensors" else path.name
 
