@@ -162,7 +162,7 @@ def _adam(
     return null, noise_null, losses
 
 
-ITERATIONS, TRUST_RMS = 6, 0.15
+ITERATIONS, TRUST_RMS, HALVINGS = 6, 0.15, 3
 
 
 def gauss_newton_solver(
@@ -172,7 +172,7 @@ def gauss_newton_solver(
 
     Each iteration costs one backward pass and one forward pass (J p by finite difference). The update is clipped to
     an rms of `trust_rms` per embedding entry: unclipped it diverges on hard models. An update that does not lower the
-    objective is refused, so that without an anchor the loss never grows within a step.
+    objective is halved, up to `HALVINGS` times, and then refused: the objective never grows within a step.
 
     anchor_weight  mu >= 0 of Tikhonov's term, which keeps the embedding near that of the empty prompt, where guidance
                    means what the model learned:  objective = loss + mu mean (null - anchor)^2
@@ -200,15 +200,24 @@ def _gauss_newton(
         return null, noise_null, [loss_start.cpu()]
     update = _cgls(problem, start, noise_start, iterations, anchor_weight)
     rms = update.square().mean(dim=(1, 2), keepdim=True).sqrt()
-    candidate = null + update * (trust_rms / rms.clamp_min(1e-12)).clamp_max(1.0)
-    with torch.no_grad():
-        noise_candidate = problem.noise_of(candidate)
-    loss_candidate = problem.loss(noise_candidate)
-    drift, drift_candidate = ((embeds - problem.anchor).square().mean(dim=(1, 2)) for embeds in (null, candidate))
-    better = far & (loss_candidate + anchor_weight * drift_candidate < loss_start + anchor_weight * drift)
-    null = torch.where(better.view(-1, 1, 1), candidate, null)
-    noise_null = torch.where(better.view(-1, 1, 1, 1), noise_candidate, noise_null)
-    return null, noise_null, [loss_start.cpu(), torch.where(better, loss_candidate, loss_start).cpu()]
+    update = update * (trust_rms / rms.clamp_min(1e-12)).clamp_max(1.0)
+
+    def drift(embeds: torch.Tensor) -> torch.Tensor:
+        return anchor_weight * (embeds - problem.anchor).square().mean(dim=(1, 2))
+
+    start_embeds, loss, waiting = null, loss_start, far
+    for halvings in range(HALVINGS + 1):
+        candidate = start_embeds + 0.5**halvings * update
+        with torch.no_grad():
+            noise_candidate = problem.noise_of(candidate)
+        loss_candidate = problem.loss(noise_candidate)
+        better = waiting & (loss_candidate + drift(candidate) < loss_start + drift(start_embeds))
+        null = torch.where(better.view(-1, 1, 1), candidate, null)
+        noise_null = torch.where(better.view(-1, 1, 1, 1), noise_candidate, noise_null)
+        loss, waiting = torch.where(better, loss_candidate, loss), waiting & ~better
+        if not waiting.any():
+            break
+    return null, noise_null, [loss_start.cpu(), loss.cpu()]
 
 
 def _cgls(

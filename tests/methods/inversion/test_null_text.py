@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,24 @@ def test_gauss_newton_solves_a_linear_problem_in_as_many_iterations_as_it_has_di
     best = torch.linalg.lstsq(0.5 * matrix, -offset.flatten()[:, None]).solution
     torch.testing.assert_close(null.flatten(), best.flatten(), rtol=1e-6, atol=1e-6)
     assert losses[-1] < losses[0]
+
+
+def test_an_update_that_overshoots_is_halved_and_only_then_refused() -> None:
+    """Newton's step for arctan overshoots where |x| > 1.39; from 2, half of it lands nearer and from 40 an eighth
+    does not.
+    """
+
+    def noise_of(null: torch.Tensor) -> torch.Tensor:
+        return null.mean(dim=(1, 2)).atan().view(2, 1, 1, 1).expand(2, 4, 4, 4)
+
+    problem = InnerProblem(noise_of, torch.zeros(2, 4, 4, 4, dtype=torch.float64), 1.0, 1e-9, shared=False)
+    start = torch.tensor([2.0, 40.0], dtype=torch.float64).view(2, 1, 1).expand(2, 2, 3)
+    null, noise, losses = gauss_newton_solver(iterations=1, trust_rms=1e9)(problem, start, 0, 50)
+    newton = 2.0 - math.atan(2.0) * (1 + 2.0**2) / 2
+    torch.testing.assert_close(null[0], torch.full_like(null[0], newton), rtol=0.1, atol=0)  # J p by a finite step
+    assert losses[-1][0] < losses[0][0]
+    assert torch.equal(null[1], start[1])
+    torch.testing.assert_close(noise, noise_of(null))
 
 
 def test_an_anchored_linear_problem_is_solved_like_ridge_regression() -> None:
