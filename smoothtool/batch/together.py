@@ -5,9 +5,9 @@ every item is run as it would be alone, with its own folder, record and failure,
 there. No item depends on its neighbours: each has null embeddings, noise and decisions of its own, so that a result
 moves by rounding alone (within one grey level) when the batch is another.
 
-Together go all inversions that `--inversion` names, and the edits switch and sdedit. Left at one at a time:
-`--compare`; pix2pix-zero's own inversion; the editing methods that look into the UNet while it runs or draw noise on
-the way; and `interpolate`, which already puts its pictures and frames through the UNet together.
+Together go all inversions that `--inversion` names, and the edits switch, p2p, flowedit, sdedit and cycle. Left at one
+at a time: `--compare`; pix2pix-zero's own inversion; the other editing methods; and `interpolate`, which already puts
+its pictures and frames through the UNet together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from smoothtool.batch.items import Work
-from smoothtool.commands.edit.methods import EDITS_OF_SEVERAL, Source
+from smoothtool.commands.edit.methods import EDITS_OF_SEVERAL, Source, edit_several
 from smoothtool.commands.edit.stages import edit_key, inversion_for, ratios_of, source_prompt
 from smoothtool.commands.invert.cached import Inverted, compute_each, inversion_settings, to_device
 from smoothtool.commands.shared.model_pool import ModelPool, Precomputed
@@ -181,7 +181,7 @@ def _edit(model: DiffusionModel, sources: Sequence[Source], pool: ModelPool) -> 
         targets = [source.job.trg[number] for source in sources]
         for ratio in ratios_of(job):
             calls = model.counter.calls
-            latents = EDITS_OF_SEVERAL[job.method](sources, targets, float(ratio or DEFAULT_RATIO))
+            latents = edit_several(sources, targets, float(ratio or DEFAULT_RATIO))
             calls = model.counter.calls - calls
             for source, target, own in zip(sources, targets, torch.split(latents, 1), strict=True):
                 pool.precomputed[edit_key(source.job, target, ratio)] = Precomputed(own, calls)

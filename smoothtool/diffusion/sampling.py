@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +32,11 @@ Guidance = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 def guide(noise_null: torch.Tensor, noise_text: torch.Tensor, guidance_scale: float) -> torch.Tensor:
     """eps = eps_null + w (eps_text - eps_null)."""
     return noise_null + guidance_scale * (noise_text - noise_null)
+
+
+def noise_like(latents: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Noise for latents [B, C, h, w], each picture's from a CPU generator of its own, so the same in any batch."""
+    return torch.cat([torch.randn(latents[:1].shape, generator=one) for one in generators]).to(latents)
 
 
 @torch.no_grad()

@@ -70,6 +70,10 @@ def agree(one: Path, other: Path) -> bool:
         f"{EDIT}: 'samples:[fc]*', src: x, method: switch",
         f"{EDIT}: 'samples:[fc]*', solver: adam, method: switch",
         f"{EDIT}: 'samples:[fc]*', method: sdedit",
+        f"{EDIT}: 'samples:[fc]*', src: a fox, method: p2p, inversion: ddim, blend: [cat]",
+        f"{EDIT}: 'samples:[fc]*', src: a big fox, method: p2p, inversion: npi",
+        f"{EDIT}: 'samples:[fc]*', src: x, method: flowedit, seed: 3",
+        f"{EDIT}: 'samples:[fc]*', src: x, method: cycle",
         "command: invert, image: 'samples:[fc]*', inversion: edict",
         "command: invert, image: 'samples:[fc]*', inversion: fixed-point",
     ],
@@ -155,5 +159,5 @@ def test_pictures_of_one_size_and_the_same_settings_go_together(tmp_path: Path) 
     assert len(groups(tmp_path, True)[0]) == ON_GPU
     assert len(groups(tmp_path, True, device="cpu")) == 6
     assert len(groups(tmp_path, True, inversion="spdinv")[0]) == ON_GPU
-    assert len(groups(tmp_path, True, trg=["a cat"], method="cycle")) == 6
+    assert len(groups(tmp_path, True, trg=["a cat"], method="pix2pix-zero")) == 6
     assert len(groups(tmp_path, True, trg=["a cat"], compare=True)) == 6

@@ -194,7 +194,7 @@ def test_belm_is_refused_with_another_inversion_in_its_place(zero: DiffusionMode
 def test_cycle_gives_the_picture_back_for_equal_prompts(zero: DiffusionModel, latents: torch.Tensor) -> None:
     text, null = zero.encode_prompts(["a cat"]), zero.encode_prompts([""])
     generator = torch.Generator().manual_seed(0)
-    *_, last = cycle_steps(zero, latents, text, text, null, N, 1.0, generator, strength=1.0)
+    *_, last = cycle_steps(zero, latents, text, text, null, N, 1.0, [generator], strength=1.0)
     torch.testing.assert_close(last.latents, latents, rtol=1e-3, atol=1e-3)
 
 

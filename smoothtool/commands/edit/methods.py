@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from smoothtool.commands.invert.cached import Inverted
 from smoothtool.commands.invert.methods import join_inversions
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import DenoisingStep
+from smoothtool.diffusion.sampling import DenoisingStep, noise_like
 from smoothtool.diffusion.tokens import PromptTokens, prompt_tokens
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.pictures.images import Fitted
@@ -25,7 +24,13 @@ from smoothtool.methods.editing.masactrl import masactrl_steps
 from smoothtool.methods.editing.pix2pix_zero import edit_direction, pix2pix_zero_steps, sentences
 from smoothtool.methods.editing.plug_and_play import plug_and_play_steps
 from smoothtool.methods.editing.prompt_switch import prompt_switch_steps, switch_index
-from smoothtool.methods.editing.prompt_to_prompt import Controls, cross_edit, prompt_to_prompt_steps
+from smoothtool.methods.editing.prompt_to_prompt import (
+    BlendWords,
+    Controls,
+    CrossEdit,
+    cross_edit,
+    prompt_to_prompt_steps,
+)
 from smoothtool.methods.editing.sdedit import sdedit_steps, start_index
 from smoothtool.methods.inversion.resume import null_branch, source_path
 from smoothtool.metrics.clip_score import Clip, load_clip
@@ -78,51 +83,96 @@ class Source:
         return latents
 
 
-def _switch(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> torch.Tensor:
-    model, job, null = sources[0].model, sources[0].job, sources[0].null
-    inversion = join_inversions([source.inversion for source in sources])
-    path = source_path(model, inversion, model.encode_prompts([source.job.src for source in sources]), null)
-    steps = prompt_switch_steps(model, inversion, path, model.encode_prompts(targets), null, ratio, job.guidance)
-    return sources[0].last(steps, job.steps - switch_index(ratio, job.steps), otherwise=path[-1])
+@dataclass(frozen=True)
+class _Several:
+    """Sources of one size and the same settings as one batch, a target prompt for each."""
+
+    sources: Sequence[Source]
+    targets: Sequence[str]
+
+    @property
+    def first(self) -> Source:
+        """Of what they share: the model, the settings."""
+        return self.sources[0]
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """[B, C, h, w] of the pictures."""
+        return torch.cat([source.latents for source in self.sources])
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        return [_generator(source.job) for source in self.sources]
+
+    @property
+    def target(self) -> Conditioning:
+        return self.first.model.encode_prompts(self.targets)
+
+    @property
+    def texts(self) -> tuple[Conditioning, Conditioning, Conditioning]:
+        """Source prompts, target prompts, and the null prompt, which is one."""
+        model = self.first.model
+        return model.encode_prompts([source.job.src for source in self.sources]), self.target, self.first.null
+
+    def inverted(self) -> tuple[Inversion, torch.Tensor]:
+        """The inversions as one, and the path [N+1, B, C, h, w] of the sources in sampling order."""
+        inversion = join_inversions([source.inversion for source in self.sources])
+        text, _, null = self.texts
+        return inversion, source_path(self.first.model, inversion, text, null)
 
 
-def _sdedit(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> torch.Tensor:
-    model, job, null = sources[0].model, sources[0].job, sources[0].null
-    latents = torch.cat([source.latents for source in sources])
-    noise = torch.cat([torch.randn(latents[:1].shape, generator=_generator(source.job)) for source in sources])
-    text = model.encode_prompts(targets)
-    steps = sdedit_steps(model, latents, noise.to(latents), text, null, job.strength, job.steps, job.guidance)
-    return sources[0].last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
+def _switch(several: _Several, ratio: float) -> torch.Tensor:
+    model, job, null = several.first.model, several.first.job, several.first.null
+    inversion, path = several.inverted()
+    steps = prompt_switch_steps(model, inversion, path, several.target, null, ratio, job.guidance)
+    return several.first.last(steps, job.steps - switch_index(ratio, job.steps), otherwise=path[-1])
 
 
-def _cycle(source: Source, target: str, ratio: float) -> torch.Tensor:
-    job, latents = source.job, source.latents
-    texts = (source.text(job.src), source.text(target), source.null)
-    steps = cycle_steps(source.model, latents, *texts, job.steps, job.guidance, _generator(job), strength=job.strength)
-    return source.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
+def _sdedit(several: _Several, ratio: float) -> torch.Tensor:
+    model, job, latents = several.first.model, several.first.job, several.latents
+    noise = noise_like(latents, several.generators)
+    texts = several.target, several.first.null
+    steps = sdedit_steps(model, latents, noise, *texts, job.strength, job.steps, job.guidance)
+    return several.first.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
 
 
-def _flowedit(source: Source, target: str, ratio: float) -> torch.Tensor:
-    job, latents = source.job, source.latents
-    texts = (source.text(job.src), source.text(target), source.null)
-    steps = flowedit_steps(
-        source.model, latents, *texts, job.steps, job.guidance, _generator(job), job.source_guidance, job.strength
+def _cycle(several: _Several, ratio: float) -> torch.Tensor:
+    job, latents = several.first.job, several.latents
+    draws = several.generators
+    steps = cycle_steps(
+        several.first.model, latents, *several.texts, job.steps, job.guidance, draws, strength=job.strength
     )
-    return source.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
+    return several.first.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
 
 
-def _prompt_to_prompt(source: Source, target: str, ratio: float) -> torch.Tensor:
+def _flowedit(several: _Several, ratio: float) -> torch.Tensor:
+    job, latents = several.first.job, several.latents
+    guidances, draws = (job.guidance, job.source_guidance), several.generators
+    steps = flowedit_steps(
+        several.first.model, latents, *several.texts, job.steps, guidances[0], draws, guidances[1], job.strength
+    )
+    return several.first.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
+
+
+def _prompt_to_prompt(several: _Several, ratio: float) -> torch.Tensor:
+    job = several.first.job
+    each = [_word_controls(source, target) for source, target in zip(several.sources, several.targets, strict=True)]
+    edits, blends = [edit for edit, _ in each], [blend for _, blend in each if blend]
+    controls = Controls(edits, job.cross_steps, job.self_steps, blends)
+    inversion, path = several.inverted()
+    steps = prompt_to_prompt_steps(several.first.model, inversion, path, *several.texts, job.guidance, controls)
+    return several.first.last(steps, job.steps, otherwise=several.latents)
+
+
+def _word_controls(source: Source, target: str) -> tuple[CrossEdit, BlendWords | None]:
+    """How this picture's words look at each other, and the tokens of its blend words."""
     job, tokenizer = source.job, source.model.tokenizer
     tokens = prompt_tokens(tokenizer, job.src), prompt_tokens(tokenizer, target)
     weights = {_positions(tokens[1:], word): factor for word, factor in map(parse_weight, job.reweight)}
     for word in job.blend:
         _positions(tokens, word)
     before, after = (tuple(p for word in job.blend for p in side.positions(word)) for side in tokens)
-    blend = (before, after) if job.blend else None
-    controls = Controls(cross_edit(*tokens, weights), job.cross_steps, job.self_steps, blend)
-    texts = (source.text(job.src), source.text(target), source.null)
-    steps = prompt_to_prompt_steps(source.model, source.inversion, source.path, *texts, job.guidance, controls)
-    return source.last(steps, job.steps, otherwise=source.latents)
+    return cross_edit(*tokens, weights), (before, after) if job.blend else None
 
 
 def _positions(prompts: tuple[PromptTokens, ...], word: str) -> tuple[int, ...]:
@@ -215,26 +265,33 @@ def _generator(job: EditJob) -> torch.Generator:
     return torch.Generator().manual_seed(job.seed)
 
 
-def _alone(method: str, source: Source, target: str, ratio: float) -> torch.Tensor:
-    return EDITS_OF_SEVERAL[method]([source], [target], ratio)
-
-
-EDITS_OF_SEVERAL: dict[str, Callable[[Sequence[Source], Sequence[str], float], torch.Tensor]] = {
+EDITS_OF_SEVERAL: dict[str, Callable[[_Several, float], torch.Tensor]] = {
     "switch": _switch,
     "sdedit": _sdedit,
-}
-"""(sources of one size and the same settings, a target for each, switch ratio) -> edited latents [B, C, h, w].
-
-The other methods look into the UNet while it runs, or draw noise on the way, and go one picture at a time.
-"""
-EDITS: dict[str, Callable[[Source, str, float], torch.Tensor]] = {
-    "switch": partial(_alone, "switch"),
-    "sdedit": partial(_alone, "sdedit"),
-    "p2p": _prompt_to_prompt,
-    "pnp": _plug_and_play,
-    "pix2pix-zero": _pix2pix_zero,
     "cycle": _cycle,
     "flowedit": _flowedit,
+    "p2p": _prompt_to_prompt,
+}
+"""(several sources, switch ratio) -> edited latents [B, C, h, w]. The other methods take one picture at a time."""
+
+
+def edit_several(sources: Sequence[Source], targets: Sequence[str], ratio: float) -> torch.Tensor:
+    """Edit sources of one size and the same settings at once, by a method of `EDITS_OF_SEVERAL`: [B, C, h, w]."""
+    return EDITS_OF_SEVERAL[sources[0].job.method](_Several(sources, targets), ratio)
+
+
+def _alone(source: Source, target: str, ratio: float) -> torch.Tensor:
+    return edit_several([source], [target], ratio)
+
+
+EDITS: dict[str, Callable[[Source, str, float], torch.Tensor]] = {
+    "switch": _alone,
+    "sdedit": _alone,
+    "p2p": _alone,
+    "pnp": _plug_and_play,
+    "pix2pix-zero": _pix2pix_zero,
+    "cycle": _alone,
+    "flowedit": _alone,
     "disentangle": _disentangle,
     "masactrl": _masactrl,
 }

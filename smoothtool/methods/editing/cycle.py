@@ -15,13 +15,13 @@ The last posterior sample is z_0 itself, so that equal prompts at w = 1 give the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from smoothtool.diffusion.ddim import add_noise, pred_noise, pred_original_sample
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import DenoisingStep, guide
+from smoothtool.diffusion.sampling import DenoisingStep, guide, noise_like
 from smoothtool.methods.editing.sdedit import start_index
 from smoothtool.types import Conditioning
 
@@ -35,25 +35,21 @@ def cycle_steps(
     null: Conditioning,
     num_inference_steps: int,
     guidance_scale: float,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     strength: float = 0.8,
     eta: float = 0.1,
 ) -> Iterator[DenoisingStep]:
-    """Source at w = 1 and target at `guidance_scale`, three rows in one UNet call a step.
+    """Source at w = 1 and target at `guidance_scale`, three rows a picture in one UNet call a step.
 
-    latents    [1, C, h, w] of the picture; every conditioning is one row
-    generator  on the CPU, draws the noise that the source is sampled with
+    latents     [B, C, h, w] of the pictures; source and target are B rows, null is one or B
+    generators  one a picture, on the CPU: it draws the noise that the source is sampled with
     """
     pairs = model.schedule.alpha_pairs(num_inference_steps)
-    start, rows = start_index(strength, num_inference_steps), Conditioning.cat([source, null, target])
-
-    def normal() -> torch.Tensor:
-        """[1, C, h, w], the next draw."""
-        return torch.randn(latents.shape, generator=generator).to(latents)
-
+    start = start_index(strength, num_inference_steps)
+    rows = Conditioning.cat([source, null.expand(len(latents)), target])
     if start == num_inference_steps:
         return
-    source_latents = target_latents = add_noise(latents, normal(), pairs[start][1])
+    source_latents = target_latents = add_noise(latents, noise_like(latents, generators), pairs[start][1])
     for step_index in range(start, num_inference_steps):
         t, alpha_from, alpha_to = pairs[step_index]
         sigma = eta * ((1 - alpha_to) / (1 - alpha_from) * (1 - alpha_from / alpha_to)) ** 0.5
@@ -61,7 +57,7 @@ def cycle_steps(
         noise_source, noise_null, noise_target = model.predict_noise(batch, t, rows).chunk(3)
         noise_pred = guide(noise_null, noise_target, guidance_scale)
         towards = (latents, noise_of(source_latents, latents, alpha_from))  # what the picture itself says
-        posterior = _mean(*towards, alpha_to, sigma) + sigma * normal()
+        posterior = _mean(*towards, alpha_to, sigma) + sigma * noise_like(latents, generators)
         if step_index == num_inference_steps - 1:
             posterior = latents
         explained = posterior - _step_mean(source_latents, noise_source, alpha_from, alpha_to, sigma)
@@ -76,13 +72,13 @@ def noise_of(latents: torch.Tensor, original: torch.Tensor, alpha_prod: float) -
 
 
 def _mean(original: torch.Tensor, noise: torch.Tensor, alpha_to: float, sigma: float) -> torch.Tensor:
-    """sqrt(abar') z_0 + sqrt(1 - abar' - sigma^2) eps; z_0, eps [1, C, h, w]."""
+    """sqrt(abar') z_0 + sqrt(1 - abar' - sigma^2) eps; z_0, eps [B, C, h, w]."""
     return alpha_to**0.5 * original + max(1 - alpha_to - sigma**2, 0.0) ** 0.5 * noise
 
 
 def _step_mean(
     latents: torch.Tensor, noise: torch.Tensor, alpha_from: float, alpha_to: float, sigma: float
 ) -> torch.Tensor:
-    """Where a sampling step goes from latents [1, C, h, w] before its noise is added."""
+    """Where a sampling step goes from latents [B, C, h, w] before its noise is added."""
     original, noise = pred_original_sample(latents, noise, alpha_from), pred_noise(latents, noise, alpha_from)
     return _mean(original, noise, alpha_to, sigma)

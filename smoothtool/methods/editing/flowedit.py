@@ -16,13 +16,13 @@ n_max / N with n_avg = 1 and n_min = 0: its 33 of 50 steps of Stable Diffusion 3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from smoothtool.diffusion.ddim import pred_noise, pred_original_sample
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import DenoisingStep, guide
+from smoothtool.diffusion.sampling import DenoisingStep, guide, noise_like
 from smoothtool.methods.editing.sdedit import start_index
 from smoothtool.types import Conditioning
 
@@ -36,24 +36,25 @@ def flowedit_steps(
     null: Conditioning,
     num_inference_steps: int,
     guidance_scale: float,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
     source_guidance_scale: float = 3.5,
     strength: float = 0.8,
 ) -> Iterator[DenoisingStep]:
-    """The edited latents after every step, free of noise all along; four rows in one UNet call a step.
+    """The edited latents after every step, free of noise all along; four rows a picture in one UNet call a step.
 
-    latents         [1, C, h, w] of the picture; every conditioning is one row
+    latents         [B, C, h, w] of the pictures; source and target are B rows, null is one or B
     guidance_scale  of the target
-    generator       on the CPU, draws the noise of every step
+    generators      one a picture, on the CPU: it draws the noise of every step
     strength        s in [0, 1]: the last int(N s) steps are taken; 0 changes nothing and yields nothing
     """
+    null = null.expand(len(latents))
     pairs, rows = model.schedule.alpha_pairs(num_inference_steps), Conditioning.cat([null, source, null, target])
     edited = latents
     for step_index in range(start_index(strength, num_inference_steps), num_inference_steps):
         t, alpha_prod, alpha_prod_next = pairs[step_index]
         last = step_index + 1 == num_inference_steps
         tau, tau_next = flow_time(alpha_prod), 0.0 if last else flow_time(alpha_prod_next)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        noise = noise_like(latents, generators)
         noised = alpha_prod**0.5 * latents + (1 - alpha_prod) ** 0.5 * noise
         moved = noised + (alpha_prod**0.5 + (1 - alpha_prod) ** 0.5) * (edited - latents)
         predicted = model.predict_noise(torch.cat([noised, noised, moved, moved]), t, rows).chunk(4)
@@ -71,6 +72,6 @@ def flow_time(alpha_prod: float) -> float:
 
 
 def _velocity(latents: torch.Tensor, noise_pred: torch.Tensor, alpha_prod: float) -> torch.Tensor:
-    """v = eps - x0_hat, [1, C, h, w], which moves z_flow."""
+    """v = eps - x0_hat, [B, C, h, w], which moves z_flow."""
     noise = pred_noise(latents, noise_pred, alpha_prod)
     return noise - pred_original_sample(latents, noise_pred, alpha_prod)

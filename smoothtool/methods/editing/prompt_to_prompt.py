@@ -9,12 +9,13 @@ Source and target are sampled side by side from the same z_T; on the text half o
 
 in the first floor(0.4 (N + 1)) steps, and self-attention maps of at most 32^2 tokens are the source's in the first
 floor(0.6 N): the program's counts. Local blend keeps the source where the chosen words are not looked at. The source
-row never leaves its known path, so only its text half is computed: three rows a step instead of four.
+row never leaves its known path, so only its text half is computed: three rows a step instead of four. Several pictures
+go together, each with controls of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -36,27 +37,28 @@ from smoothtool.methods.editing.token_alignment import refinement_map, replaceme
 from smoothtool.methods.inversion.resume import guidance_rule, null_branch
 from smoothtool.types import Conditioning, Inversion
 
-NULL, SOURCE, TARGET = range(3)
 LARGEST_SELF_TOKENS = 32**2
 BLEND_AFTER, BLEND_THRESHOLD = 0.2, 0.3
 
 CrossEdit = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(A_src, A_tgt), each [heads, Q, L] -> the target's new map."""
+BlendWords = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token positions of the blend words in (source, target)."""
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What an edit controls, and for which part of the steps (0..1).
+    """What an edit of B pictures controls, and for which part of the steps (0..1).
 
-    cross_edit   replace or refine, with reweight behind it: see `cross_edit`
+    cross_edits  of each picture: replace or refine, with reweight behind it, see `cross_edit`
     self_ratio   None: what suits the UNet, 0.6 for SD
-    blend        token positions of the blend words in (source, target); None: no local blend
+    blends       of each picture; none: no local blend
     """
 
-    cross_edit: CrossEdit
+    cross_edits: Sequence[CrossEdit]
     cross_ratio: float = 0.4
     self_ratio: float | None = None
-    blend: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    blends: Sequence[BlendWords] = ()
 
 
 def cross_edit(source: PromptTokens, target: PromptTokens, weights: dict[tuple[int, ...], float]) -> CrossEdit:
@@ -88,9 +90,10 @@ def prompt_to_prompt_steps(
     guidance_scale: float,
     controls: Controls,
 ) -> Iterator[DenoisingStep]:
-    """One UNet call of three rows a step, on one picture.
+    """One UNet call of three rows a picture and step.
 
-    path  [N+1, 1, C, h, w] latents of the source in sampling order, see `source_path`
+    path            [N+1, B, C, h, w] latents of the sources in sampling order, see `source_path`
+    source, target  B rows each; null has one or B
     """
     steps, null_at, rule = (
         inversion.num_inference_steps,
@@ -98,24 +101,29 @@ def prompt_to_prompt_steps(
         guidance_rule(inversion),
     )
     self_ratio = layer_choices(model.unet).self_share if controls.self_ratio is None else controls.self_ratio
-    layers, blend, latents = attention_layers(model.unet), _LocalBlend(model, controls.blend), path[0]
+    layers, blend, latents = attention_layers(model.unet), _LocalBlend(model, controls.blends), path[0]
+    pictures = len(latents)
     for index, (t, alpha_from, alpha_to) in enumerate(model.schedule.alpha_pairs(steps)):
         attend = _Attend(controls, index, steps, self_ratio, blend)
         batch = torch.cat([latents, path[index], latents])
-        with controlled_attention(layers, attend, batch=3):
-            noise = model.predict_noise(batch, t, Conditioning.cat([null_at(index), source, target]))
-        noise_pred = rule(noise[[NULL]], noise[[TARGET]], guidance_scale)
+        texts = Conditioning.cat([null_at(index).expand(pictures), source, target])
+        with controlled_attention(layers, attend, batch=3 * pictures):
+            noise_null, _, noise_target = model.predict_noise(batch, t, texts).chunk(3)
+        noise_pred = rule(noise_null, noise_target, guidance_scale)
         latents = ddim_step(latents, noise_pred, alpha_from, alpha_to)
-        if controls.blend and index >= int(BLEND_AFTER * steps):
+        if controls.blends and index >= int(BLEND_AFTER * steps):
             latents = blend(path[index + 1], latents)
         yield DenoisingStep(index, t, latents, noise_pred)
 
 
 class _Attend:
-    """The attention of step `index` of N: query [3, heads, Q, d], key and value [3, heads, K, d]."""
+    """The attention of step `index` of N: query [3 B, heads, Q, d], key and value [3 B, heads, K, d].
+
+    The rows: the null halves of all pictures, then their sources, then their targets.
+    """
 
     def __init__(self, controls: Controls, index: int, steps: int, self_ratio: float, blend: _LocalBlend) -> None:
-        self.edit = controls.cross_edit if index < int(controls.cross_ratio * (steps + 1)) else None
+        self.edits = controls.cross_edits if index < int(controls.cross_ratio * (steps + 1)) else ()
         self.inject = index < int(self_ratio * steps)
         self.blend = blend
 
@@ -124,16 +132,16 @@ class _Attend:
     ) -> torch.Tensor:
         if not layer.is_cross:
             if self.inject and query.shape[2] <= LARGEST_SELF_TOKENS:
-                rows = [NULL, SOURCE, SOURCE]
-                return fused_attention(query[rows], key[rows], value)
+                query, key = (torch.cat([null, source, source]) for null, source, _ in (query.chunk(3), key.chunk(3)))
             return fused_attention(query, key, value)
-        if self.edit is None and not self.blend.reads(layer):
+        if not self.edits and not self.blend.reads(layer):
             return fused_attention(query, key, value)
         probs = attention_probs(query, key)
-        if self.edit is not None:
-            probs[TARGET] = self.edit(probs[SOURCE], probs[TARGET])
+        _, source, target = probs.chunk(3)
+        for row, edit in enumerate(self.edits):
+            target[row] = edit(source[row], target[row])
         if self.blend.reads(layer):
-            self.blend.remember(probs)
+            self.blend.remember(source, target)
         return probs @ value
 
 
@@ -142,7 +150,7 @@ class _LocalBlend:
     """Maps of the blend words at the middle resolution, summed over layers, heads, words and steps so far."""
 
     model: DiffusionModel
-    words: tuple[tuple[int, ...], tuple[int, ...]] | None
+    words: Sequence[BlendWords]
     total: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
     downsampling: int = 0
 
@@ -151,22 +159,26 @@ class _LocalBlend:
 
     def reads(self, layer: AttentionLayer) -> bool:
         """Whether the blend looks at this layer's maps."""
-        return self.words is not None and layer.downsampling == self.downsampling
+        return bool(self.words) and layer.downsampling == self.downsampling
 
-    def remember(self, probs: torch.Tensor) -> None:
-        """probs [3, heads, Q, L]."""
-        assert self.words is not None
+    def remember(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Maps [B, heads, Q, L] of the sources and of the targets."""
+
+        def looked_at(probs: torch.Tensor, words: tuple[int, ...]) -> torch.Tensor:
+            """[heads, Q, L] -> [Q]."""
+            return probs[..., list(words)].float().sum(dim=(0, 2))
+
         rows = [
-            probs[row][..., list(at)].float().sum(dim=(0, 2))
-            for row, at in zip((SOURCE, TARGET), self.words, strict=True)
+            torch.stack([looked_at(source[row], words[0]), looked_at(target[row], words[1])])
+            for row, words in enumerate(self.words)
         ]
-        self.total = self.total.to(probs.device) + torch.stack(rows)
+        self.total = self.total.to(rows[0].device) + torch.stack(rows)
 
     def __call__(self, source: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """z = z_src + m (z - z_src)."""
+        """z = z_src + m (z - z_src), [B, C, h, w]."""
         height, width = latents.shape[-2:]
-        maps = self.total.view(2, height // self.downsampling, width // self.downsampling)
-        return torch.where(blend_mask(maps, (height, width)), latents, source)
+        maps = self.total.unflatten(2, (height // self.downsampling, width // self.downsampling))
+        return torch.where(torch.cat([blend_mask(pair, (height, width)) for pair in maps]), latents, source)
 
 
 def blend_mask(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -34,7 +34,7 @@ def shift_of(steps: int, strength: float) -> torch.Tensor:
     image = torch.randn(1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     texts = (prompt(0.0), prompt(1.0), prompt(0.5))
     generator = torch.Generator().manual_seed(1)
-    *_, last = flowedit_steps(model, image, *texts, steps, 1.0, generator, 1.0, strength)  # type: ignore[arg-type]
+    *_, last = flowedit_steps(model, image, *texts, steps, 1.0, [generator], 1.0, strength)  # type: ignore[arg-type]
     return last.latents - image
 
 
@@ -55,7 +55,7 @@ def test_gaussian_data_moves_by_the_difference_of_the_means_less_what_the_streng
 def run(scene, target, source_guidance: float = W, strength: float = 1.0, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
     texts = (scene.source, target, scene.null)
-    return list(flowedit_steps(scene.model, scene.latents, *texts, N, W, generator, source_guidance, strength))
+    return list(flowedit_steps(scene.model, scene.latents, *texts, N, W, [generator], source_guidance, strength))
 
 
 def test_equal_prompts_and_guidance_leave_the_picture(scene):

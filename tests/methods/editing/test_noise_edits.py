@@ -38,14 +38,14 @@ def test_sdedit_and_cycle_at_strength_zero_change_nothing(scene):
     generator = torch.Generator().manual_seed(0)
     assert not list(sdedit_steps(scene.model, scene.latents, scene.latents, scene.target, scene.null, 0.0, N, W))
     assert not list(
-        cycle_steps(scene.model, scene.latents, scene.source, scene.target, scene.null, N, W, generator, strength=0.0)
+        cycle_steps(scene.model, scene.latents, scene.source, scene.target, scene.null, N, W, [generator], strength=0.0)
     )
 
 
 def cycle(scene, target, guidance_scale, seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
     *_, last = cycle_steps(
-        scene.model, scene.latents, scene.source, target, scene.null, N, guidance_scale, generator, **options
+        scene.model, scene.latents, scene.source, target, scene.null, N, guidance_scale, [generator], **options
     )
     return last.latents
 

@@ -21,7 +21,7 @@ RED_CAT = PromptTokens((90, 1, 6, 2, 91, 91), ("a", "red", "cat"), ((1,), (2,), 
 def edit(scene, source_text, target_text, weights=None, blend=None, **ratios):
     tokens = [prompt_tokens(scene.model.tokenizer, text) for text in (source_text, target_text)]
     source, target = (scene.model.encode_prompts([text]) for text in (source_text, target_text))
-    controls = Controls(cross_edit(*tokens, weights or {}), blend=blend, **ratios)
+    controls = Controls([cross_edit(*tokens, weights or {})], blends=[blend] if blend else [], **ratios)
     *_, last = prompt_to_prompt_steps(scene.model, scene.inversion, scene.path, source, target, scene.null, W, controls)
     return last.latents
 
@@ -80,9 +80,9 @@ def test_a_token_is_paired_with_the_first_of_several_equal_ones():
 
 @pytest.mark.parametrize("steps", [6, 50, 51])
 def test_controls_last_for_the_programs_whole_numbers_of_steps(steps):
-    controls = Controls(lambda a_src, a_tgt: a_src, cross_ratio=0.4)
+    controls = Controls([lambda a_src, a_tgt: a_src], cross_ratio=0.4)
     each = [prompt_to_prompt._Attend(controls, index, steps, 0.6, blend=None) for index in range(steps)]
-    assert sum(attend.edit is not None for attend in each) == 4 * (steps + 1) // 10
+    assert sum(bool(attend.edits) for attend in each) == 4 * (steps + 1) // 10
     assert sum(attend.inject for attend in each) == 6 * steps // 10
 
 
