@@ -69,6 +69,11 @@ class DiffusionModel:
         """The parts that LoRAs change: UNet and text encoders."""
         return {"unet": self.unet, **self.text.encoders}
 
+    @property
+    def _unet_dtype(self) -> torch.dtype:
+        """Of its first weight. diffusers' own `dtype` looks at every module, which takes milliseconds with a LoRA."""
+        return next(self.unet.parameters()).dtype
+
     def identity(self) -> dict[str, Any]:
         """What all its results depend on: `model`, the fingerprint, and `loras`, [fingerprint, scale] of each."""
         return {"model": self.fingerprint, "loras": [[lora["fingerprint"], lora["scale"]] for lora in self.loras]}
@@ -260,7 +265,7 @@ class DiffusionModel:
         self.counter.rows += len(latents)
         conditions = self.unet_conditions(latents, conditioning)
         out = (self.unet if unet is None else unet)(
-            latents.to(self.unet.dtype), timestep, **conditions, return_dict=False
+            latents.to(self._unet_dtype), timestep, **conditions, return_dict=False
         )[0].to(dtype or latents.dtype)
         if self.schedule.prediction_type == "v_prediction":
             schedule = self.schedule
@@ -270,7 +275,7 @@ class DiffusionModel:
 
     def unet_conditions(self, latents: torch.Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """What the UNet takes besides latents [B, C, h, w] and time."""
-        dtype = self.unet.dtype
+        dtype = self._unet_dtype
         return {
             "encoder_hidden_states": conditioning.prompt_embeds.to(dtype),
             "added_cond_kwargs": added_conditions(conditioning, latents, self.vae_scale_factor, dtype),

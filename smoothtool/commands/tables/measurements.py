@@ -50,6 +50,7 @@ class TablesRun:
     """What all measurements share. `folder` holds the tables, `folder/runs` every run they come from.
 
     screen  the track of those runs, whose notes stand in reports of their own
+    pool    the model that one run hands on to the next
     """
 
     job: TablesJob
@@ -58,6 +59,7 @@ class TablesRun:
     report: Report
     track: Track
     screen: Track
+    pool: ModelPool
     failures: list[str] = field(default_factory=list)
     digests: Digests = field(default_factory=Digests)
     made: set[str] = field(default_factory=set)
@@ -83,7 +85,8 @@ class TablesRun:
         again = self.again(place)
         if again or not path.exists():
             extra = {"resume": not again} if command == "train" else {}
-            done = run_job(job.model_copy(update={"output": path.parent, "force": again, **extra}), self.screen)
+            job = job.model_copy(update={"output": path.parent, "force": again, **extra})
+            done = run_job(job, self.screen, self.pool)
             self.report.unet_calls += done.unet_calls
         return json.loads(path.read_text("utf-8")), f"{place}/report.json"
 
@@ -105,7 +108,7 @@ class TablesRun:
 
     def session(self, variant: Variant) -> DiffusionModel:
         update = {"model": variant.model, "lora": list(variant.lora)}
-        return open_session(self.job.model_copy(update=update), self.track, ModelPool())
+        return open_session(self.job.model_copy(update=update), self.track, self.pool)
 
 
 def empty(count: int) -> Callable[[str], Figures]:

@@ -40,8 +40,7 @@ from smoothtool.commands.tables.measurements import (
     sequence_figures,
     trained,
 )
-from smoothtool.commands.tables.pictures import real_pictures, vae_copies
-from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.commands.tables.pictures import RealPictures, real_pictures, vae_copies
 from smoothtool.errors import BatchError, UsageError
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.lists.prompts import read_prompts
@@ -77,15 +76,12 @@ def run(job: TablesJob, track: Track, pool: ModelPool | None = None) -> Report:
     job, report, track = begin(job, ["paper"], track)
     # 1. models, pictures, folder
     base, own_lora, job = _base(job, track)
+    pool = pool or ModelPool()
     with timed(report, "load"):
-        base_job = job.model_copy(update={"model": base.model, "lora": list(base.lora)})
-        model = open_session(base_job, track, pool or ModelPool())
-        report.model = describe_model(model)
-        _open_tables_folder(job, report)
-        real = real_pictures(model, job, report.folder / RUNS / "pictures", track)
-    state = TablesRun(job, report.folder, real, report, track, screen)
+        real = _open(job, base, report, track, pool)
+    state = TablesRun(job, report.folder, real, report, track, screen, pool)
     with stopped_with(lambda: f"the same command goes on, with -o {report.folder}"):
-        _measure(state, model, base, own_lora, document)
+        _measure(state, base, own_lora, document)
     _write(state, document)
     if state.failures:
         more = f" and {len(state.failures) - 1} more" if state.failures[1:] else ""
@@ -93,9 +89,15 @@ def run(job: TablesJob, track: Track, pool: ModelPool | None = None) -> Report:
     return report
 
 
-def _measure(
-    state: TablesRun, model: DiffusionModel, base: Variant, own_lora: Path | None, document: _Document
-) -> None:
+def _open(job: TablesJob, base: Variant, report: Report, track: Track, pool: ModelPool) -> RealPictures:
+    """Describe the model, open the folder, gather the pictures. The model stays in the pool alone: memory holds one."""
+    model = open_session(job.model_copy(update={"model": base.model, "lora": list(base.lora)}), track, pool)
+    report.model = describe_model(model)
+    _open_tables_folder(job, report)
+    return real_pictures(model, job, report.folder / RUNS / "pictures", track)
+
+
+def _measure(state: TablesRun, base: Variant, own_lora: Path | None, document: _Document) -> None:
     job, report = state.job, state.report
     # 2. train, because the smooth model may come from here
     with timed(report, "train"):
@@ -106,7 +108,7 @@ def _measure(
     with timed(report, "generation"):
         _generation(state, base, smooth, document)
     with timed(report, "reconstruction"):
-        _reconstruction(state, model, base, smooth, document)
+        _reconstruction(state, base, smooth, document)
     with timed(report, "training settings"):
         _training(state, by_lambda, by_rank, document)
     with timed(report, "sequences"):
@@ -192,20 +194,17 @@ def _ratio(rows: Rows) -> str:
     return f": smooth / base is {smooth / base:.2f} here and 0.43 there" if base and smooth else ""
 
 
-def _reconstruction(
-    state: TablesRun, model: DiffusionModel, base: Variant, smooth: Variant, document: _Document
-) -> None:
+def _reconstruction(state: TablesRun, base: Variant, smooth: Variant, document: _Document) -> None:
     columns = ["MSE", perceptual_name(state), "SSIM", "PSNR"]
     rows: Rows = {}
     for inversion in ("ddim", "nti"):
         for name, variant in (("base", base), ("smooth", smooth)):
             rows |= rows_of_inversion(state, variant, f"{name}, {inversion.upper()}", inversion)
-    copies = vae_copies(
-        model, state.real.paths(state.job.inverted), state.folder / RUNS / "pictures", fresh=state.job.force
-    )
+    originals = state.real.paths(state.job.inverted)
+    copies = vae_copies(state.session(base), originals, state.folder / RUNS / "pictures", fresh=state.job.force)
     rows["VAE alone"] = reconstruction_figures(state, copies, "vae")
     note = (
-        f"{len(state.real.paths(state.job.inverted))} pictures, inverted at guidance 1 and sampled at "
+        f"{len(originals)} pictures, inverted at guidance 1 and sampled at "
         f"{state.job.guidance:g}, measured as saved in 8 bits. MSE on [-1, 1] pixels, PSNR in dB."
     )
     document.tables.append(

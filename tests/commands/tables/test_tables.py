@@ -63,7 +63,7 @@ def small(place: Path):
             "data": data,
             "train_data": data,
             "clip": str(place / "clip"),
-            "steps": 8,
+            "steps": 4,
             "n": 2,
             "pictures": 2,
             "inverted": 1,
@@ -87,6 +87,7 @@ def monkey():
 @pytest.fixture(scope="module")
 def measured(small, place: Path, monkey: pytest.MonkeyPatch) -> Report:
     monkey.setenv("SMOOTHTOOL_CACHE", str(place / "cache"))
+    monkey.setattr(table_runs, "SEQUENCE_FRAMES", 3)  # four steps are enough for ANID's levels then
     return small()
 
 
@@ -269,7 +270,7 @@ def test_a_measurement_that_fails_empties_its_cells_and_is_told_at_the_end(measu
 def test_what_lies_behind_a_name_is_part_of_a_measurements_name(tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("a cat\n")
     settings = {"lora": ["none"], "prompts": str(tmp_path / "prompts.txt"), "model": "stickers"}
-    state = table_runs.TablesRun(TablesJob(), tmp_path, None, None, silent, silent)
+    state = table_runs.TablesRun(TablesJob(), tmp_path, None, None, silent, silent, None)
     before = state.behind(settings)
     (tmp_path / "prompts.txt").write_text("a dog\n")
     state.digests = Digests()
