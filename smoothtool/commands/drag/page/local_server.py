@@ -17,6 +17,8 @@ class LocalServer(ThreadingHTTPServer):
     """Bound to 127.0.0.1; when too many connections are open, the oldest is closed."""
 
     daemon_threads = True
+    request_queue_size = 128
+    """Connections that come faster than they are accepted; with the five of the library, the next waits for seconds."""
 
     def __init__(self, handler: Any) -> None:
         self._open: OrderedDict[int, socket.socket] = OrderedDict()
