@@ -13,12 +13,12 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.files.pictures.images import load_image, to_pixel_values
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
-from smoothtool.methods.inversion.null_text import gauss_newton_solver, null_text_steps
+from smoothtool.methods.inversion.null_text import adam_solver, null_text_steps
 from smoothtool.metrics.reconstruction import psnr_db
 from smoothtool.weights.models import STICKERS
 from smoothtool.weights.sample_pictures import resolve_picture
 
-STEPS, GUIDANCE = 50, 3.0  # the paper's steps and the model's own guidance
+STEPS, GUIDANCE = 10, 3.0  # a fifth of the paper's steps, and the model's own guidance
 MEGABYTE = 1_000_000
 
 
@@ -57,20 +57,19 @@ def test_diffusers_loads_it_and_samples_the_same_picture(stickers: DiffusionMode
     torch.testing.assert_close(ours.latents, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.slow
 def test_null_text_inversion_comes_nearer_to_the_picture_than_ddim(stickers: DiffusionModel) -> None:
-    """The ordering of the paper's table 2, with the caption as source prompt: 33.2, 29.8 and 27.2 dB."""
+    """The ordering of the paper's table 2, with the caption as source prompt: 33.2, 32.5 and 27.1 dB."""
     picture = to_pixel_values(load_image(resolve_picture("samples:fox")))
     latents = stickers.encode_images(picture)
     text, null = stickers.encode_prompts(["a 3d fox on a sky blue background"]), stickers.encode_prompts([""])
     trajectory = trajectory_of(latents, list(ddim_inversion_steps(stickers, latents, text, STEPS)))
-    *_, fitted = null_text_steps(stickers, trajectory, text, null, GUIDANCE, gauss_newton_solver())
+    *_, fitted = null_text_steps(stickers, trajectory, text, null, GUIDANCE, adam_solver())
     *_, plain = denoise(stickers, trajectory.noise, constant(text), constant(null), STEPS, GUIDANCE)
     vae, nti, ddim = (
         float(psnr_db(picture, stickers.decode_latents(z))) for z in (latents, fitted.latents, plain.latents)
     )
-    assert vae - 4.0 < nti < vae
-    assert ddim < nti - 2.0
+    assert vae - 1.0 < nti < vae
+    assert ddim < nti - 4.0
 
 
 def test_every_sample_has_a_caption() -> None:
