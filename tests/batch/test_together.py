@@ -159,5 +159,5 @@ def test_pictures_of_one_size_and_the_same_settings_go_together(tmp_path: Path) 
     assert len(groups(tmp_path, True)[0]) == ON_GPU
     assert len(groups(tmp_path, True, device="cpu")) == 6
     assert len(groups(tmp_path, True, inversion="spdinv")[0]) == ON_GPU
-    assert len(groups(tmp_path, True, trg=["a cat"], method="pix2pix-zero")) == 6
+    assert len(groups(tmp_path, True, src="a dog", trg=["a cat"], method="pix2pix-zero")) == 6
     assert len(groups(tmp_path, True, trg=["a cat"], compare=True)) == 6
