@@ -173,6 +173,7 @@ def test_data_is_raw_for_programs_and_safe_on_a_terminal(
 def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback() -> None:
     program = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us with it ignored
 class Finder:
     def find_spec(self, name, *arguments):
         if name == "smoothtool.cli.app":
