@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Mapping[str, Any])
 Proximal = Literal["program", "soft", "hard"]
 
 
@@ -168,19 +169,41 @@ class Inversion:
         return len(self.trajectory.timesteps)
 
 
+class ModelRecord(TypedDict, total=False):
+    """Which model did it: all or nothing of this."""
+
+    name: str
+    fingerprint: str
+    loras: list[dict[str, Any]]
+    device: str
+    dtype: str
+    economies: list[str]
+
+
+Files = dict[str, "str | list[str]"]
+"""What a command left, by kind: names in the folder of its result."""
+
+
+def _nothing() -> Any:
+    return {}
+
+
 @dataclass
-class Report:
-    """What a command did: `folder` with its `files`, the figures, and everything needed to do it again."""
+class Report(Generic[F]):
+    """What a command did: `folder` with its `files`, the figures, and everything needed to do it again.
+
+    figures  F, one of the records in `smoothtool.figures`; empty until it is measured
+    """
 
     command: str
     folder: Path
     job: dict[str, Any]
-    files: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
+    files: Files = field(default_factory=dict)
+    figures: F = field(default_factory=_nothing)
     seconds: dict[str, float] = field(default_factory=dict)
     unet_calls: int = 0
     notes: list[str] = field(default_factory=list)
-    model: dict[str, Any] = field(default_factory=dict)
+    model: ModelRecord = field(default_factory=_nothing)
     versions: dict[str, str] = field(default_factory=dict)
 
 

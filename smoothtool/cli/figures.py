@@ -6,9 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smoothtool.figures import (
+        BenchFigures,
+        EvalClipScore,
+        EvalFrechet,
+        EvalWalks,
+        IntervalFigures,
+        InvertFigures,
+        IstdFigures,
+    )
     from smoothtool.types import Report
 
-ROWS = {"reconstruction": "reconstruction", "guidance_1": "at guidance 1", "vae": "the VAE alone"}
 COLUMNS = {
     "mse": ("MSE", ".4f", ""),
     "psnr_db": ("PSNR", ".2f", " dB"),
@@ -30,16 +38,18 @@ def figure_lines(report: Report) -> list[str]:
     return LINES[kind](report) if kind in LINES else []
 
 
-def _inversion(report: Report) -> list[str]:
+def _inversion(report: Report[InvertFigures]) -> list[str]:
     """Its quality beside the VAE's own, UNet calls and seconds."""
     figures = report.figures
-    lines = [f"{label:<16}{_quality(figures[key])}" for key, label in ROWS.items() if key in figures]
+    rows = {"reconstruction": figures["reconstruction"], "at guidance 1": figures.get("guidance_1")}
+    rows["the VAE alone"] = figures["vae"]
+    lines = [f"{label:<16}{_quality(quality)}" for label, quality in rows.items() if quality is not None]
     cost = f"{figures['inversion_unet_calls']} UNet calls"
     took = "taken from the cache" if figures["cached"] else f"{report.seconds['invert']:.1f} s"
     return [*lines, f"{'inversion':<16}{cost}, {took}"]
 
 
-def _istd(report: Report) -> list[str]:
+def _istd(report: Report[IstdFigures]) -> list[str]:
     figures, compared = report.figures, report.figures.get("compared")
     lines = [f"ISTD            {_interval(figures['istd'])}"]
     if compared:
@@ -48,15 +58,15 @@ def _istd(report: Report) -> list[str]:
     return lines
 
 
-def _frechet(report: Report) -> list[str]:
+def _frechet(report: Report[EvalFrechet]) -> list[str]:
     figures = report.figures
     name = "FID" if "fid" in figures else f"Frechet distance in CLIP {figures['features']}"
-    value = figures.get("fid", figures.get("clip_frechet_distance"))
+    value = figures["fid"] if "fid" in figures else figures["clip_frechet_distance"]
     span = f" ({figures['low']:.2f} to {figures['high']:.2f})" if "low" in figures else ""
     return [f"{name}: {value:.2f}{span}"]
 
 
-def _walks(report: Report) -> list[str]:
+def _walks(report: Report[EvalWalks]) -> list[str]:
     return [
         f"{folder}: deviation {row['adjacent_l2']['population_std']:.3f}  "
         f"PPL {row['path']['ppl']:.4g}  PDV {row['path']['pdv']:.4g} ({row['path']['distance']})"
@@ -64,30 +74,34 @@ def _walks(report: Report) -> list[str]:
     ]
 
 
-def _bench(report: Report) -> list[str]:
+def _bench(report: Report[BenchFigures]) -> list[str]:
     """The means of the benchmark's columns beside those of doing nothing."""
     figures = report.figures
     columns = [column for column, value in figures["measured"].items() if value is not None]
     lines = [f"{figures['items']} items measured, {figures['failed']} failed, {figures['missing']} not made yet"]
-    for name in ("measured", "no edit"):
-        values = ((column, figures[name][column]) for column in columns)
+    for name, row in (("measured", figures["measured"]), ("no edit", figures["no edit"])):
+        values = ((column, row[column]) for column in columns)
         shown = (f"{column} {value:.4g}" for column, value in values if value is not None)
         lines.append(f"{name:<16}{'  '.join(shown)}")
     return [*lines, f"{'rule':<16}{figures['rule']}"]
 
 
-LINES: dict[str, Callable[[Report], list[str]]] = {
+def _clip_score(report: Report[EvalClipScore]) -> list[str]:
+    return [f"CLIP score ({report.figures['clip']}): {_interval(report.figures['clip_score'])}"]
+
+
+LINES: dict[str, Callable[[Report[Any]], list[str]]] = {
     "invert": _inversion,
     "istd": _istd,
     "bench": _bench,
     "eval recon": lambda report: [_quality(report.figures)],
     "eval fid": _frechet,
-    "eval clip": lambda report: [f"CLIP score ({report.figures['clip']}): {_interval(report.figures['clip_score'])}"],
+    "eval clip": _clip_score,
     "eval walk": _walks,
 }
 
 
-def _interval(figures: Mapping[str, Any]) -> str:
+def _interval(figures: IntervalFigures) -> str:
     return f"{figures['mean']:.3f} ({figures['low']:.3f} to {figures['high']:.3f}, over {figures['count']})"
 
 

@@ -93,7 +93,7 @@ class Invert(Node):
             }
             report = self.make(Path(name), settings)
             target = Path(save_to).expanduser().absolute()
-            _copy(report.folder / report.files["inversion"], target)
+            _copy(report.folder / str(report.files["inversion"]), target)
             return image_of(_opened(report, "reconstruction.png")), str(target)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smoothtool.errors import InputError
+from smoothtool.figures import IntervalFigures
 
 RESAMPLES = 10_000
 BLOCK_VALUES = 4_000_000  # resampled values held at once, some 64 MB
@@ -25,6 +26,9 @@ class Interval:
     low: float
     high: float
     count: int
+
+    def figures(self) -> IntervalFigures:
+        return {"mean": self.mean, "low": self.low, "high": self.high, "count": self.count}
 
     @property
     def excludes_zero(self) -> bool:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from smoothtool.errors import InputError
+from smoothtool.figures import PictureQuality, QualityFigures
 
 SSIM_WINDOW_PX, SSIM_SIGMA_PX = 11, 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
@@ -33,6 +34,15 @@ class Quality:
     ssim: float
     lpips: float | None = None
     lpips_reason: str = ""
+
+    def figures(self) -> PictureQuality:
+        return {
+            "mse": self.mse,
+            "psnr_db": self.psnr_db,
+            "ssim": self.ssim,
+            "lpips": self.lpips,
+            "lpips_reason": self.lpips_reason,
+        }
 
 
 def mse(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -105,23 +115,28 @@ def qualities(first: torch.Tensor, second: torch.Tensor) -> list[Quality]:
     return [Quality(*row, reason) for row in zip(errors, peaks, similarities, last, strict=True)]
 
 
-def reconstruction_quality(first: torch.Tensor, second: torch.Tensor) -> dict[str, Any]:
+def reconstruction_quality(first: torch.Tensor, second: torch.Tensor) -> QualityFigures:
     """The means over all pictures, ready for a report: see `mean_quality`."""
     return mean_quality(qualities(first, second))
 
 
-def mean_quality(rows: Sequence[Quality]) -> dict[str, Any]:
+def mean_quality(rows: Sequence[Quality]) -> QualityFigures:
     """`mse`, `psnr_db`, `ssim`, `lpips`, `pictures`, and `lpips_reason` when LPIPS is missing.
 
     The mean PSNR is the mean of the pictures' PSNR, as in the papers; None when a picture came back without any error.
     """
     if not rows:
         raise InputError("there are no pictures to measure", "a folder with pictures in it")
-    figures: dict[str, Any] = {
-        name: _mean([getattr(row, name) for row in rows]) for name in ("mse", "psnr_db", "ssim", "lpips")
+    figures: QualityFigures = {
+        "mse": _mean([row.mse for row in rows]),
+        "psnr_db": _mean([row.psnr_db for row in rows]),
+        "ssim": _mean([row.ssim for row in rows]),
+        "lpips": _mean([row.lpips for row in rows]),
+        "pictures": len(rows),
     }
-    reason = next((row.lpips_reason for row in rows if row.lpips_reason), "")
-    return {**figures, "pictures": len(rows), **({"lpips_reason": reason} if reason else {})}
+    if reason := next((row.lpips_reason for row in rows if row.lpips_reason), ""):
+        figures["lpips_reason"] = reason
+    return figures
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

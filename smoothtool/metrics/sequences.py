@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from smoothtool.errors import InputError
+from smoothtool.figures import DeviationFigures, PathLengthFigures
 
 PairDistance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Two sets of pictures [B, 3, H, W] in [-1, 1] -> B distances."""
@@ -29,6 +30,15 @@ class Deviation:
     sample_std: float | None
     normalised_std: float
 
+    def figures(self) -> DeviationFigures:
+        return {
+            "distances": self.distances,
+            "mean": self.mean,
+            "population_std": self.population_std,
+            "sample_std": self.sample_std,
+            "normalised_std": self.normalised_std,
+        }
+
 
 @dataclass(frozen=True)
 class PathFigures:
@@ -38,6 +48,9 @@ class PathFigures:
     distances: tuple[float, ...]
     ppl: float
     pdv: float
+
+    def figures(self) -> PathLengthFigures:
+        return {"distance": self.distance, "distances": self.distances, "ppl": self.ppl, "pdv": self.pdv}
 
 
 def adjacent_l2(frames: torch.Tensor) -> torch.Tensor:

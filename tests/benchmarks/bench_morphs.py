@@ -172,7 +172,7 @@ def morph_all(
         except SmoothtoolError as error:
             yield {**head, "error": str(error)}, None
             continue
-        row = {**head, **morph_figures(frames, inputs, distance, name), **found.columns()}
+        row = {**head, **morph_figures(frames, inputs, distance, name), **found.figures()}
         yield {**row, "unet_calls": cost.unet_calls, "seconds": cost.seconds}, frames
 
 

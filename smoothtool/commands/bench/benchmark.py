@@ -14,7 +14,7 @@ from smoothtool.types import Track
 if TYPE_CHECKING:
     from smoothtool.jobs import BenchJob
 
-Figures = dict[str, float | None]
+Figures = dict[str, "float | None"]
 """By column; None where a figure cannot be had for this item, or on this machine."""
 Measure = Callable[[BenchItem, Path], tuple[Figures, Figures]]
 """An item and the folder of its result -> the figures of the result, and of doing nothing."""

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.commands import run_job
-from smoothtool.commands.bench.benchmark import Benchmark, Figures
+from smoothtool.commands.bench.benchmark import Benchmark
 from smoothtool.commands.bench.drag import DRAG
 from smoothtool.commands.bench.morph import MORPH
 from smoothtool.commands.bench.pie import PIE
@@ -18,6 +18,7 @@ from smoothtool.commands.shared.folders import stopped_with
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import begin, next_free, save_report
 from smoothtool.errors import BatchError, SmoothtoolError, explain, out_of_memory
+from smoothtool.figures import BenchColumns, BenchFigures
 from smoothtool.files.drawing.markdown import markdown_table
 from smoothtool.files.storage.digests import digest
 from smoothtool.files.storage.output import create_folder, output_folder, results_folder
@@ -25,7 +26,7 @@ from smoothtool.files.storage.records import append_record, read_records
 from smoothtool.files.storage.writing import write_text_atomic
 from smoothtool.jobs import parse_shard
 from smoothtool.recipe.benchmarks import BenchItem, job_of_item, read_items, share
-from smoothtool.types import Report, Track, silent
+from smoothtool.types import Files, Report, Track, silent
 from smoothtool.version import __version__
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ SCALES = {"structure": 1e3, "lpips": 1e3, "mse": 1e4, "ssim": 1e2, "normalised":
 """How many times larger papers print a figure than it is."""
 
 
-def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report:
+def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report[BenchFigures]:
     """Make and measure; leaves items/, items.jsonl (which a second run continues), items.csv, table.md, table.html."""
     benchmark, pool = BENCHMARKS[job.benchmark], pool or ModelPool()
     # 1. items, each as a job of the command that makes it; the folder
     items = read_items(job)
     asked = {item.key: job_of_item(job, item) for item in items}
+    report: Report[BenchFigures]
     job, report, track = begin(job, [job.benchmark, Path(job.folder).name], track)
     report.folder = _open_bench_folder(job, report)
     # 2. make and measure what has no record yet
@@ -56,7 +58,7 @@ def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report:
             append_record(report.folder / _records_name(job), known[item.key])
     # 3. the table, beside the published rows
     rows = [known[item.key] for item in items if item.key in known]
-    report.figures = _means(benchmark, rows) | {"rule": benchmark.rule, "missing": len(items) - len(rows)}
+    report.figures = _means(benchmark, rows, missing=len(items) - len(rows))
     report.files = _write_tables(benchmark, job, rows, report)
     save_report(report, report.folder)
     failed = [row["item"] for row in rows if "error" in row]
@@ -108,7 +110,7 @@ def _record(item: BenchItem, job: Job, folder: Path, measure: Any, pool: ModelPo
     }
 
 
-def _means(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _means(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], *, missing: int) -> BenchFigures:
     """Per column the mean over the items (or their parts) that have a figure, and how many items those are."""
     done = [row for row in rows if "error" not in row]
 
@@ -125,12 +127,14 @@ def _means(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> dict[str,
         "failed": len(rows) - len(done),
         "seconds": fmean(row["seconds"] for row in done) if done else None,
         "unet_calls": fmean(row["unet_calls"] for row in done) if done else None,
+        "rule": benchmark.rule,
+        "missing": missing,
     }
 
 
 def _write_tables(
-    benchmark: Benchmark, job: BenchJob, rows: Sequence[Mapping[str, Any]], report: Report
-) -> dict[str, Any]:
+    benchmark: Benchmark, job: BenchJob, rows: Sequence[Mapping[str, Any]], report: Report[BenchFigures]
+) -> Files:
     """items.csv with a line per item; table.md and table.html with the means beside the published rows."""
     figures = report.figures
     name = "  ".join(filter(None, (job.method or "default method", job.inversion, job.model)))
@@ -143,7 +147,7 @@ def _write_tables(
     return {"items": "items.csv", "table": "table.md", "html": "table.html", "records": RECORDS}
 
 
-def _shown(benchmark: Benchmark, name: str, values: Figures) -> dict[str, Any]:
+def _shown(benchmark: Benchmark, name: str, values: BenchColumns) -> dict[str, Any]:
     cells = {head: values.get(column) for column, head in benchmark.columns.items()}
     scales = {head: SCALES.get(column, 1.0) for column, head in benchmark.columns.items()}
     return {"": name, **{head: None if value is None else value * scales[head] for head, value in cells.items()}}

@@ -7,7 +7,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -37,6 +37,7 @@ from smoothtool.commands.shared.session import (
 from smoothtool.commands.shared.session import open_picture as open_picture_file
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
+from smoothtool.figures import DragFigures, DragPathFigures
 from smoothtool.files.drawing.sheets import before_after
 from smoothtool.files.drawing.trajectory import trajectory_frames
 from smoothtool.files.lists.points import (
@@ -53,7 +54,7 @@ from smoothtool.files.storage.writing import write_picture
 from smoothtool.jobs import parse_point
 from smoothtool.methods.drag.dragdiffusion import DragSettings
 from smoothtool.recipe.documents import picture_document
-from smoothtool.types import DragPoints, Report, Track
+from smoothtool.types import DragPoints, Files, Report, Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
@@ -80,8 +81,9 @@ class DragRequest:
     name: str = ""
 
 
-def drag_picture(job: DragJob, track: Track, pool: ModelPool) -> Report:
+def drag_picture(job: DragJob, track: Track, pool: ModelPool) -> Report[DragFigures]:
     """One picture from its file, or from the prompt it is made of, to its folder."""
+    report: Report[DragFigures]
     job, report, track = begin(job, [job.image or job.prompt or "drag"], track)
     picture = open_picture_file(job.image, track) if job.image else None
     with result_folder(report, job) as folder:
@@ -171,7 +173,7 @@ def kept_outside(before: Image.Image, after: Image.Image, mask: np.ndarray) -> I
     return Image.composite(after.convert("RGB"), before.convert("RGB"), Image.fromarray(inwards.astype(np.uint8)))
 
 
-def drag_figures(points: DragPoints, dragged: Dragged) -> dict[str, Any]:
+def drag_figures(points: DragPoints, dragged: Dragged) -> DragPathFigures:
     """Per point how far it had to go and how far it still has to, by the tracking; per iteration loss and handles.
 
     FastDrag and warp do not track: what they left is not known without measuring the picture.
@@ -203,7 +205,7 @@ def _note_near_points(request: DragRequest, opened: Opened, track: Track) -> Non
 
 def _write(
     folder: Path, request: DragRequest, dragged: Dragged, job: DragJob, model: DiffusionModel, report: Report
-) -> dict[str, Any]:
+) -> Files:
     before = request.picture or dragged.before
     parameters = a1111_parameters(
         prompt=request.prompt,

@@ -16,12 +16,13 @@ from smoothtool.commands.edit.stages import (
     open_source,
 )
 from smoothtool.commands.invert.cached import note_convergence
-from smoothtool.commands.shared.comparison import Row, cost_columns, write_comparison
+from smoothtool.commands.shared.comparison import write_comparison
 from smoothtool.commands.shared.cost import measured
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import SourceFile, note_size
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError
+from smoothtool.figures import ComparedEdit, EditFigures
 from smoothtool.files.pictures.images import crop_back
 from smoothtool.jobs import DEFAULT_RATIO, NEED_SOURCE
 from smoothtool.metrics.clip_score import Clip
@@ -36,13 +37,13 @@ def compare_edits(
     file: SourceFile,
     job: EditJob,
     track: Track,
-    report: Report,
+    report: Report[EditFigures],
     folder: Path,
     pool: ModelPool,
 ) -> None:
     """Every editing method with its own choice of inversion, on the first target and ratio."""
     clip = clip_if_there(job, track)
-    rows: list[Row] = []
+    rows: list[ComparedEdit] = []
     shown: dict[str, torch.Tensor] = {}
     failed: SmoothtoolError | None = None
     for method in EDITS:
@@ -60,12 +61,13 @@ def compare_edits(
         shown = {"source": before, **shown, method: after}
     if failed is not None and not rows:
         raise failed
+    report.figures["compare"] = rows
     write_comparison(rows, shown, report, folder)
 
 
 def _method(
     model: DiffusionModel, file: SourceFile, job: EditJob, track: Track, clip: Clip | None, pool: ModelPool
-) -> tuple[Row, torch.Tensor, torch.Tensor]:
+) -> tuple[ComparedEdit, torch.Tensor, torch.Tensor]:
     """(row of the table, source picture, edited picture)."""
     with measured(model) as opening:
         source = open_source(model, file, job, track, pool)
@@ -76,7 +78,7 @@ def _method(
     note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track)
     if inverted is not None:
         note_convergence(inverted.inversion, track)
-    row = {
+    row: ComparedEdit = {
         "method": job.method,
         "inversion": inversion_for(job) or "none",
         "psnr_to_source_db": figures["to_source"]["psnr_db"],
@@ -84,6 +86,6 @@ def _method(
         "clip_score": figures.get("clip_score"),
         "inversion_unet_calls": 0 if inverted is None else inverted.inversion.unet_calls,
         "inversion_seconds": None if inverted is not None and inverted.cached else opening.seconds,
-        **cost_columns(edit.cost),
+        **edit.cost.figures(),
     }
     return row, before, edit.pixel_values

@@ -23,6 +23,7 @@ from smoothtool.commands.shared.session import (
     open_sources,
 )
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.figures import EditFigures
 from smoothtool.files.drawing.sheets import before_after, contact_sheet
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import crop_back, save_image, to_image
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from smoothtool.jobs import EditJob
 
 
-def run(job: EditJob, track: Track, pool: ModelPool | None = None) -> Report:
+def run(job: EditJob, track: Track, pool: ModelPool | None = None) -> Report[EditFigures]:
     """Edit one picture; leaves edited*.png, before-after.png, report.json, job.yaml; sheet.png for several."""
     pool = pool or ModelPool()
     job, report, track = begin(chosen(job), [job.image], track)
@@ -58,7 +59,7 @@ def _edit(
     file: SourceFile,
     job: EditJob,
     track: Track,
-    report: Report,
+    report: Report[EditFigures],
     folder: Path,
     pool: ModelPool,
 ) -> None:
@@ -76,12 +77,7 @@ def _edit(
     before = crop_back(source.picture.pixel_values, source.picture)
     names = _names(job, ratios)
     report.figures["edits"] = [
-        {
-            "file": name,
-            "target": edit.target,
-            **({"ratio": float(edit.ratio)} if edit.ratio else {}),
-            **edit_figures(edit, before, clip),
-        }
+        {"file": name, "target": edit.target, **edit_figures(edit, before, clip)}
         for name, edit in zip(names, edits, strict=True)
     ]
     if source.inverted is not None and job.method != "pix2pix-zero":

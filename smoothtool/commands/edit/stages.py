@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import SourceFile, fit_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
+from smoothtool.figures import EditQuality
 from smoothtool.files.pictures.images import crop_back
 from smoothtool.jobs import DEFAULT_RATIO, EDIT_INVERSIONS
 from smoothtool.metrics.clip_score import Clip
@@ -115,12 +116,19 @@ def one_edit(source: Source, target: str, ratio: str, pool: ModelPool) -> Edit:
     return Edit(target, ratio, crop_back(source.model.decode_latents(latents), source.picture), cost)
 
 
-def edit_figures(edit: Edit, before: torch.Tensor, clip: Clip | None) -> dict[str, Any]:
+def edit_figures(edit: Edit, before: torch.Tensor, clip: Clip | None) -> EditQuality:
     """What the edit cost, how much of the picture is still there, and how well it fits the target prompt."""
-    figures = {**asdict(edit.cost), "to_source": reconstruction_quality(before, edit.pixel_values)}
+    quality = reconstruction_quality(before, edit.pixel_values)
+    figures: EditQuality = {
+        "unet_calls": edit.cost.unet_calls,
+        "seconds": edit.cost.seconds,
+        "peak_memory_mb": edit.cost.peak_memory_mb,
+        "to_source": quality,
+    }
+    if edit.ratio:
+        figures["ratio"] = float(edit.ratio)
     if clip is not None:
-        score = float(clip.score(edit.pixel_values, [edit.target])[0])
-        return {**figures, "clip_score": score, "clip": clip.name}
+        figures["clip_score"], figures["clip"] = float(clip.score(edit.pixel_values, [edit.target])[0]), clip.name
     return figures
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -15,6 +15,7 @@ from smoothtool.commands.shared.folders import result_folder
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import begin, save_report
 from smoothtool.errors import InputError, UsageError
+from smoothtool.figures import EvalClipScore, EvalFrechet, EvalReconstruction, EvalWalks
 from smoothtool.files.lists.captions import PictureCaptions
 from smoothtool.files.lists.inputs import pictures_directly_in
 from smoothtool.files.lists.prompts import prompts_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 BATCH = 32
 
 
-def run(job: EvalJob, track: Track, pool: ModelPool | None = None) -> Report:
+def run(job: EvalJob, track: Track, pool: ModelPool | None = None) -> Report[Any]:
     """Measure; leaves report.json and job.yaml."""
     job, report, track = begin(job, [job.metric, *job.folders], track)
     with result_folder(report, job) as folder:
@@ -74,7 +75,7 @@ class _Reader:
         return captions[0]
 
 
-def _reconstruction(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
+def _reconstruction(job: EvalJob, reader: _Reader, track: Track) -> EvalReconstruction:
     """MSE, PSNR, SSIM, LPIPS or its stand-in, over pairs of pictures; `stand_in` is the key of the latter."""
     pairs = _pairs(reader.pictures(job.folders[0]), reader.pictures(job.folders[1]), track)
     rows: dict[str, dict[str, Any]] = {}
@@ -86,35 +87,37 @@ def _reconstruction(job: EvalJob, reader: _Reader, track: Track) -> dict[str, An
             sizes = " and ".join(f"{part.shape[-1]}x{part.shape[-2]}" for part in (a, b))
             raise InputError(f"{second}: has another size than {first} ({sizes})", "pictures of one size in pairs")
         found += qualities(a, b)
-        rows[first.name] = asdict(found[-1]) | ({stand_in[0]: float(stand_in[1](a, b))} if stand_in else {})
-    named: dict[str, Any] = {}
+        rows[first.name] = {**found[-1].figures(), **({stand_in[0]: float(stand_in[1](a, b))} if stand_in else {})}
+    figures = cast(EvalReconstruction, {**mean_quality(found), "per_picture": rows})
     if stand_in:
-        named = {"stand_in": stand_in[0], stand_in[0]: fmean(row[stand_in[0]] for row in rows.values())}
-    return {**mean_quality(found), **named, "per_picture": rows}
+        figures["stand_in"], mean = stand_in[0], fmean(row[stand_in[0]] for row in rows.values())
+        figures[stand_in[0]] = mean  # type: ignore[literal-required]
+    return figures
 
 
-def _frechet(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
+def _frechet(job: EvalJob, reader: _Reader, track: Track) -> EvalFrechet:
     """`fid` in Inception's features; in CLIP's the figure has another name, so that nobody mixes the two."""
     use_clip = job.features == "clip" or (job.features == "auto" and bool(inception_missing()))
     if use_clip:
         clip = _clip(job)
-        features, name, key = clip.image_features, clip.name, "clip_frechet_distance"
+        features, name = clip.image_features, clip.name
     else:
-        features, name, key = inception_features, INCEPTION_NAME, "fid"
+        features, name = inception_features, INCEPTION_NAME
     sets = [_features(reader, folder, features, track) for folder in job.folders]
     result = frechet(sets[0], sets[1], name)
     if result.warning:
         track.note(result.warning)
     if use_clip and job.features == "auto":
         track.note(f"in features of CLIP {name}, not comparable with FID: {inception_missing()}")
-    figures = {key: result.distance, "features": name, "pictures": list(result.counts)}
+    figures: EvalFrechet = {"features": name, "pictures": list(result.counts)}
+    figures["clip_frechet_distance" if use_clip else "fid"] = result.distance
     if result.left_out:
         interval = jackknife(result.distance, result.left_out)
         figures |= {"low": interval.low, "high": interval.high, "left_out": list(result.left_out)}
     return figures
 
 
-def _clip_score(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
+def _clip_score(job: EvalJob, reader: _Reader, track: Track) -> EvalClipScore:
     """100 max(cos, 0) per picture, and the mean with its interval."""
     clip, paths = _clip(job), reader.pictures(job.folders[0])
     names = [path.name for path in paths]
@@ -122,16 +125,16 @@ def _clip_score(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
     scores = {}
     for path, prompt in track(zip(paths, prompts, strict=True), "scoring", len(paths)):
         scores[path.name] = float(clip.score(reader.pixel_values(path), [prompt]))
-    return {"clip_score": asdict(bootstrap_mean(list(scores.values()))), "clip": clip.name, "per_picture": scores}
+    return {"clip_score": bootstrap_mean(list(scores.values())).figures(), "clip": clip.name, "per_picture": scores}
 
 
-def _walks(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
+def _walks(job: EvalJob, reader: _Reader, track: Track) -> EvalWalks:
     """Deviation of adjacent L2 distances, PPL and PDV of every folder of frames."""
     stand_in = _stand_in(job, track)
     if stand_in is None and lpips_missing():
         raise UsageError(f"PPL needs a perceptual distance: {lpips_missing()}", "--clip with a CLIP on this machine")
     name, distance = stand_in or ("lpips", _lpips)
-    figures = {}
+    figures: EvalWalks = {}
     for folder in track(job.folders, "measuring", len(job.folders)):
         paths = reader.pictures(folder)
         if len(paths) < 2:
@@ -141,13 +144,13 @@ def _walks(job: EvalJob, reader: _Reader, track: Track) -> dict[str, Any]:
             raise InputError(f"{folder}: the frames differ in size", "frames of one size")
         frames = torch.cat(parts)
         figures[folder] = {
-            "adjacent_l2": asdict(deviation(frames)),
-            "path": asdict(path_figures(frames, distance, name)),
+            "adjacent_l2": deviation(frames).figures(),
+            "path": path_figures(frames, distance, name).figures(),
         }
     return figures
 
 
-METRICS: dict[str, Callable[[EvalJob, _Reader, Track], dict[str, Any]]] = {
+METRICS: dict[str, Callable[[EvalJob, _Reader, Track], Mapping[str, Any]]] = {
     "recon": _reconstruction,
     "fid": _frechet,
     "clip": _clip_score,

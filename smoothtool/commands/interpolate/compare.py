@@ -12,13 +12,14 @@ from PIL import Image
 
 from smoothtool.commands.interpolate.stages import Ends, frames_between, open_ends
 from smoothtool.commands.invert.cached import note_convergence
-from smoothtool.commands.shared.comparison import Row, cost_columns, write_table
+from smoothtool.commands.shared.comparison import write_table
 from smoothtool.commands.shared.cost import Cost, measured
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.path_distance import path_distance
 from smoothtool.commands.shared.session import SourceFile, fit_pictures, note_cropped, note_size
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError, UsageError
+from smoothtool.figures import ComparedMorph, InterpolateFigures, MorphQuality, OpeningFigures
 from smoothtool.files.drawing.sheets import BACKGROUND, contact_sheet
 from smoothtool.files.pictures.images import crop_back, to_image
 from smoothtool.jobs import MORPH_NAMES, SHARED_INVERSION
@@ -39,7 +40,7 @@ class Opened:
     ends: Ends
     cost: Cost
 
-    def columns(self) -> Row:
+    def figures(self) -> OpeningFigures:
         """Of what the cache knew, the calls that it once took, where they are known, and no seconds."""
         inverted, cached = self.ends.inverted, self.ends.from_cache
         calls = inverted.inversion.unet_calls if inverted is not None else None if cached else self.cost.unet_calls
@@ -51,12 +52,12 @@ def compare_morphs(
     files: Sequence[SourceFile],
     job: InterpolateJob,
     track: Track,
-    report: Report,
+    report: Report[InterpolateFigures],
     folder: Path,
     pool: ModelPool,
 ) -> None:
     """Every method at its own guidance; those that start from the shared inversion have it once."""
-    rows: list[Row] = []
+    rows: list[ComparedMorph] = []
     shown: dict[str, torch.Tensor] = {}
     opened: dict[str, Opened] = {}
     inputs, failed = pictures_of(model, files, job, track), None
@@ -71,14 +72,14 @@ def compare_morphs(
             track.note(f"{method} is left out: {error}")
             continue
         figures = morph_figures(frames, inputs, distance, name)
-        rows.append({"method": method, **figures, **found.columns(), **cost_columns(cost)})
+        rows.append({"method": method, **figures, **found.figures(), **cost.figures()})
         shown[method] = frames
     if failed is not None and not rows:
         raise failed
     for found in opened.values():
         if found.ends.inverted is not None:
             note_convergence(found.ends.inverted.inversion, track)
-    report.figures["distance"] = name
+    report.figures |= {"compare": rows, "distance": name}
     write_table(rows, morph_sheet(shown, inputs), report, folder)
 
 
@@ -121,7 +122,7 @@ def compared_ends(
     return opened[kind], wanted
 
 
-def morph_figures(frames: torch.Tensor, inputs: torch.Tensor, distance: PairDistance, name: str) -> Row:
+def morph_figures(frames: torch.Tensor, inputs: torch.Tensor, distance: PairDistance, name: str) -> MorphQuality:
     """What tells morphs apart; a cross-fade is the smoothest of all, and only its middle gives it away.
 
     frames  [F, 3, H, W]; inputs [2, 3, H, W], the pictures

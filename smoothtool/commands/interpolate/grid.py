@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from PIL import Image
 
 from smoothtool.commands.interpolate.stages import Ends
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.figures import InterpolateFigures
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import crop_back
 from smoothtool.methods.interpolation.barycentres import Weights, barycentre_steps, grid_weights
@@ -37,12 +38,12 @@ class Grid:
         taken = iter(items)
         return [[next(taken) for _ in row] for row in self.weights]
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> InterpolateFigures:
         """The weights, and how evenly pictures change to those beside and below them."""
         first, second = zip(*self.neighbours(), strict=True)
         distances = pixel_l2(self.pixel_values[list(first)], self.pixel_values[list(second)])
         return {
-            "neighbour_l2": asdict(deviation_of(distances, pixels=self.pixel_values[0].numel())),
+            "neighbour_l2": deviation_of(distances, pixels=self.pixel_values[0].numel()).figures(),
             "weights": self.weights,
         }
 

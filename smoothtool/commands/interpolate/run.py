@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -26,6 +26,7 @@ from smoothtool.commands.shared.session import (
     open_sources,
 )
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.figures import InterpolateFigures
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import a1111_parameters, save_image, to_image
 from smoothtool.files.pictures.sequences import check_mp4, save_apng, save_gif, save_mp4, save_webm, save_webp
@@ -41,7 +42,7 @@ SEEDED = ("anid", "freemorph")
 """Methods between pictures that bring noise of their own."""
 
 
-def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Report:
+def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Report[InterpolateFigures]:
     """Make the sequence; leaves frames/, sheet.png, the videos, report.json, job.yaml. A grid leaves no videos.
 
     Compared, all methods leave compare.png and compare.md.
@@ -67,7 +68,7 @@ def _morph(
     files: Sequence[SourceFile],
     job: InterpolateJob,
     track: Track,
-    report: Report,
+    report: Report[InterpolateFigures],
     folder: Path,
     pool: ModelPool,
 ) -> None:
@@ -84,7 +85,9 @@ def _morph(
     with timed(report, "sample"):
         frames = (grid_between if job.grid else frames_between)(model, ends, job, track)
     with timed(report, "write"):
-        report.figures = _figures(model, ends, frames)
+        report.figures = frames.figures()
+        if ends.inverted is not None:
+            report.figures["inversion"] = inversion_figures(model, ends.inverted)
         pictures = [to_image(frame) for frame in frames.pixel_values]
         names = _write_frames(folder, pictures, _parameters(model, ends, frames, job), job, report)
         if isinstance(frames, Grid):
@@ -92,11 +95,6 @@ def _morph(
             report.files = {"frames": names, "sheet": "sheet.png"}
         else:
             report.files = {"frames": names, **_write_films(folder, pictures, job)}
-
-
-def _figures(model: DiffusionModel, ends: Ends, frames: Frames | Grid) -> dict[str, Any]:
-    inverted = {"inversion": inversion_figures(model, ends.inverted)} if ends.inverted else {}
-    return {**frames.figures(), **inverted}
 
 
 def _parameters(model: DiffusionModel, ends: Ends, frames: Frames | Grid, job: InterpolateJob) -> str | None:
@@ -137,7 +135,7 @@ def _write_frames(
     return names
 
 
-def _write_films(folder: Path, pictures: list[Image.Image], job: InterpolateJob) -> dict[str, Any]:
+def _write_films(folder: Path, pictures: list[Image.Image], job: InterpolateJob) -> dict[str, str]:
     shown = pictures[:-1] if job.loop else pictures  # a loop shows its first frame once a round
     save_webp(shown, folder / "walk.webp", job.fps, ping_pong=not job.loop)
     save_webm(shown, folder / "walk.webm", job.fps)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,6 +23,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.row_loras import LoraState, read_state
 from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise
 from smoothtool.errors import UsageError
+from smoothtool.figures import InterpolateFigures
 from smoothtool.files.pictures.images import Fitted, crop_back
 from smoothtool.jobs import SHARED_INVERSION
 from smoothtool.jobs.notation import working_size
@@ -84,10 +85,13 @@ class Frames:
     ratios: list[list[float]]
     before_rescheduling: Deviation | None = None
 
-    def figures(self) -> dict[str, Any]:
-        figures: dict[str, Any] = {"adjacent_l2": asdict(deviation(self.pixel_values)), "ratios": self.ratios}
+    def figures(self) -> InterpolateFigures:
+        figures: InterpolateFigures = {
+            "adjacent_l2": deviation(self.pixel_values).figures(),
+            "ratios": self.ratios,
+        }
         if self.before_rescheduling is not None:
-            figures["adjacent_l2_before_rescheduling"] = asdict(self.before_rescheduling)
+            figures["adjacent_l2_before_rescheduling"] = self.before_rescheduling.figures()
         return figures
 
 

@@ -14,6 +14,7 @@ from smoothtool.commands.shared.session import SourceFile
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import ModelError, UsageError
+from smoothtool.figures import InvertFigures, QualityFigures
 from smoothtool.files.pictures.images import Fitted, crop_back
 from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.metrics.reconstruction import reconstruction_quality
@@ -212,12 +213,12 @@ def unguided_reconstruction(model: DiffusionModel, inversion: Inversion, track: 
     return last.latents
 
 
-def inversion_figures(model: DiffusionModel, inverted: Inverted) -> dict[str, Any]:
+def inversion_figures(model: DiffusionModel, inverted: Inverted) -> InvertFigures:
     """Quality of the reconstruction beside the VAE's own, the ceiling; losses; what it cost when it was computed."""
     inversion = inverted.inversion
     inputs = torch.cat([crop_back(picture.pixel_values, picture) for picture in inverted.fitted])
 
-    def quality(latents: torch.Tensor) -> dict[str, Any]:
+    def quality(latents: torch.Tensor) -> QualityFigures:
         return reconstruction_quality(inputs, crop_back(model.decode_latents(latents), inverted.fitted[0]))
 
     return {

@@ -26,6 +26,7 @@ from smoothtool.commands.shared.session import (
     open_session,
 )
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.figures import InvertFigures
 from smoothtool.files.pictures.fitting import at_input_size
 from smoothtool.files.pictures.images import Fitted, crop_back, save_image, to_image
 from smoothtool.files.storage.inversions import save_inversion
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from smoothtool.jobs import InvertJob
 
 
-def run(job: InvertJob, track: Track, pool: ModelPool | None = None) -> Report:
+def run(job: InvertJob, track: Track, pool: ModelPool | None = None) -> Report[InvertFigures]:
     """Invert one picture; leaves inversion.safetensors (+ .json), reconstruction.png, report.json, job.yaml."""
     pool = pool or ModelPool()
     job, report, track = begin(job, [job.image], track)
@@ -64,7 +65,7 @@ def _invert(
     job: InvertJob,
     picture: Fitted,
     track: Track,
-    report: Report,
+    report: Report[InvertFigures],
     folder: Path,
     pool: ModelPool,
 ) -> None:
@@ -73,15 +74,15 @@ def _invert(
     note_convergence(inverted.inversion, track)
     report.figures = inversion_figures(model, inverted)
     save_inversion(folder / "inversion.safetensors", inverted.inversion, inverted.info)
-    report.files = {"inversion": "inversion.safetensors", "reconstruction": "reconstruction.png"}
+    names = {"reconstruction": "reconstruction.png", "guidance_1": "guidance-1.png"}
     pictures = {"reconstruction": crop_back(model.decode_latents(inverted.inversion.reconstruction), picture)}
     if job.inversion == "ddim":
         unguided = model.decode_latents(unguided_reconstruction(model, inverted.inversion, track))
         pictures["guidance_1"] = crop_back(unguided, picture)
         original = crop_back(picture.pixel_values, picture)
         report.figures["guidance_1"] = reconstruction_quality(original, pictures["guidance_1"])
-        report.files["guidance_1"] = "guidance-1.png"
+    report.files = {"inversion": "inversion.safetensors", **{name: names[name] for name in pictures}}
     settings = picture_document(job.command, report.job, report.folder)
     for name, pixel_values in pictures.items():
         shown = to_image(pixel_values) if job.size else at_input_size(to_image(pixel_values), picture)
-        save_image(shown, folder / report.files[name], settings=settings, parameters=None)
+        save_image(shown, folder / names[name], settings=settings, parameters=None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,7 @@ from smoothtool.commands.shared.session import begin, finish, note_prompts, open
 from smoothtool.diffusion.lora import check_lora, load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, UsageError
+from smoothtool.figures import IstdFigures
 from smoothtool.files.drawing.plots import Line, line_plot
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.lists.prompts import read_prompts
@@ -57,12 +58,12 @@ class _IstdRun:
     job: IstdJob
     prompts: list[str]
     folder: Path
-    report: Report
+    report: Report[IstdFigures]
     track: Track
     pool: ModelPool
 
 
-def run(job: IstdJob, track: Track, pool: ModelPool | None = None) -> Report:
+def run(job: IstdJob, track: Track, pool: ModelPool | None = None) -> Report[IstdFigures]:
     """Measure; leaves walks.jsonl (which a second run continues), distances.png, sheets, report.json, job.yaml."""
     pool = pool or ModelPool()
     job, report, track = begin(job, [str(job.prompts or "stickers")], track)
@@ -168,7 +169,7 @@ def _measure(model: DiffusionModel, state: _IstdRun, name: str) -> Measured:
         finite = bool(walk.pixel_values.isfinite().all())
         known[walk.prompt] = deviation(walk.pixel_values) if finite else None
         figures = known[walk.prompt]
-        record = {"key": key, "model": name, "prompt": walk.prompt, "deviation": figures and asdict(figures)}
+        record = {"key": key, "model": name, "prompt": walk.prompt, "deviation": figures and figures.figures()}
         append_record(path, record)
     known = {**_known(state, key), **known}  # with what other shards have done meanwhile
     measured = {prompt: known[prompt] for prompt in state.prompts if prompt in known}
@@ -208,35 +209,36 @@ def _known(state: _IstdRun, key: str) -> Measured:
     return found
 
 
-def _figures(job: IstdJob, prompts: Sequence[str], measured: Mapping[str, Measured]) -> dict[str, Any]:
+def _figures(job: IstdJob, prompts: Sequence[str], measured: Mapping[str, Measured]) -> IstdFigures:
     """ISTD as asked for and by every definition, per prompt too; of two models also the paired difference."""
-    figures = {name: _istd(job, part) for name, part in measured.items()}
-    base = figures.pop("base")
-    if "compared" in figures:
+    figures = _istd(job, measured["base"])
+    if "compared" in measured:
         both = [p for p in prompts if all(part.get(p) is not None for part in measured.values())]
         columns = [_values(job, {p: part[p] for p in both}) for part in measured.values()]
         difference = paired_difference(*columns, seed=job.seed or 0)
-        figures["difference"] = {**asdict(difference), "excludes_zero": difference.excludes_zero}
-        figures["ratio"] = figures["compared"]["istd"]["mean"] / base["istd"]["mean"]
-    return {**base, **figures}
+        figures["compared"] = _istd(job, measured["compared"])
+        figures["difference"] = {**difference.figures(), "excludes_zero": difference.excludes_zero}
+        figures["ratio"] = figures["compared"]["istd"]["mean"] / figures["istd"]["mean"]
+    return figures
 
 
-def _istd(job: IstdJob, measured: Measured) -> dict[str, Any]:
+def _istd(job: IstdJob, measured: Measured) -> IstdFigures:
     rows = {prompt: part for prompt, part in measured.items() if part is not None}
     kinds: dict[str, Callable[[Deviation], float | None]] = {
         "population": lambda part: part.population_std,
         "sample": lambda part: part.sample_std,
     }
+    normalised = [part.normalised_std for part in rows.values()]
     means = {name: float(np.mean([kind(part) for part in rows.values()])) for name, kind in kinds.items()}
     return {
-        "istd": asdict(bootstrap_mean(_values(job, rows), seed=job.seed or 0)),
+        "istd": bootstrap_mean(_values(job, rows), seed=job.seed or 0).figures(),
         "definition": {"std": job.std, "pixel_range": job.pixel_range},
         "by_definition": {
             name: {span: factor * mean for span, factor in PIXEL_RANGES.items()} for name, mean in means.items()
         },
-        "size_normalised": asdict(bootstrap_mean([part.normalised_std for part in rows.values()], seed=job.seed or 0)),
+        "size_normalised": bootstrap_mean(normalised, seed=job.seed or 0).figures(),
         "excluded": [prompt for prompt, part in measured.items() if part is None],
-        "per_prompt": {prompt: asdict(part) for prompt, part in rows.items()},
+        "per_prompt": {prompt: part.figures() for prompt, part in rows.items()},
     }
 
 

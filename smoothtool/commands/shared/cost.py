@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.figures import CostFigures
 from smoothtool.types import Report
 
 
@@ -24,6 +25,9 @@ class Cost:
     unet_calls: int = 0
     seconds: float = 0.0
     peak_memory_mb: float | None = None
+
+    def figures(self) -> CostFigures:
+        return {"unet_calls": self.unet_calls, "seconds": self.seconds, "peak_memory_mb": self.peak_memory_mb}
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from smoothtool.jobs import ModelJob, ReportJob
 from smoothtool.jobs.notation import a1111_notation, working_size
 from smoothtool.readers.regular import at_home
 from smoothtool.recipe.documents import job_document
-from smoothtool.types import Inversion, Report, Track
+from smoothtool.types import Inversion, ModelRecord, Report, Track
 from smoothtool.weights.models import ModelLocation, resolve_model
 from smoothtool.weights.sample_pictures import resolve_picture
 
@@ -66,7 +66,7 @@ def _load(place: ModelLocation, job: ModelJob) -> DiffusionModel:
     return load_model(place.folder, place.name, **how)
 
 
-def begin(job: Job, inputs: Sequence[str], track: Track) -> tuple[Job, Report, Track]:
+def begin(job: Job, inputs: Sequence[str], track: Track) -> tuple[Job, Report[Any], Track]:
     """The job with its seed, its report, and the track to use from here on, whose notes stand in the report as well.
 
     inputs  what the folder of the results is named after, where the job does not say
@@ -169,7 +169,7 @@ def with_seed(job: Job) -> Job:
     return job.model_copy(update=drawn) if isinstance(job, ModelJob) and job.seed is None else job
 
 
-def start_report(job: ReportJob, inputs: Sequence[str]) -> Report:
+def start_report(job: ReportJob, inputs: Sequence[str]) -> Report[Any]:
     """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
     folder = job.output or next_free(DEFAULT_ROOT / default_name(job.command, inputs))
     settings = {key: _kept(value, folder, job.lent_folder) for key, value in job.settings().items()}
@@ -197,7 +197,7 @@ def next_free(folder: Path) -> Path:
     return next(folder.with_name(candidate) for candidate in names if not folder.with_name(candidate).exists())
 
 
-def describe_model(model: DiffusionModel) -> dict[str, object]:
+def describe_model(model: DiffusionModel) -> ModelRecord:
     """The model block of a report."""
     return {
         "name": model.name,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from smoothtool.figures import CellFigures, OrderingFigures, TableFigures
 from smoothtool.files.drawing.markdown import markdown_table
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -27,6 +28,16 @@ class Cell:
     report: str = ""
     paper: float | None = None
     reason: str = ""
+
+    def figures(self) -> CellFigures:
+        return {
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "report": self.report,
+            "paper": self.paper,
+            "reason": self.reason,
+        }
 
     @property
     def text(self) -> str:
@@ -49,6 +60,15 @@ class Table:
     columns: tuple[str, ...]
     paper_columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+    def figures(self) -> TableFigures:
+        return {
+            "title": self.title,
+            "note": self.note,
+            "columns": self.columns,
+            "paper_columns": self.paper_columns,
+            "rows": [(label, [cell.figures() for cell in cells]) for label, cells in self.rows],
+        }
 
     @property
     def has_paper(self) -> tuple[bool, ...]:
@@ -73,6 +93,9 @@ class Ordering:
     claim: str
     verdict: str
     evidence: str
+
+    def figures(self) -> OrderingFigures:
+        return {"claim": self.claim, "verdict": self.verdict, "evidence": self.evidence}
 
 
 def tables_markdown(title: str, about: str, tables: Sequence[Table], orderings: Sequence[Ordering]) -> str:

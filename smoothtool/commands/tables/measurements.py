@@ -15,6 +15,7 @@ from smoothtool.commands.tables.figures import Figure, mean_figure, missing
 from smoothtool.commands.tables.pictures import RealPictures, made_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, MemoryExhaustedError, SmoothtoolError, StorageError
+from smoothtool.figures import EvalClipScore, EvalFrechet, EvalReconstruction, EvalWalks, IstdFigures, TablesFigures
 from smoothtool.files.storage.digests import Digests, digest
 from smoothtool.files.storage.writing import write_bytes_atomic
 from smoothtool.jobs import make_job, parse_lora
@@ -56,7 +57,7 @@ class TablesRun:
     job: TablesJob
     folder: Path
     real: RealPictures
-    report: Report
+    report: Report[TablesFigures]
     track: Track
     screen: Track
     pool: ModelPool
@@ -148,9 +149,10 @@ def istd_figure(state: TablesRun, variant: Variant) -> Figure:
     def measure() -> Figure:
         settings = {**state.common(variant), "prompts": state.job.prompts, "n": state.job.n}
         report, place = state.once(variant.name, "istd", settings)
-        if broken := report["figures"]["excluded"]:
+        figures: IstdFigures = report["figures"]
+        if broken := figures["excluded"]:
             raise BatchError(f"NaN pictures under {len(broken)} prompts, the first {broken[0]!r}", "--dtype float32")
-        rows = report["figures"]["per_prompt"]
+        rows = figures["per_prompt"]
         return mean_figure({prompt: row["population_std"] for prompt, row in rows.items()}, place)
 
     return state.attempt(measure, missing)
@@ -197,7 +199,7 @@ def picture_figures(state: TablesRun, variant: Variant) -> Figures:
 
 def _distance(state: TablesRun, variant: Variant, made: Path) -> Figure:
     """The features are named in the job, so that figures of two kinds never meet in one table."""
-    features, key = ("clip", "clip_frechet_distance") if inception_missing() else ("inception", "fid")
+    features = "clip" if inception_missing() else "inception"
     settings = {
         "metric": "fid",
         "folders": [str(made), str(state.real.folder)],
@@ -207,13 +209,15 @@ def _distance(state: TablesRun, variant: Variant, made: Path) -> Figure:
     report, place = state.once(f"fid-{variant.name}", "eval", settings)
     for note in report["notes"]:
         state.track.note(note)
-    figures = report["figures"]
-    return Figure(figures[key], place, left_out=tuple(figures.get("left_out", ())))
+    figures: EvalFrechet = report["figures"]
+    distance = figures["fid"] if features == "inception" else figures["clip_frechet_distance"]
+    return Figure(distance, place, left_out=tuple(figures.get("left_out", ())))
 
 
 def _per_picture(state: TablesRun, name: str, settings: Mapping[str, Any]) -> Figure:
     report, place = state.once(name, "eval", settings)
-    return mean_figure(report["figures"]["per_picture"], place)
+    figures: EvalClipScore = report["figures"]
+    return mean_figure(figures["per_picture"], place)
 
 
 def rows_of_inversion(state: TablesRun, variant: Variant, label: str, inversion: str) -> dict[str, Figures]:
@@ -261,7 +265,7 @@ def reconstruction_figures(state: TablesRun, folder: Path, name: str) -> Figures
     def measure() -> Figures:
         settings = {"metric": "recon", "folders": [str(originals), str(folder)], "clip": state.job.clip}
         report, place = state.once(f"recon-{name}", "eval", settings)
-        figures = report["figures"]
+        figures: EvalReconstruction = report["figures"]
         rows = {
             key: mean_figure({n: row[key] for n, row in figures["per_picture"].items()}, place)
             for key in RECONSTRUCTION
@@ -298,10 +302,11 @@ def sequence_figures(
             folders.append((state.folder / place).parent / "frames")
         walks = {"metric": "walk", "folders": [str(folder) for folder in folders], "clip": state.job.clip}
         report, place = state.once(f"walk-{name}", "eval", walks)
-        rows = report["figures"]
-        parts = (("adjacent_l2", "population_std"), ("path", "ppl"), ("path", "pdv"))
-        return [
-            mean_figure({str(at): row[part][key] for at, row in enumerate(rows.values())}, place) for part, key in parts
+        measured: EvalWalks = report["figures"]
+        rows = [
+            (walk["adjacent_l2"]["population_std"], walk["path"]["ppl"], walk["path"]["pdv"])
+            for walk in measured.values()
         ]
+        return [mean_figure({str(at): row[part] for at, row in enumerate(rows)}, place) for part in range(3)]
 
     return state.attempt(measure, empty(3)), folders

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from smoothtool.commands.tables.measurements import (
 )
 from smoothtool.commands.tables.pictures import RealPictures, real_pictures, vae_copies
 from smoothtool.errors import BatchError, UsageError
+from smoothtool.figures import TablesFigures
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.lists.prompts import read_prompts
 from smoothtool.files.pictures.images import load_image
@@ -67,7 +68,7 @@ class _Document:
     orderings: list[Ordering] = field(default_factory=list)
 
 
-def run(job: TablesJob, track: Track, pool: ModelPool | None = None) -> Report:
+def run(job: TablesJob, track: Track, pool: ModelPool | None = None) -> Report[TablesFigures]:
     """Measure; leaves tables.md, tables.html, walks.png, report.json, job.yaml, and every run in runs/.
 
     A second run with the same folder goes on where the first one stopped.
@@ -288,8 +289,8 @@ def _write(state: TablesRun, document: _Document) -> None:
     write_text_atomic(state.folder / "tables.html", tables_html(*given))
     report.files |= {"markdown": "tables.md", "page": "tables.html", "runs": RUNS}
     report.figures = {
-        "tables": [asdict(table) for table in document.tables],
-        "orderings": [asdict(ordering) for ordering in document.orderings],
+        "tables": [table.figures() for table in document.tables],
+        "orderings": [ordering.figures() for ordering in document.orderings],
     }
     for line in (line for table in document.tables for line in table.missing):
         state.track.note(line)

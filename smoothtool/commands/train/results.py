@@ -12,6 +12,7 @@ from smoothtool.commands.shared.session import save_report
 from smoothtool.diffusion.lora import kohya_file, lora_file
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.saving import save_model
+from smoothtool.figures import TrainFigures
 from smoothtool.files.drawing.plots import Line, line_plot
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.images import to_image
@@ -22,7 +23,7 @@ from smoothtool.files.storage.writing import write_json_atomic, write_picture
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_walks
 from smoothtool.training.examples import Examples
 from smoothtool.training.trainer import Trainer
-from smoothtool.types import Report, Track
+from smoothtool.types import Files, Report, Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import TrainJob
@@ -47,7 +48,7 @@ class TrainingRun:
     examples: Examples
     prompts: tuple[str, ...]
     folder: Path
-    report: Report
+    report: Report[TrainFigures]
     track: Track
 
     @property
@@ -84,7 +85,7 @@ def write_results(state: TrainingRun) -> None:
     save_report(report, folder)
 
 
-def _save_lora(state: TrainingRun) -> dict[str, Any]:
+def _save_lora(state: TrainingRun) -> Files:
     unet, stem = state.trainer.model.unet, "smooth-lora" if state.job.variation_weight else "lora"
     about = {
         "smoothtool": state.report.versions["smoothtool"],
@@ -97,7 +98,7 @@ def _save_lora(state: TrainingRun) -> dict[str, Any]:
     return {"lora": f"{stem}.safetensors", "kohya": f"{stem}-kohya.safetensors"}
 
 
-def _save_full(model: DiffusionModel, folder: Path) -> dict[str, Any]:
+def _save_full(model: DiffusionModel, folder: Path) -> Files:
     """The whole model as a diffusers folder: `--model OUTPUT/model`."""
     with new_folder(folder / "model", force=True, known_by="model_index.json") as temporary:
         save_model(model, temporary, write_json_atomic)
@@ -119,7 +120,7 @@ def _tell_unresolved(state: TrainingRun, rows: Sequence[dict[str, Any]]) -> None
         state.track.note(note)
 
 
-def _figures(rows: Sequence[dict[str, Any]], examples: Examples) -> dict[str, Any]:
+def _figures(rows: Sequence[dict[str, Any]], examples: Examples) -> TrainFigures:
     last = rows[-max(1, len(rows) // 10) :]
     known = {name: [row[name] for row in last if row[name] is not None] for name in LOSSES}
     return {

@@ -33,6 +33,7 @@ from smoothtool.commands.train.loop import train_to_the_end
 from smoothtool.commands.train.results import LOG, LOGGED, TrainingRun, identity, write_results
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
+from smoothtool.figures import TrainFigures
 from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.storage.cache import cache_folder
 from smoothtool.files.storage.growing import GrowingFolder
@@ -58,7 +59,7 @@ STICKER_SCENES = 8000
 SHOWN_PROMPTS = 3
 
 
-def run(job: TrainJob, track: Track, pool: ModelPool | None = None) -> Report:
+def run(job: TrainJob, track: Track, pool: ModelPool | None = None) -> Report[TrainFigures]:
     """Train; leaves the LoRA, its kohya twin, training.jsonl, training.png, checkpoints/, report.json, job.yaml."""
     _check_precision(job)
     accelerator = _accelerator(job)
@@ -102,7 +103,7 @@ def _train(state: TrainingRun, started: float) -> None:
         write_results(state)
 
 
-def _start(job: TrainJob) -> tuple[TrainJob, Report, GrowingFolder]:
+def _start(job: TrainJob) -> tuple[TrainJob, Report[TrainFigures], GrowingFolder]:
     """The job with its seed, its report, and its folder: a drawn seed and a chosen folder hold for all processes.
 
     A resumed training keeps its folder and its seed where the job names none. With --force, one is begun again beside
@@ -191,7 +192,7 @@ def _sizes_px(job: TrainJob, model: DiffusionModel) -> Sequence[tuple[int, int]]
     return bucket_sizes(size, multiple) if job.crop == "buckets" and isinstance(size, int) else sizes
 
 
-def _complain(complaints: Sequence[str], report: Report, track: Track) -> None:
+def _complain(complaints: Sequence[str], report: Report[TrainFigures], track: Track) -> None:
     """Every unusable picture stands in the report; the screen shows the first few."""
     report.figures["skipped"] = len(complaints)
     for complaint in complaints[:5]:
