@@ -32,36 +32,38 @@ def call(command: str, *inputs: Any, **settings: Any) -> Result:
         if unknown:
             raise TypeError(f"{command}() takes one positional argument, the others are keywords")
     with tempfile.TemporaryDirectory(prefix="smoothtool-inputs-") as folder:
-        job = make_job(command, {key: _as_path(value, Path(folder)) for key, value in settings.items()})
+        lent: dict[str, str] = {}
+        job = make_job(command, {key: _as_path(value, Path(folder), lent) for key, value in settings.items()})
         assert isinstance(job, ReportJob)
-        job = with_defaults(job.lending(Path(folder)))
+        job = with_defaults(job.lending(lent))
         report = run_job(job, silent)
-        _keep_inputs(sorted(Path(folder).iterdir()), report.folder / "inputs")
+        _keep_inputs(lent, report.folder / "inputs")
     made = sorted(report.folder.glob(job.made), key=lambda path: natural(path.name))
     return Result([_opened(path) for path in made], report)
 
 
-def _as_path(value: Any, folder: Path) -> Any:
-    """PIL images become PNG files in `folder`, alone or in a list; anything else stays."""
+def _as_path(value: Any, folder: Path, lent: dict[str, str]) -> Any:
+    """PIL images become PNG files in `folder`, alone or in a list, and are entered in `lent`; anything else stays."""
     if isinstance(value, (list, tuple)):
-        return [_as_path(part, folder) for part in value]
+        return [_as_path(part, folder, lent) for part in value]
     if not hasattr(value, "save") or isinstance(value, (str, Path)):
         return str(value) if isinstance(value, Path) else value
     from smoothtool.files.storage.writing import write_picture
 
-    path = folder / f"{len(list(folder.iterdir()))}.png"
+    path = folder / f"{len(lent)}.png"
     write_picture(path, value)
+    lent[str(path)] = path.name
     return str(path)
 
 
-def _keep_inputs(pictures: list[Path], place: Path) -> None:
+def _keep_inputs(lent: dict[str, str], place: Path) -> None:
     from smoothtool.files.storage.output import new_folder
     from smoothtool.files.storage.writing import write_bytes_atomic
 
-    if pictures:
+    if lent:
         with new_folder(place, force=False) as folder:
-            for picture in pictures:
-                write_bytes_atomic(folder / picture.name, picture.read_bytes())
+            for path, name in lent.items():
+                write_bytes_atomic(folder / name, Path(path).read_bytes())
 
 
 def _opened(path: Path) -> Image.Image:

@@ -137,7 +137,7 @@ class Job(BaseModel):
 class ReportJob(Job):
     """What every command that leaves a folder with a report understands."""
 
-    _lent_folder: Path | None = PrivateAttr(None)
+    _lent: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     output: Annotated[Path | None, Flag("-o", panel=OUTPUT, delivery=True)] = Field(
         None, description="Folder for the results; one under smoothtool-out by default"
@@ -150,14 +150,14 @@ class ReportJob(Job):
     )
 
     @property
-    def lent_folder(self) -> Path | None:
-        """The temporary folder with the pictures that Python lent; the result keeps them under `inputs`."""
-        return self._lent_folder
+    def lent(self) -> Mapping[str, str]:
+        """The pictures that Python lent: their temporary paths, and the names that the result keeps them by."""
+        return self._lent
 
-    def lending(self, folder: Path) -> Self:
-        """The same job, whose pictures in `folder` are lent."""
+    def lending(self, pictures: Mapping[str, str]) -> Self:
+        """The same job, whose options name these pictures by their temporary paths."""
         job = self.model_copy()
-        job._lent_folder = folder
+        job._lent = pictures
         return job
 
 

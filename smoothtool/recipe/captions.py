@@ -10,7 +10,7 @@ from smoothtool.files.lists.captions import PictureCaptions, absolute
 from smoothtool.files.lists.inputs import Picture
 from smoothtool.files.lists.metadata import Row, read_table
 from smoothtool.readers.regular import at_home
-from smoothtool.weights.sample_pictures import SAMPLES
+from smoothtool.weights.sample_pictures import SAMPLES, sample_name
 
 SIDECARS = "sidecars"
 
@@ -35,7 +35,7 @@ class Captions:
     def listed(self) -> list[str]:
         """The pictures that a table names, beside which it lies."""
         folder = Path(self.source).parent
-        return [name if name.startswith("samples:") else str(folder / name) for name in self.rows]
+        return [str(folder / name) if sample_name(name) is None else name for name in self.rows]
 
     def about(self, picture: Picture) -> list[Located]:
         """The options given to a picture: of a table once per row; where nothing is said, nothing is given, once.
@@ -51,8 +51,7 @@ class Captions:
 
     def sidecar(self, picture: Picture) -> str | None:
         """The first caption of a picture, from the text beside it or from a table of the folders of the inputs."""
-        is_sample = picture.text.startswith("samples:")
-        path = SAMPLES / picture.place if is_sample else at_home(picture.text)
+        path = at_home(picture.text) if sample_name(picture.text) is None else SAMPLES / picture.place
         above = absolute(path).parents
         root = above[min(len(picture.place.parts), len(above)) - 1]
         return next(iter(self.beside.of(path, root)), None)

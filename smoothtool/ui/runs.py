@@ -16,7 +16,7 @@ from smoothtool.jobs import Job, make_job
 from smoothtool.recipe.command_line import command_line
 from smoothtool.recipe.defaults import with_defaults
 from smoothtool.ui.forms import COMMANDS, accepted_keys
-from smoothtool.weights.sample_pictures import resolve_picture, sample_names
+from smoothtool.weights.sample_pictures import resolve_picture, sample, sample_name, sample_names
 
 T = TypeVar("T")
 SECONDS_TO_END = 10
@@ -93,7 +93,7 @@ class Session:
 
     def __init__(self, folder: Path, common: Mapping[str, Any]) -> None:
         self.folder, self.common = folder, dict(common)
-        self.pictures = {f"samples:{name}": resolve_picture(f"samples:{name}") for name in sample_names()}
+        self.pictures = {name: resolve_picture(name) for name in map(sample, sample_names())}
         self.runs: list[Run] = []
         self._queue: Queue[Run | None] = Queue()
         self._lock = threading.Lock()
@@ -151,7 +151,7 @@ class Session:
         return run
 
     def _pictures_of(self, command: str, names: Sequence[str]) -> dict[str, Any]:
-        paths = [name if name.startswith("samples:") else str(self.pictures[name]) for name in names]
+        paths = [str(self.pictures[name]) if sample_name(name) is None else name for name in names]
         if command == "interpolate":
             return {"images": paths}
         chosen: dict[str, Any] = {"image": paths[0]} if paths else {}

@@ -15,6 +15,17 @@ DEFAULT_PROMPTS = HERE / "prompts-stickers.txt"
 
 
 SAMPLES = HERE / "samples"
+SCHEME = "samples:"
+
+
+def sample_name(text: str) -> str | None:
+    """NAME of `samples:NAME`; None for a path."""
+    return text.removeprefix(SCHEME) if text.startswith(SCHEME) else None
+
+
+def sample(name: str) -> str:
+    """How the sample picture of that name is asked for."""
+    return f"{SCHEME}{name}"
 
 
 def resolve_picture(text: str) -> Path:
@@ -22,11 +33,11 @@ def resolve_picture(text: str) -> Path:
 
     Raises: InputError when there is none.
     """
-    kind, _, name = text.partition(":")
-    path = SAMPLES / f"{name}.png" if kind == "samples" else at_home(text)
+    name = sample_name(text)
+    path = at_home(text) if name is None else SAMPLES / f"{name}.png"
     if os.path.isfile(path):
         return path
-    if kind == "samples":
+    if name is not None:
         names = list(sample_names())
         raise InputError(f"{text}: no such sample picture", closest(name, names) or ", ".join(names))
     what = "is a folder, not a picture" if os.path.isdir(path) else "no such file"

@@ -89,6 +89,7 @@ def test_commands_without_a_model_ask_for_no_settings(tmp_path: Path) -> None:
 
 def test_filling_in_leaves_the_job_that_was_given_as_it_is(model: Path, tmp_path: Path) -> None:
     job = make_job("invert", {"image": "x.png", "model": str(model)})
-    filled = with_defaults(job.lending(tmp_path))  # type: ignore[attr-defined]
+    lent = {str(tmp_path / "0.png"): "0.png"}
+    filled = with_defaults(job.lending(lent))  # type: ignore[attr-defined]
     assert job.origins == {}
-    assert filled.lent_folder == tmp_path  # type: ignore[attr-defined]
+    assert filled.lent == lent  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -28,7 +28,7 @@ from smoothtool.readers.regular import at_home
 from smoothtool.recipe.documents import job_document
 from smoothtool.types import Inversion, ModelRecord, Report, Track
 from smoothtool.weights.models import ModelLocation, resolve_model
-from smoothtool.weights.sample_pictures import resolve_picture
+from smoothtool.weights.sample_pictures import resolve_picture, sample_name
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -172,21 +172,21 @@ def with_seed(job: Job) -> Job:
 def start_report(job: ReportJob, inputs: Sequence[str]) -> Report[Any]:
     """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
     folder = job.output or next_free(DEFAULT_ROOT / default_name(job.command, inputs))
-    settings = {key: _kept(value, folder, job.lent_folder) for key, value in job.settings().items()}
+    kept = {path: str(folder.absolute() / "inputs" / name) for path, name in job.lent.items()}
+    settings = {key: _renamed(value, kept) for key, value in job.settings().items()}
     return Report(command=job.command, folder=folder, job=settings, versions=versions())
 
 
 def default_name(command: str, inputs: Sequence[str]) -> str:
     """`edit-fox`: the folder of a result that nobody named, on one line and not too long, whatever the inputs."""
-    return safe_name("-".join([command, *(Path(text.removeprefix("samples:")).stem for text in inputs)]))
+    return safe_name("-".join([command, *(Path(sample_name(text) or text).stem for text in inputs)]))
 
 
-def _kept(value: Any, folder: Path, lent_folder: Path | None) -> Any:
-    """A picture that Python lent, by the name under which the result will keep it."""
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """An option whose pictures, by their paths, have other names from here on."""
     if isinstance(value, list):
-        return [_kept(part, folder, lent_folder) for part in value]
-    lent = lent_folder is not None and isinstance(value, str) and Path(value).parent == lent_folder
-    return str(folder.absolute() / "inputs" / Path(value).name) if lent else value
+        return [_renamed(part, names) for part in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def next_free(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from smoothtool.files.pictures.formats import is_picture, is_unreadable_picture,
 from smoothtool.files.storage.folders import Below
 from smoothtool.readers.regular import at_home
 from smoothtool.readers.text import MARKS, decode_text
-from smoothtool.weights.sample_pictures import natural, sample_names
+from smoothtool.weights.sample_pictures import natural, sample, sample_name, sample_names
 
 INVERSIONS = {".safetensors"}
 LARGEST_LIST_BYTES = 50_000_000
@@ -87,8 +87,8 @@ def pictures_directly_in(folder: str) -> tuple[list[Path], str]:
 
 
 def _place(name: str, root: Path | None) -> PurePosixPath:
-    if name.startswith("samples:"):
-        return PurePosixPath(f"{name.removeprefix('samples:')}.png")
+    if (sample := sample_name(name)) is not None:
+        return PurePosixPath(f"{sample}.png")
     path = _absolute(name)
     return PurePosixPath((path.relative_to(root) if root else Path(path.name)).as_posix())
 
@@ -98,7 +98,7 @@ def _absolute(text: str) -> Path:
 
 
 def _is_many(text: str) -> bool:
-    if text.startswith("samples:"):
+    if sample_name(text) is not None:
         return glob.has_magic(text)
     path = at_home(text)
     return os.path.isdir(path) or (glob.has_magic(text) and not os.path.exists(path))
@@ -106,10 +106,9 @@ def _is_many(text: str) -> bool:
 
 def _matches(text: str, notes: list[str]) -> Iterator[tuple[str, Path | None]]:
     """(name, root) per picture; the root is the folder that its place is told from."""
-    if text.startswith("samples:"):
-        pattern = text.removeprefix("samples:")
+    if (pattern := sample_name(text)) is not None:
         names = [name for name in sample_names() if fnmatch(name, pattern)] if _is_many(text) else [pattern]
-        yield from ((f"samples:{name}", None) for name in names)
+        yield from ((sample(name), None) for name in names)
     elif not _is_many(text):
         names, root = [text], _absolute(text).parent
         yield text, root

@@ -52,6 +52,17 @@ def job(picture: Path | None, **settings):
     return make_job("drag", {**base, **({"image": str(picture)} if picture else {})})
 
 
+def test_an_animation_is_dragged_in_its_first_frame_and_that_is_noted(session, tmp_path):
+    frames = [Image.new("RGB", (40, 24), colour) for colour in ("orange", "navy")]
+    frames[0].save(tmp_path / "cat.gif", save_all=True, append_images=frames[1:])
+    told = Told()
+    report = drag.run(job(tmp_path / "cat.gif", method="warp", output=tmp_path / "out"), told)
+    (note,) = [note for note in report.notes if "cat.gif: the first of 2 frames is used" in note]
+    assert told.notes.count(note) == 1
+    with Image.open(report.folder / "before-after.png") as shown:
+        assert shown.convert("RGB").getpixel((5, 20)) == frames[0].getpixel((5, 20))
+
+
 @pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag", "fastdrag", "warp"])
 def test_dragged_picture_has_the_size_of_the_input_and_the_settings_inside(session, picture, tmp_path, method):
     report = drag.run(job(picture, method=method, output=tmp_path / "out"), silent)

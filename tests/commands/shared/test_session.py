@@ -71,11 +71,11 @@ def test_a_single_file_is_loaded_with_its_tokenizer(tmp_path: Path, monkeypatch:
 
 
 def test_pictures_lent_by_the_python_api_are_named_as_the_result_keeps_them(tmp_path: Path) -> None:
-    lent = str(tmp_path / "lent" / "0.png")
-    job = make_job("interpolate", {"images": [lent, "samples:fox"], "output": tmp_path / "out"})
-    report = session.start_report(job.lending(tmp_path / "lent").model_copy(), job.images)
-    assert report.job["images"] == [str(tmp_path / "out" / "inputs" / "0.png"), "samples:fox"]
-    assert job.images == [lent, "samples:fox"]
+    lent, beside = str(tmp_path / "lent" / "0.png"), str(tmp_path / "lent" / "own.png")
+    job = make_job("interpolate", {"images": [lent, beside, "samples:fox"], "output": tmp_path / "out"})
+    report = session.start_report(job.lending({lent: "0.png"}).model_copy(), job.images)
+    assert report.job["images"] == [str(tmp_path / "out" / "inputs" / "0.png"), beside, "samples:fox"]
+    assert job.images == [lent, beside, "samples:fox"]
 
 
 def test_a_note_stands_in_the_report_and_on_the_screen_and_in_the_report_once(tmp_path: Path) -> None:
