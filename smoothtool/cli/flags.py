@@ -27,7 +27,12 @@ Shard = Annotated[
 Retry = Annotated[
     bool, typer.Option("--retry-failed", help="Of a batch, try again what failed before", rich_help_panel=OUTPUT)
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan as a recipe and stop", rich_help_panel=OUTPUT)]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the plan as a recipe, its UNet calls and memory, and stop", rich_help_panel=OUTPUT
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document", rich_help_panel=OUTPUT)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only", rich_help_panel=OUTPUT)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and library logs", rich_help_panel=OUTPUT)]

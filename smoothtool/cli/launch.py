@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from smoothtool.commands import run_job
 from smoothtool.errors import BatchError, Stopped, UsageError, closest
 from smoothtool.jobs import Job, parse_shard
 from smoothtool.recipe.estimate import estimate_unet_calls
+from smoothtool.recipe.memory import estimate_peak_bytes
 from smoothtool.recipe.plan import Plan, batch_of_one
 from smoothtool.recipe.reading import dump_plan
 from smoothtool.weights.sample_pictures import resolve_picture
@@ -101,7 +102,17 @@ def _summary(plan: Plan) -> str:
     commands = Counter(item.job.command for item in plan.items)
     jobs = ", ".join(f"{count} {command}" for command, count in commands.items())
     calls = estimate_unet_calls(item.job for item in plan.items)
-    return f"{jobs}: about {calls:,} UNet calls" + (f", into {plan.folder}" if plan.folder else "")
+    memory = _memory(estimate_peak_bytes(item.job for item in plan.items))
+    return f"{jobs}: about {calls:,} UNet calls{memory}" + (f", into {plan.folder}" if plan.folder else "")
+
+
+def _memory(peak_bytes: Mapping[str, float]) -> str:
+    """By precision; where that was left open, a GPU computes in float16 and a CPU in float32."""
+    sizes = {dtype: f"{size / 1e9:.2g} GB" for dtype, size in peak_bytes.items()}
+    if sizes.keys() == {"float16", "float32"}:
+        return f", about {sizes['float16']} of memory on a GPU (float16) or {sizes['float32']} on a CPU (float32)"
+    parts = [f"{size} of memory in {dtype}" for dtype, size in sizes.items()]
+    return f", about {' or '.join(parts)}" if parts else ""
 
 
 def _run_batch(plan: Plan, options: RunOptions) -> None:

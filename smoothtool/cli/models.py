@@ -17,7 +17,7 @@ from smoothtool.files.storage.checksums import check_noted, noted, notes_file, s
 from smoothtool.readers.regular import at_home, is_regular
 from smoothtool.readers.tensors import read_header
 from smoothtool.weights.facts import about_parameters, lora_facts, model_facts
-from smoothtool.weights.kinds import CONFIGS, check_kind, describe, refuse_distilled, refuse_pipeline
+from smoothtool.weights.kinds import SMALL_FILES, check_kind, describe, refuse_distilled, refuse_pipeline
 from smoothtool.weights.lora_names import dialect_of
 from smoothtool.weights.loras import KNOWN_LORAS, KnownLora, find_lora
 from smoothtool.weights.models import (
@@ -246,12 +246,12 @@ def _check_before_download(name: str, hub_id: str, found: Any, files: Collection
     """
     refuse_distilled(name)
     refuse_pipeline(name, str((found.config or {}).get("diffusers", {}).get("_class_name", "")))
-    if CONFIGS[0] not in files:
+    if SMALL_FILES[0] not in files:
         single = next((file for file in files if "/" not in file and file.endswith(".safetensors")), None)
         hint = f"download {single} by hand, and give it as --model" if single else "smoothtool models list"
-        raise ModelError(f"{name}: {hub_id} is no diffusers model (no {CONFIGS[0]})", hint)
+        raise ModelError(f"{name}: {hub_id} is no diffusers model (no {SMALL_FILES[0]})", hint)
     with TemporaryDirectory() as folder:
-        for file in CONFIGS:
+        for file in SMALL_FILES:
             if file in files:
                 _fetch(name, hub_id, file, str(found.sha), folder)
         check_kind(name, describe(Path(folder), parts_of(files)))

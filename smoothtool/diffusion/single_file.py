@@ -25,11 +25,10 @@ from smoothtool.diffusion.parts import first_line, read_tokenizer
 from smoothtool.diffusion.text import OneEncoder, PromptEncoder, TwoEncoders, added_conditions
 from smoothtool.errors import ModelError, out_of_memory
 from smoothtool.types import Conditioning
-from smoothtool.weights.kinds import BY_CHANNELS, BY_TEXT_WIDTH, HINT, refuse_distilled, takes_two_encoders
+from smoothtool.weights.kinds import BY_CHANNELS, BY_TEXT_WIDTH, CONFIGS, HINT, refuse_distilled, takes_two_encoders
 
 VAE = "first_stage_model."
 TEXT, TEXT_1, TEXT_2 = "cond_stage_model.", "conditioner.embedders.0.", "conditioner.embedders.1."
-CONFIGS = Path(__file__).parents[1] / "weights" / "configs"
 PIXELS_PER_LATENT = 8
 PROBE_SIDE = 32
 """Latents a side for the question of `prediction_type_of`: 256 px, small for any model, and quick on a CPU."""

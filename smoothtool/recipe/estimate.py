@@ -74,7 +74,7 @@ def estimate_unet_calls(jobs: Iterable[Job]) -> int:
     """
     inversions: dict[tuple[str, ...], float] = {}
     calls = 0.0
-    for job in _each(jobs):
+    for job in each_job(jobs):
         settings = job.settings() | job.handover()
         calls += _CALLS.get(job.command, _none)(settings)
         if "inversion" in settings and not settings.get("compare"):
@@ -82,7 +82,7 @@ def estimate_unet_calls(jobs: Iterable[Job]) -> int:
     return round(calls + sum(inversions.values()))
 
 
-def _each(jobs: Iterable[Job]) -> Iterable[Job]:
+def each_job(jobs: Iterable[Job]) -> Iterable[Job]:
     """The jobs, those of a benchmark one by one."""
     for job in jobs:
         if isinstance(job, BenchJob):
@@ -108,7 +108,7 @@ def _invert(job: Settings) -> float:
 def _inversion(job: Settings) -> float:
     """What the job inverts; an inversion file is inverted already, and for a walk only fitted anew."""
     pictures = [job["image"]] if "image" in job else job["images"]
-    name = _name_of_inversion(job)
+    name = name_of_inversion(job)
     if not pictures or name == "none":
         return 0.0
     done = str(pictures[0]).lower().endswith(".safetensors")
@@ -117,7 +117,7 @@ def _inversion(job: Settings) -> float:
     return _inversion_of(job, name) - done * job["steps"]
 
 
-def _name_of_inversion(job: Settings) -> str:
+def name_of_inversion(job: Settings) -> str:
     """The inversion that the job means, or none."""
     method = job.get("method")
     if "images" in job and method not in SHARED_INVERSION:
@@ -160,7 +160,7 @@ def _edit(job: Settings) -> float:
         ratios = [float(text) for text in job["ratio"] or [DEFAULT_RATIO]] if job["method"] == "switch" else [1.0]
         return float(len(job["trg"]) * sum(_one_edit(job, job["method"], ratio) for ratio in ratios))
     methods = [{**job, "method": method, "inversion": "auto"} for method in EDIT_INVERSIONS]
-    inverted = {(_name_of_inversion(each), each["method"] == "pnp") for each in methods}
+    inverted = {(name_of_inversion(each), each["method"] == "pnp") for each in methods}
     ratio = float((job["ratio"] or [DEFAULT_RATIO])[0])
     edits = sum(_one_edit(job, each["method"], ratio if each["method"] == "switch" else 1.0) for each in methods)
     return edits + sum(_inversion_of(job, name) for name, _ in inverted)

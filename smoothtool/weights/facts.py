@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smoothtool.errors import ModelError
 from smoothtool.readers.fields import Fields, read_fields
 from smoothtool.readers.tensors import TensorsHeader, read_header
-from smoothtool.weights.kinds import BY_TEXT_WIDTH, SDXL
+from smoothtool.weights.kinds import BY_TEXT_WIDTH, CONFIGS, SD1, SD2, SDXL, XL_TEXT_WIDTH
 from smoothtool.weights.lora_names import dialect_of, has_second_encoder, ranks_of, text_widths
-from smoothtool.weights.models import ModelLocation
+from smoothtool.weights.models import KNOWN, ModelLocation, find_model
 from smoothtool.weights.published import choose_variant, weights_of
 
 PARTS = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
@@ -29,6 +30,28 @@ CROSS_ATTENTION = ".attn2.to_k.weight"
 TRAINED_WITH = ("base_model", "lambda", "steps", "ss_base_model_version", "ss_network_dim", "ss_network_alpha")
 """What trainers, ours and kohya's, write into the header of a LoRA."""
 Facts = dict[str, Any]
+SHIPPED = {768: "sd1", 1024: "sd2", XL_TEXT_WIDTH: "sdxl"}
+"""Folders in `CONFIGS`, by the width of the text that cross-attention takes."""
+PARAMETERS = {
+    SD1: {"UNet": 860_000_000, "VAE": 84_000_000, "text encoder": 123_000_000},
+    SD2: {"UNet": 866_000_000, "VAE": 84_000_000, "text encoder": 340_000_000},
+    SDXL: {
+        "UNet": 2_567_000_000,
+        "VAE": 84_000_000,
+        "text encoder": 123_000_000,
+        "second text encoder": 695_000_000,
+    },
+}
+"""Of models that are not on this machine."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """unet, vae: the contents of their config.json; parameters: numbers by part, named as in `PARTS`."""
+
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    parameters: Mapping[str, int]
 
 
 def model_facts(place: ModelLocation) -> Facts:
@@ -37,6 +60,32 @@ def model_facts(place: ModelLocation) -> Facts:
     Raises: ModelError when a file of it cannot be read.
     """
     return _of_folder(place.folder) if place.folder is not None else _of_file(place.single_file)
+
+
+def model_shape(name: str) -> Shape | None:
+    """What is known of a model before it is loaded, or even downloaded; None for one of another kind.
+
+    Raises: ModelError when a file of it cannot be read.
+    """
+    place, known = find_model(name), KNOWN.get(name)
+    if place is not None and place.folder is not None:
+        return _shape_in(place.folder, _of_folder(place.folder)["parameters"])
+    if place is not None:
+        found = _of_file(place.single_file)
+        architecture, parameters = found["architecture"], found["parameters"]
+    else:
+        architecture = known.architecture if known else ""
+        parameters = PARAMETERS.get(architecture, {})
+    shipped = next(
+        (SHIPPED[width] for width, kind in BY_TEXT_WIDTH.items() if kind == architecture and width in SHIPPED),
+        None,
+    )
+    return None if shipped is None else _shape_in(CONFIGS / shipped, parameters)
+
+
+def _shape_in(folder: Path, parameters: Mapping[str, int]) -> Shape:
+    unet, vae = (_json(folder / part / "config.json").values for part in ("unet", "vae"))
+    return Shape(unet, vae, parameters)
 
 
 def lora_facts(path: Path) -> Facts:

@@ -48,7 +48,9 @@ PART_NAMES = {
     "unet": "UNet",
     "vae": "VAE",
 }
-CONFIGS = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
+CONFIGS = Path(__file__).parent / "configs"
+"""Configs of the families, for what single files do not say."""
+SMALL_FILES = ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json")
 """The small files of a diffusers folder that say of which kind it is."""
 HINT = "an SD 1.x, SD 2.x or SDXL base model, for example sd15 or sdxl"
 _DISTILLED = re.compile(r"(?<![a-z])(turbo|lightning|hyper|lcm|dmd2?|schnell)(?![a-z])", re.IGNORECASE)
@@ -97,7 +99,7 @@ def describe(folder: Path, parts: Collection[str]) -> Described:
         read_fields(folder / path, fault=ModelError, hint="download the model again").values
         if (folder / path).is_file()
         else {}
-        for path in CONFIGS
+        for path in SMALL_FILES
     )
     return Described(index, unet, scheduler, parts)
 

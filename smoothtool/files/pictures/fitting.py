@@ -55,7 +55,7 @@ def fit_image(
     Raises: UsageError when the size asked for is not positive or absurdly large.
     """
     exact = aspect_of or (size if isinstance(size, tuple) else None)
-    size_px = exact or _scaled_size(image.size, size if isinstance(size, int) else None, native_px)
+    size_px = exact or fitted_size_px(image.size, size, native_px)
     _check_size(size_px, image.size)
     box = _centre_box(image.size, exact or image.size)
     scaled = image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS, box=box)
@@ -65,6 +65,21 @@ def fit_image(
     padded = np.pad(np.asarray(scaled), margins, mode="reflect")
     cropped = (image.width - (box[2] - box[0]), image.height - (box[3] - box[1]))
     return Fitted(_tensor(padded), size_px, image.size, cropped)
+
+
+def fitted_size_px(size_px: tuple[int, int], size: tuple[int, int] | int | None, native_px: int) -> tuple[int, int]:
+    """The (width, height) that `fit_image` gives a picture of `size_px`, before it is padded."""
+    if isinstance(size, tuple):
+        return size
+    area, short = size_px[0] * size_px[1], min(size_px)
+    if size is not None:
+        scale = size / max(size_px)
+    elif area <= 2.25 * native_px**2 and short >= native_px / 2:
+        return size_px
+    else:
+        scale = native_px / math.sqrt(area)
+    # A negative size asked for must stay negative until it is refused.
+    return _at_least_one(size_px[0] * scale), _at_least_one(size_px[1] * scale)
 
 
 def crop_back(pixel_values: torch.Tensor, fitted: Fitted) -> torch.Tensor:
@@ -84,18 +99,6 @@ def _tensor(levels: np.ndarray) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(levels).permute(2, 0, 1)[None].contiguous().float() / 127.5 - 1
-
-
-def _scaled_size(size_px: tuple[int, int], longest_side_px: int | None, native_px: int) -> tuple[int, int]:
-    area, short = size_px[0] * size_px[1], min(size_px)
-    if longest_side_px is not None:
-        scale = longest_side_px / max(size_px)
-    elif area <= 2.25 * native_px**2 and short >= native_px / 2:
-        return size_px
-    else:
-        scale = native_px / math.sqrt(area)
-    # A negative size asked for must stay negative until it is refused.
-    return _at_least_one(size_px[0] * scale), _at_least_one(size_px[1] * scale)
 
 
 def _at_least_one(length_px: float) -> int:
