@@ -96,14 +96,14 @@ def toy_model(folder: Path) -> str:
     return str(folder)
 
 
-def saved_tiny_model(root: Path) -> Path:
-    """The tiny random Stable Diffusion as a diffusers folder."""
-    from toys import tiny_model
+def saved_tiny_model(root: Path, xl: bool = False) -> Path:
+    """The tiny random Stable Diffusion, or Stable Diffusion XL, as a diffusers folder."""
+    from toys import tiny_model, tiny_xl_model
 
     from smoothtool.diffusion.saving import save_model
     from smoothtool.files.storage.writing import write_json_atomic
 
-    save_model(tiny_model(root / "tokenizer"), root / "model", write_json_atomic)
+    save_model((tiny_xl_model if xl else tiny_model)(root / "tokenizer"), root / "model", write_json_atomic)
     return root / "model"
 
 

@@ -33,3 +33,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from batch_toys import saved_tiny_model
 
     return saved_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random Stable Diffusion XL, which no test changes."""
+    from batch_toys import saved_tiny_model
+
+    return saved_tiny_model(tmp_path_factory.mktemp("tiny-xl"), xl=True)

@@ -35,6 +35,9 @@ fused attention has no second derivative: measured on the embedded model.
 TABLES_SHOWN, TRAINING_ENCODES = 32, 16
 """Pictures through the VAE at once."""
 
+DIVIDED = ("forward", "encode", "decode")
+"""Passes that take `LARGEST_BATCH` rows at once at most."""
+
 Settings = Mapping[str, Any]
 Rows = dict[str, float]
 """How many rows go at once, at most, through a pass of each kind: forward, backward, maps (backward with the
@@ -108,7 +111,10 @@ class _Taken:
 
     def peak_bytes(self, rows: Rows) -> float:
         """The pass that takes most, with the weights that are there meanwhile."""
-        return max(self._weights(kind) + self._numbers(kind, min(count, LARGEST_BATCH)) for kind, count in rows.items())
+        return max(
+            self._weights(kind) + self._numbers(kind, min(count, LARGEST_BATCH) if kind in DIVIDED else count)
+            for kind, count in rows.items()
+        )
 
     def _weights(self, kind: str) -> float:
         counts = self.shape.parameters

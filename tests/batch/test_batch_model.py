@@ -15,6 +15,7 @@ from smoothtool.commands.shared import session
 from smoothtool.errors import ModelError
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Outcome, silent
+from smoothtool.weights.sample_pictures import SAMPLES
 from smoothtool.yaml12 import read_yaml
 
 
@@ -93,3 +94,26 @@ def test_weights_that_do_not_load_are_tried_once_and_jobs_of_other_models_go_on(
     assert {"error" in row for row in summary["items"] if row["status"] == "waiting"} == {True}
     weights.write_bytes(good)
     assert {outcome.status for outcome in batch(text, tiny, tmp_path / "out")} == {"made", "skipped"}
+
+
+def test_a_folder_goes_through_stable_diffusion_xl_together_as_it_does_alone(
+    tiny_xl: Path, tmp_path: Path, loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("fox", "cat", "cake"):
+        shutil.copy(SAMPLES / f"{name}.png", tmp_path / "in")
+    edits = "command: edit, method: switch, inversion: nti, src: a fox, trg: a cat, ratio: 0.5"
+    pictures = []
+    for together in (3, 1):
+        monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / f"cache-{together}"))
+        place = tmp_path / f"out-{together}"
+        text = f"jobs: [{{{edits}, image: '{tmp_path / 'in'}', batch_size: {together}}}]"
+        outcomes = batch(text, tiny_xl, place)
+        assert {outcome.status for outcome in outcomes} == {"made"}
+        reports = [json.loads(path.read_text()) for path in place.glob("*/report.json")]
+        assert [("together" in report["seconds"]) for report in reports] == [together > 1] * 3
+        pictures.append(edited(place))
+    assert pictures[0].keys() == pictures[1].keys() == {"fox", "cat", "cake"}
+    for name, picture in pictures[0].items():
+        assert np.abs(picture.astype(int) - pictures[1][name].astype(int)).max() <= 1
+    assert loads == ["loaded"] * 2

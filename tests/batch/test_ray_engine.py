@@ -178,9 +178,10 @@ def test_where_all_is_done_no_cluster_is_asked_for(root: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unconnected")
-def test_ray_and_one_process_make_the_same_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("xl", [False, True], ids=["sd", "sdxl"])
+def test_ray_and_one_process_make_the_same_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xl: bool) -> None:
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
-    tiny = saved_tiny_model(tmp_path / "tiny")
+    tiny = saved_tiny_model(tmp_path / "tiny", xl)
     job = f"command: edit, method: sdedit, model: '{tiny}', steps: 2, size: 16, image: 'samples:[fc]*', trg: a cat"
     pictures: list[dict[str, np.ndarray]] = []
     for name, options in (("one", BatchOptions()), ("ray", RAY)):

@@ -15,6 +15,7 @@ from smoothtool.commands.drag import pick
 from smoothtool.commands.drag import picture as drag_picture
 from smoothtool.commands.drag import run as drag
 from smoothtool.commands.shared import browser
+from smoothtool.commands.shared.session import open_session
 from smoothtool.errors import Stopped, UsageError
 from smoothtool.jobs import make_job
 from smoothtool.types import Silent
@@ -81,6 +82,15 @@ def test_every_run_leaves_a_folder_and_its_result_on_the_page_and_the_model_is_l
     assert (tmp_path / "out" / "run-1" / "dragged.png").is_file()
     assert report.job["mask"].endswith("mask-2.png")
     assert json.loads((tmp_path / "out" / "points.json").read_text())["points"][0]["target"] == [24, 12]
+
+
+def test_stable_diffusion_xl_is_dragged_on_the_page_too(job, tiny_xl, tmp_path, monkeypatch):
+    monkeypatch.setattr(drag_picture, "open_session", open_session)
+    person = Person(("run", {**BODY, "mask": painted()}))
+    report = drag.run(job.model_copy(update={"model": str(tiny_xl), "device": "cpu", "lora_steps": 1}), person)
+    assert person.states[0]["results"] == 1
+    assert report.model["name"] == str(tiny_xl)
+    assert Image.open(tmp_path / "out" / "run-1" / "dragged.png").size == (32, 32)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

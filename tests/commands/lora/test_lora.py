@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from smoothtool.cli.app import main
@@ -102,6 +103,34 @@ def test_a_merged_folder_is_the_model_with_its_lora(tiny: Path, tmp_path: Path, 
     code, out, err = run(capsys, "lora", "merge", str(target), "--lora", str(source), "--model", str(tiny))
     assert (code, out) == (2, "")
     assert "not empty" in err
+
+
+def test_stable_diffusion_xl_is_merged_in_all_three_parts_and_read_by_diffusers(
+    tiny_xl: Path, tmp_path: Path, capsys: Any
+) -> None:
+    layers = {
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k": (40, 16),
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj": (16, 16),
+        "lora_te2_text_model_encoder_layers_0_self_attn_q_proj": (24, 24),
+    }
+    torch.manual_seed(5)
+    tensors = {}
+    for stem, (taken, given) in layers.items():
+        tensors |= {f"{stem}.lora_down.weight": torch.randn(3, taken), f"{stem}.lora_up.weight": torch.randn(given, 3)}
+    source, target = tmp_path / "xl.safetensors", tmp_path / "merged"
+    save_file(tensors, source)
+    named = ("--lora", f"{source}:0.5", "--model", str(tiny_xl), "--dtype", "float32")
+    code, out, err = run(capsys, "lora", "merge", str(target), *named)
+    assert (code, out) == (0, f"{target}\n"), err
+    plain, base, merged = (load_model(path, "xl", device="cpu") for path in (tiny_xl, tiny_xl, target))
+    load_lora(base, source, 0.5)
+    torch.testing.assert_close(predict(merged), predict(base), atol=1e-5, rtol=1e-5)
+    texts = [model.encode_prompts(["a cat"]) for model in (plain, base, merged)]
+    torch.testing.assert_close(texts[2].prompt_embeds, texts[1].prompt_embeds, atol=1e-5, rtol=1e-5)
+    for part in (slice(0, 16), slice(16, None)):
+        assert not torch.allclose(texts[2].prompt_embeds[..., part], texts[0].prompt_embeds[..., part])
+    theirs = StableDiffusionXLPipeline.from_pretrained(target, local_files_only=True)
+    torch.testing.assert_close(theirs.encode_prompt("a cat")[0], texts[2].prompt_embeds, atol=1e-5, rtol=1e-5)
 
 
 def test_a_folder_is_not_merged_into_a_single_file(tiny: Path, tmp_path: Path, capsys: Any) -> None:
