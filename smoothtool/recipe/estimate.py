@@ -11,6 +11,7 @@ from smoothtool.jobs import (
     EDIT_INVERSIONS,
     INVERSION_NAMES,
     MORPH_NAMES,
+    NEED_SOURCE,
     SHARED_INVERSION,
     BenchJob,
     Job,
@@ -46,10 +47,10 @@ NULL_TEXT_CALLS = 10
 SOLVER_CALLS = {"anderson": 4, "plain": 5, "adamw": 25}
 EDIT_CALLS = {"pix2pix-zero": 3, "disentangle": 19}
 """Per denoising step; 1 for the others, which take only a part of the steps where `STARTS_LATE`."""
-WALK_CALLS = {"vae": 0.0, "anid": 0.5, "freemorph": 0.8 * (5 + 2)}
-"""Per denoising step and pair, 1 for the others. ANID enters its levels on the way; FreeMorph makes four fifths of the
-steps, each five times forth and twice back.
-"""
+ANID_PART = 0.5
+"""Of the steps: where its first level begins."""
+FREEMORPH_PART, FREEMORPH_ROUNDS = 0.8, 5
+"""Of the steps, and passes for each of them on the way to the noise."""
 STARTS_LATE = ("sdedit", "cycle", "flowedit")
 """Editing methods that take `strength` of the steps."""
 TRAIN_CALLS = {"central": 3, "one-sided": 2, "forward-variation": 2, "double-backward": 1}
@@ -61,6 +62,8 @@ UPDATES_A_ROUND, ROUNDS_A_STEP = 3, 10
 """GoodDrag: updates of the latents per tracking, and trackings (what `--iterations` counts) per denoising step."""
 ISTD_BATCH, ISTD_SHOWN = 22, 6
 """Pictures at once by default, and the walks that are made again for the sheet."""
+TABLE_LAMBDAS, TABLES_BATCH = ("0.1", "1", "10"), 32
+"""Weights of the regulariser in the paper's table 3, which are trained beside three other ranks; pictures at once."""
 LARGEST_BATCH = 64
 """Rows of a UNet call where memory sets no other limit."""
 
@@ -147,19 +150,41 @@ def _interpolate(job: Settings) -> float:
     if job["grid"]:
         side = job["frames"] + 2
         frames = side * side - 4 if len(job["images"]) == 4 else side * (side + 1) // 2 - 3
-        return float(job["steps"] * math.ceil(2 * frames / LARGEST_BATCH))
+        return float(job["steps"] * math.ceil(_halves(job) * frames / LARGEST_BATCH))
     pairs = max(1, len(job["images"]) - 1) + bool(job["loop"])
     learned = len(job["images"]) * job["lora_steps"] + 2 * job["steps"] if job["method"] == "diffmorpher" else 0
-    passes = WALK_CALLS.get(job["method"], 1.0) * pairs * (1 + bool(job["reschedule"])) + (not job["images"])
-    return float(job["steps"] * passes + learned)
+    ends = 0 if job["images"] else job["steps"]
+    return float(_between(job) * pairs * (1 + bool(job["reschedule"])) + ends + learned)
+
+
+def _between(job: Settings) -> int:
+    """The frames between one pair; DiffMorpher's batches hold the pair, too."""
+    method, steps, frames = job["method"], job["steps"], job["frames"]
+    if method == "vae":
+        return 0
+    if method == "anid":
+        return int(ANID_PART * steps)
+    if method == "freemorph":
+        return int(FREEMORPH_PART * steps) * (FREEMORPH_ROUNDS + _halves(job))
+    if method == "diffmorpher":
+        return int(steps * math.ceil(frames / (LARGEST_BATCH // _halves(job) - 2)))
+    return int(steps * math.ceil(_halves(job) * frames / LARGEST_BATCH))
+
+
+def _halves(job: Settings) -> int:
+    """Rows that guidance takes for each picture."""
+    return 1 if job["guidance"] == 1 else 2
 
 
 def _edit(job: Settings) -> float:
-    """Every target at every ratio; compared, every method once, with an inversion for each kind that they want."""
+    """Every target at every ratio. Compared, every method that the job has the prompts for once, with an inversion for
+    each kind that they want.
+    """
     if not job["compare"]:
         ratios = [float(text) for text in job["ratio"] or [DEFAULT_RATIO]] if job["method"] == "switch" else [1.0]
         return float(len(job["trg"]) * sum(_one_edit(job, job["method"], ratio) for ratio in ratios))
-    methods = [{**job, "method": method, "inversion": "auto"} for method in EDIT_INVERSIONS]
+    left_out = () if job["src"].strip() else NEED_SOURCE
+    methods = [{**job, "method": name, "inversion": "auto"} for name in EDIT_INVERSIONS if name not in left_out]
     inverted = {(name_of_inversion(each), each["method"] == "pnp") for each in methods}
     ratio = float((job["ratio"] or [DEFAULT_RATIO])[0])
     edits = sum(_one_edit(job, each["method"], ratio if each["method"] == "switch" else 1.0) for each in methods)
@@ -207,23 +232,30 @@ def _calls_of_group(job: Settings) -> int:
 
 
 def _train(job: Settings) -> float:
-    """Every batch once, and as often as the gradient asks in the steps that are regularised."""
+    """Every batch once, and as often as the gradient asks in the steps that are regularised; the sheets of walks."""
     batches = job["max_steps"] * job["accumulate"]
+    sheets = job["max_steps"] // job["sample_every"] * job["steps"] if job.get("sample_every") else 0
     if not job["lambda"]:
-        return float(batches)
+        return float(batches + sheets)
     regularised = math.ceil(job["max_steps"] / job["every"]) * job["accumulate"]
     checked = math.ceil(regularised * job["batch_size"] / CHECKED_EVERY)
-    return float(batches + (TRAIN_CALLS[job["gradient"]] - 1) * regularised + CHECK_CALLS[job["gradient"]] * checked)
+    more = (TRAIN_CALLS[job["gradient"]] - 1) * regularised + CHECK_CALLS[job["gradient"]] * checked
+    return float(batches + sheets + more)
 
 
 def _tables(job: Settings) -> float:
-    """Eight models walked and sampled, six of them trained; pictures given back four ways; walks between pairs."""
-    models = 8 if job["train_steps"] else 2
-    walks = math.ceil(job["n"] * 11 / ISTD_BATCH) + math.ceil(job["pictures"] / 32)
-    between = job["pairs"] * (2 * (NULL_TEXT_CALLS + 1) + 5 * 0.5)  # two slerp walks, inverted; ANID at N and 4 N
-    inverted = job["inverted"] * 2 * (NULL_TEXT_CALLS + 2)
-    trained = 6 * TRAIN_CALLS["central"] * job["train_steps"]
-    return job["steps"] * (models * walks + inverted + between) + trained
+    """Two models, and those that are trained, walked and sampled; pictures given back two ways by the two, DDIM's also
+    at guidance 1; walks between pairs.
+    """
+    weight = f"{job['lambda']:g}"
+    trained = len(TABLE_LAMBDAS) + 3 + (weight not in TABLE_LAMBDAS) if job["train_steps"] else 0
+    one = {"max_steps": job["train_steps"], "batch_size": job["train_batch_size"], "lambda": 1.0, "every": 1}
+    training = _train({**one, "accumulate": 1, "gradient": "central"}) if trained else 0
+    walks = _istd({"n": job["n"], "frames": 11, "steps": job["steps"], "compare_lora": []})
+    made = job["steps"] * math.ceil(job["pictures"] / TABLES_BATCH)
+    inverted = 2 * job["inverted"] * (3 + NULL_TEXT_CALLS)
+    between = job["pairs"] * (2 * (NULL_TEXT_CALLS + 1) + 5 * ANID_PART)  # two slerp walks, inverted; ANID at N and 4 N
+    return (2 + trained) * (walks + made) + trained * training + job["steps"] * (inverted + between)
 
 
 _CALLS: dict[str, Callable[[Settings], float]] = {

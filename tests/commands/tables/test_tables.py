@@ -23,8 +23,9 @@ from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.tensors import write_tensors
 from smoothtool.files.storage.writing import write_json_atomic
-from smoothtool.jobs import TablesJob
+from smoothtool.jobs import TablesJob, make_job
 from smoothtool.metrics.bootstrap import bootstrap_mean
+from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.reading import load_recipe
 from smoothtool.types import Report, silent
 
@@ -91,6 +92,10 @@ def measured(small, place: Path, monkey: pytest.MonkeyPatch) -> Report:
     return small()
 
 
+def estimated(report: Report) -> int:
+    return estimate_unet_calls([make_job("tables", report.job)])
+
+
 def cells(report: Report) -> list[dict]:
     return [cell for table in report.figures["tables"] for _, row in table["rows"] for cell in row]
 
@@ -104,6 +109,10 @@ def test_every_table_is_measured_and_every_cell_leads_to_its_report(measured: Re
         assert (cell["value"] is None) == bool(cell["reason"])
         assert cell["value"] is None or (measured.folder / cell["report"]).exists()
     assert len(measured.figures["orderings"]) == 3 + 16 + 7 + 3
+
+
+def test_the_estimate_is_near_the_calls_that_were_counted(measured: Report):
+    assert estimated(measured) == pytest.approx(measured.unet_calls, rel=0.2)  # null-text ends when it is solved
 
 
 def test_a_cell_is_the_figure_of_its_report(measured: Report):
@@ -154,6 +163,7 @@ def test_without_training_its_cells_are_empty_and_say_so(measured: Report):
 @pytest.mark.timeout(1200)
 def test_trained_models_are_measured_and_the_smooth_one_is_that_of_rank_8(measured: Report, small):
     report = small(train_steps=1, smooth="default", **{"lambda": 10})
+    assert estimated(report) - estimated(measured) <= report.unet_calls <= estimated(report)  # the base is known
     first, _, third, fourth, _ = report.figures["tables"]
     assert all(cell["value"] is not None for table in (third, fourth) for _, row in table["rows"] for cell in row)
     assert first["rows"][0] == measured.figures["tables"][0]["rows"][0]
