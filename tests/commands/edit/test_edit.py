@@ -127,7 +127,7 @@ def test_several_targets_and_ratios_come_from_one_inversion_on_one_sheet(session
 
 @pytest.mark.parametrize("method", sorted(EDITS))
 def test_every_method_changes_the_picture(session, picture, clip, method):
-    report = run_edit(picture, method=method, clip=str(clip))
+    report = run_edit(picture, method=method, clip=str(clip), steps=3)
     edited, source = pixels(report.folder / "edited.png"), pixels(picture)
     assert edited.shape == source.shape
     assert not np.array_equal(edited, source)
@@ -231,7 +231,7 @@ def test_inversions_cost_what_they_should(session, picture, inversion, calls):
 
 
 def test_comparing_inversions_makes_one_sheet_and_one_row_for_each(session, picture):
-    report = run_invert(picture, compare=True)
+    report = run_invert(picture, compare=True, steps=2)
     rows = report.figures["compare"]
     assert [row["inversion"] for row in rows] == ["VAE alone", "nti", "ddim", "ddim, guidance 1", *INVERSION_NAMES[2:]]
     assert all(row["unet_calls"] > 0 and row["seconds"] > 0 for row in rows[1:])
@@ -240,13 +240,13 @@ def test_comparing_inversions_makes_one_sheet_and_one_row_for_each(session, pict
 
 
 def test_comparing_edits_makes_one_row_for_each_method(session, picture, clip):
-    report = run_edit(picture, compare=True, clip=str(clip))
+    report = run_edit(picture, compare=True, clip=str(clip), steps=2)
     assert [row["method"] for row in report.figures["compare"]] == list(EDITS)
     assert (report.folder / "compare.png").is_file()
 
 
 def test_a_method_that_cannot_run_is_left_out_of_the_comparison_and_said(session, picture, tmp_path):
-    report = run_edit(picture, compare=True, clip=str(tmp_path / "none"))
+    report = run_edit(picture, compare=True, clip=str(tmp_path / "none"), steps=2)
     assert [row["method"] for row in report.figures["compare"]] == [name for name in EDITS if name != "disentangle"]
     assert any(note.startswith("disentangle is left out") for note in report.notes)
 
@@ -257,7 +257,7 @@ def test_a_comparison_in_which_every_method_fails_fails(session, picture, monkey
 
     monkeypatch.setattr(compare, "one_edit", broken)
     with pytest.raises(ModelError, match="NaN"):
-        run_edit(picture, compare=True)
+        run_edit(picture, compare=True, steps=1)
 
 
 def test_sdedit_takes_the_latents_of_any_inversion_file(session, picture):
@@ -268,7 +268,7 @@ def test_sdedit_takes_the_latents_of_any_inversion_file(session, picture):
 
 
 def test_comparing_without_a_source_prompt_leaves_out_what_needs_one(session, picture, clip):
-    report = run_edit(picture, compare=True, clip=str(clip), src="")
+    report = run_edit(picture, compare=True, clip=str(clip), src="", steps=2)
     assert [row["method"] for row in report.figures["compare"]] == [
         "switch",
         "sdedit",

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from toys import tiny_model
-from training_toys import log, same, weights
+from training_toys import Killed, log, processes, same, train_in_process, weights
 
 from smoothtool.commands.train import run as train
 from smoothtool.diffusion.lora import load_lora
@@ -153,38 +149,15 @@ def test_ctrl_c_writes_a_checkpoint_and_leaves(job, tmp_path):
     assert same(weights(train.run(job(resume=True), silent)), weights(whole))
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from toys import tiny_model
-from smoothtool.commands.train import run as train
-from smoothtool.jobs import TrainJob
-from smoothtool.training import trainer
-from smoothtool.types import Silent
-import json
-train.open_session = lambda job, track, pool=None: tiny_model(Path({tokenizer!r}))
-class Killing(Silent):
-    def __call__(self, items, description, total):
-        for index, item in enumerate(items):
-            if description == "training" and index == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield item
-train.run(TrainJob.model_validate(json.loads({job!r})), Killing())
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(job, tmp_path):
     whole = train.run(job(output=tmp_path / "whole"), silent)
     killed = job(output=tmp_path / "killed")
-    program = KILLED.format(
-        tests=str(Path(__file__).parents[2]),
-        tokenizer=str(tmp_path / "tokenizer2"),
-        job=killed.model_dump_json(by_alias=True),
-    )
-    done = subprocess.run([sys.executable, "-c", program], env={**os.environ}, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    given = (killed.model_dump_json(by_alias=True), tmp_path / "tokenizer2", {}, Killed())
+    process = processes().Process(target=train_in_process, args=given)
+    process.start()
+    process.join(280)
+    assert process.exitcode == -signal.SIGKILL
     assert len((tmp_path / "killed" / "training.jsonl").read_text().splitlines()) == 3
     resumed = train.run(job(output=tmp_path / "killed", resume=True), silent)
     assert same(weights(resumed), weights(whole))
@@ -321,22 +294,6 @@ def test_settings_that_cannot_be_meant_are_refused(settings):
         TrainJob(**{"data": "x", **settings})
 
 
-PROCESS = """
-import json, sys
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-import torch
-from toys import tiny_model
-from smoothtool.commands.train import run as train
-from smoothtool.jobs import TrainJob
-from smoothtool.training import trainer
-from smoothtool.types import silent
-torch.set_num_threads(1)
-train.open_session = lambda *_: tiny_model(Path({tokenizer!r}) / str(torch.randint(2**31, ()).item()))
-train.run(TrainJob.model_validate(json.loads({job!r})), silent)
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batch(job, tmp_path):
     """The running mean included: it is the mean over both. Gradients agree to rounding, so short runs are compared."""
@@ -344,28 +301,21 @@ def test_two_processes_equal_one_with_twice_the_batch(job, tmp_path):
     one = train.run(job(**settings, batch_size=2, output=tmp_path / "one"), silent)
     train.run(job(max_steps=1, output=tmp_path / "two"), silent)  # is cleared by one of the two
     two = job(**settings, batch_size=1, output=tmp_path / "two", force=True)
-    program = PROCESS.format(
-        tests=str(Path(__file__).parents[2]), tokenizer=str(tmp_path), job=two.model_dump_json(by_alias=True)
-    )
     common = {
-        **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "ACCELERATE_USE_CPU": "true",
     }
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", program],
-            env={**common, "RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    errors = [process.communicate(timeout=280)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], errors
+    started = []
+    for rank in "01":
+        given = (two.model_dump_json(by_alias=True), tmp_path / rank, {**common, "RANK": rank, "LOCAL_RANK": rank})
+        started.append(processes().Process(target=train_in_process, args=given))
+        started[-1].start()
+    for process in started:
+        process.join(280)
+    assert [process.exitcode for process in started] == [0, 0]
     rows = [json.loads(line) for line in (tmp_path / "two" / "training.jsonl").read_text().splitlines()]
     for expected, found in zip(log(one), rows, strict=True):
         assert found["samples"] == expected["samples"] == 4

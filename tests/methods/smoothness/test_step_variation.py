@@ -204,7 +204,7 @@ def test_the_variation_of_gaussian_data_has_its_closed_form(model, gradient, tim
 @pytest.mark.slow
 def test_forward_variation_points_the_same_way_as_the_definition_on_average(model, trained):
     predict, total = predictor(model, 500), {"forward-variation": 0.0, "double-backward": 0.0}
-    for seed in range(24):
+    for seed in range(12):
         batch = noisy_batch(model, 500, seed=seed)
         for gradient in total:
             settings = Regularisation(gradient, 1.0, 3e-3)
