@@ -52,7 +52,7 @@ class Economies:
         if economy in self.active:
             return
         if not self._helps(economy):
-            self._say("--offload has no effect on a CPU: the whole model is in its memory anyway")
+            self.say("--offload has no effect on a CPU: the whole model is in its memory anyway")
             return
         self.active.append(economy)
         _TURN_ON[economy](self)
@@ -67,7 +67,7 @@ class Economies:
         economy = self.left(choices)
         if economy is None:
             return False
-        self._say(f"out of memory: going on with --{economy.replace('_', '-')} ({MEANING[economy]})")
+        self.say(f"out of memory: going on with --{economy.replace('_', '-')} ({MEANING[economy]})")
         self.use(economy)
         release(self.device)
         return True
@@ -87,7 +87,8 @@ class Economies:
     def _helps(self, economy: Economy) -> bool:
         return economy != "offload" or self.device.type != "cpu"
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Tell the user at once, or as soon as `tell` says how."""
         if self._tell is None:
             self.lines.append(line)
         else:

@@ -98,6 +98,11 @@ class DiffusionModel:
         """Side of the square pictures the model was trained on, 512 for SD 1.x."""
         return int(self.unet.config.sample_size) * self.vae_scale_factor
 
+    def picture_size_px(self, latent_shape: Sequence[int]) -> tuple[int, int]:
+        """(width, height) of the picture whose latents have the shape (…, h, w)."""
+        height, width = (side * self.vae_scale_factor for side in latent_shape[-2:])
+        return width, height
+
     def noise_shape(self, size_px: tuple[int, int] | int | None) -> tuple[int, int, int]:
         """(C, h, w) of the noise for a picture of (width, height) or one side; None is the native size.
 
@@ -126,7 +131,7 @@ class DiffusionModel:
             posterior = self.vae.encode(pixel_values[part].to(self.device, self.vae.dtype)).latent_dist
             return torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
 
-        mean, deviation = self._in_parts(encode, len(pixel_values), "max_pictures").unbind(dim=1)
+        mean, deviation = self._through_vae(encode, pixel_values).unbind(dim=1)
         factor = float(self.vae.config.scaling_factor)
         return mean * factor, deviation * factor
 
@@ -141,10 +146,22 @@ class DiffusionModel:
         def decode(part: slice) -> torch.Tensor:
             return self.vae.decode(scaled[part].to(self.vae.dtype)).sample.float().cpu()
 
-        pixel_values = self._in_parts(decode, len(latents), "max_pictures")
+        pixel_values = self._through_vae(decode, scaled)
         if not bool(torch.isfinite(pixel_values).all()):
             raise ModelError(f"{self.name}: the picture came out as NaN", "--dtype float32, or lower --guidance")
         return pixel_values.clamp(-1, 1)
+
+    def _through_vae(self, work: Callable[[slice], torch.Tensor], given: torch.Tensor) -> torch.Tensor:
+        """`work` on the rows of what is given. SDXL's first VAE, and fine-tunes that say nothing of it, overflow in
+        float16: where finite numbers become others, it is computed again in float32, and the VAE stays so.
+        """
+        found = self._in_parts(work, len(given), "max_pictures")
+        if self.vae.dtype == torch.float32 or bool(found.isfinite().all()) or not bool(given.isfinite().all()):
+            return found
+        precision = str(self.vae.dtype).removeprefix("torch.")
+        self.economies.say(f"the VAE gave NaN in {precision}: computed again in float32, in which it stays")
+        self.vae.to(torch.float32)
+        return self._in_parts(work, len(given), "max_pictures")
 
     def decode_latents_with_gradient(self, latents: torch.Tensor) -> torch.Tensor:
         """The same on the model's device, differentiable: for losses of the finished picture."""

@@ -79,8 +79,9 @@ FAMILIES = {
 OTHERS_BY_KEY = (
     ("lora", "LoRA", "--lora with a base model"),
     ("control_model.", "ControlNet", HINT),
-    ("joint_blocks.", "Stable Diffusion 3", HINT),
-    ("double_blocks.", "Flux", HINT),
+    ("joint_blocks.", "Stable Diffusion 3 checkpoint", HINT),
+    ("double_blocks.", "FLUX checkpoint", HINT),
+    ("single_transformer_blocks.", "FLUX checkpoint", HINT),
     ("down_blocks.", "single part of a diffusers model", "the whole diffusers folder"),
     (VAE, "VAE without its UNet", HINT),
 )
@@ -100,7 +101,7 @@ def load_single_file(
     tokenizer  folder of CLIP's vocab.json and merges.txt, which no checkpoint holds; None: not on this machine
     Raises: ModelError when the file is broken, a pickle, incomplete or of another architecture, or without tokenizer.
     """
-    refuse_distilled(path.stem)
+    refuse_distilled(str(path))
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     with open_checkpoint(path, _empty_unet) as weights:

@@ -206,3 +206,19 @@ def test_gauss_newton_leaves_the_zero_it_starts_from(go) -> None:
     kept, _ = load_inversion(go("invert", solver="gauss-newton").folder / "inversion.safetensors")
     assert kept.null_embeds.any()
     assert kept.null_embeds.isfinite().all()
+
+
+@pytest.mark.parametrize(("size", "noted"), [("16", "16x10 px"), ("64x64", "64x64 px"), ("32x24", None), (None, None)])
+def test_a_size_that_the_model_was_not_trained_for_is_noted(go, size: str | None, noted: str | None) -> None:
+    notes = [note for note in go("edit", method="sdedit", size=size).notes if "was trained for" in note]
+    assert notes == (
+        [f"{noted} is far from the 32x32 px that the model was trained for, and will come out worse; --size 32 is near"]
+        if noted
+        else []
+    )
+
+
+def test_a_walk_between_noises_of_such_a_size_is_noted_too(go) -> None:
+    notes = go("interpolate", images=[], src=[], prompt="a cat", size="64").notes
+    assert [note for note in notes if note.startswith("64x64 px is far from the 32x32 px")]
+    assert [note for note in go("istd", size="64").notes if note.startswith("64x64 px is far from")]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from toys import tiny_model
+from track_toys import Told
 
 from smoothtool.diffusion.ddim import noise_from_velocity
 from smoothtool.diffusion.loading import choose_device, load_model
@@ -78,6 +79,25 @@ def test_what_is_cut_from_a_prompt_can_be_told(model: DiffusionModel) -> None:
 def test_a_picture_that_is_not_finite_is_refused(model: DiffusionModel) -> None:
     with pytest.raises(ModelError, match="NaN"):
         model.decode_latents(torch.full((1, 4, 16, 16), torch.nan))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_vae_that_overflows_in_float16_goes_on_in_float32_and_says_so(
+    model: DiffusionModel, dtype: torch.dtype
+) -> None:
+    told = Told()
+    model.economies.tell(told.note)
+    for conv in (model.vae.encoder.conv_in, model.vae.decoder.conv_in):
+        conv.weight.data *= 2e5  # the group normalisation behind it takes that back, unless it has become infinite
+    latents, picture = torch.randn(2, 4, 16, 16), torch.rand(2, 3, 32, 32)
+    expected = model.encode_images(picture), model.decode_latents(latents)
+    assert not told.notes
+    model.vae.to(dtype)
+    for found, right in zip((model.encode_images(picture), model.decode_latents(latents)), expected, strict=True):
+        assert torch.allclose(found, right, atol=1e-2)
+    note = "the VAE gave NaN in float16: computed again in float32, in which it stays"
+    assert told.notes == ([note] if dtype == torch.float16 else [])
+    assert model.vae.dtype == torch.float32
 
 
 def test_weights_never_require_gradients(model: DiffusionModel) -> None:

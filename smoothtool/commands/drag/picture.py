@@ -30,6 +30,7 @@ from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
     begin,
     finish,
+    note_far_size,
     note_prompts,
     note_size,
     open_session,
@@ -141,7 +142,9 @@ def drag_one(model: DiffusionModel, request: DragRequest, job: DragJob, track: T
         opened = _open(model, request, job, track)
         lap("invert" if picture else "generate")
         if picture is not None:
-            note_size(request.name, opened.size_px, opened.working_size_px, job.size, track)
+            note_size(request.name, opened.size_px, opened.working_size_px, job.size, model, track)
+        else:
+            note_far_size(opened.working_size_px, model, track)
         if isinstance(opened, Unwarped):
             dragged = warp(model, opened, request.points, request.mask, job, track)
         else:

@@ -75,7 +75,7 @@ def _method(
     before = crop_back(source.picture.pixel_values, source.picture)
     figures = edit_figures(edit, before, clip)
     inverted = source.inverted
-    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track)
+    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, model, track)
     if inverted is not None:
         note_convergence(inverted.inversion, track)
     row: ComparedEdit = {

@@ -66,7 +66,7 @@ def _edit(
     """All targets and ratios from one inversion."""
     with timed(report, "invert"):
         source = open_source(model, file, job, track, pool)
-    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, track)
+    note_size(job.image, source.picture.original_size_px, source.picture.size_px, job.size, model, track)
     note_cropped([job.image], [source.picture], track)
     if source.inverted is not None:
         note_convergence(source.inverted.inversion, track)

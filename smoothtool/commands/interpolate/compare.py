@@ -92,7 +92,7 @@ def pictures_of(model: DiffusionModel, files: Sequence[SourceFile], job: Interpo
     if len(pictures) < len(files):
         raise UsageError("methods are compared with the pictures, which inversion files do not hold", "the pictures")
     fitted = fit_pictures(pictures, model, job.size)
-    note_size(job.images[0], fitted[0].original_size_px, fitted[0].size_px, job.size, track)
+    note_size(job.images[0], fitted[0].original_size_px, fitted[0].size_px, job.size, model, track)
     note_cropped(job.images, fitted, track)
     return torch.cat([crop_back(picture.pixel_values, fitted[0]) for picture in fitted])
 

@@ -20,6 +20,7 @@ from smoothtool.commands.shared.session import (
     begin,
     finish,
     note_cropped,
+    note_far_size,
     note_prompts,
     note_size,
     open_session,
@@ -78,8 +79,10 @@ def _morph(
     with timed(report, "invert"):
         ends = open_ends(model, files, job, track, pool)
         if ends.fitted is not None:
-            note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, track)
+            note_size(job.images[0], ends.fitted.original_size_px, ends.fitted.size_px, job.size, model, track)
             note_cropped(job.images, ends.pictures, track)
+        else:
+            note_far_size(model.picture_size_px(ends.images.shape), model, track)
         if ends.inverted is not None:
             note_convergence(ends.inverted.inversion, track)
     with timed(report, "sample"):

@@ -49,7 +49,7 @@ def run(job: InvertJob, track: Track, pool: ModelPool | None = None) -> Report[I
             model = open_session(job, track, pool)
             note_prompts(model, [job.src, job.negative], track)
             (picture,) = fit_pictures([opened], model, job.size)
-            note_size(job.image, picture.original_size_px, picture.size_px, job.size, track)
+            note_size(job.image, picture.original_size_px, picture.size_px, job.size, model, track)
             note_cropped([job.image], [picture], track)
         # 2. invert, measure and write
         if job.compare:

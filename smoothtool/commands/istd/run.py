@@ -16,7 +16,7 @@ from smoothtool.commands.shared.cost import timed
 from smoothtool.commands.shared.folders import growing_result, stopped_with
 from smoothtool.commands.shared.loras import lora_files
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.commands.shared.session import begin, finish, note_prompts, open_session
+from smoothtool.commands.shared.session import begin, finish, note_far_size, note_prompts, open_session
 from smoothtool.diffusion.lora import check_lora, load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, UsageError
@@ -155,6 +155,7 @@ def _measure(model: DiffusionModel, state: _IstdRun, name: str) -> Measured:
     Groups of prompts are shared out and walked whole, so that shards and resumed runs agree to the bit.
     """
     settings = _walk_settings(model, state.job)
+    note_far_size(model.picture_size_px(settings.latent_shape), model, state.track)
     key = _key(model, settings)
     index, count = parse_shard(state.job.shard)
     groups = prompt_groups(state.prompts, settings.frames, state.job.batch_size)[index - 1 :: count]
