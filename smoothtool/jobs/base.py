@@ -68,7 +68,8 @@ class Job(BaseModel):
     @classmethod
     def defaults_beside(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """Defaults that are others because of what was given: those of its method."""
-        return cls.own_defaults.get(str(given.get("method")), {})
+        usual = cls.model_fields["method"].default if "method" in cls.model_fields else None
+        return cls.own_defaults.get(str(given.get("method", usual)), {})
 
     @model_validator(mode="wrap")
     @classmethod

@@ -16,7 +16,7 @@ class DragJob(FormatJob):
     """Drag parts of a picture to other places: of a picture file, or of one made from a prompt."""
 
     command: ClassVar[str] = "drag"
-    own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"gooddrag": {"strength": 0.75}}
+    own_defaults: ClassVar[dict[str, dict[str, Any]]] = {"gooddrag": {"strength": 0.75}, "warp": {"strength": 0.2}}
     made: ClassVar[str] = "dragged.*"
     image: Annotated[str | None, Flag(positional=True, path=PATH)] = Field(
         None, description="A picture or samples:NAME; none to drag in a picture made from a prompt"
@@ -35,14 +35,14 @@ class DragJob(FormatJob):
     )
     mask: Annotated[Path | None, Flag()] = Field(
         None,
-        description="Picture that is light where the picture may change, everywhere by default; for fastdrag and warp "
-        "it is light where what moves is, by default a disc around each point",
+        description="Picture that is light where what moves is, for warp by default the thing under the points, for "
+        "fastdrag a disc around each; for dragdiffusion and gooddrag it is light where the picture may change",
     )
     fit_mask: Annotated[bool, Flag()] = Field(False, description="Resize a mask of another size")
     method: Annotated[Literal["dragdiffusion", "gooddrag", "fastdrag", "warp"], Flag()] = Field(
-        "dragdiffusion",
-        description="gooddrag is better and slower, fastdrag rougher and done at once; warp moves the pixels "
-        "themselves and paints what they uncover",
+        "warp",
+        description="warp moves the pixels themselves and paints what they uncover; dragdiffusion, gooddrag (better, "
+        "slower) and fastdrag (rougher, done at once) move what the model sees, which may change its shape",
     )
     lora_steps: Annotated[int | None, Flag()] = Field(
         None,
@@ -56,7 +56,8 @@ class DragJob(FormatJob):
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="How far towards noise the picture is opened for dragging; gooddrag's own default is 0.75",
+        description="How far towards noise the picture is opened for dragging, or, by warp, what it uncovers for "
+        "painting; the own defaults of gooddrag and warp are 0.75 and 0.2",
     )
     iterations: Annotated[int | None, Flag()] = Field(
         None, ge=1, le=10_000, description="Most drag iterations; 80 for dragdiffusion and 70 for gooddrag by default"
@@ -103,6 +104,13 @@ class DragJob(FormatJob):
         if points is None and not sources and {"bench", "point"} <= info.data.keys():
             raise ValueError("is missing: give point as X,Y:X,Y, a points file, or pick to click them")
         return points
+
+    @field_validator("iterations")
+    @classmethod
+    def _warp_moves_at_once(cls, iterations: int | None, info: ValidationInfo) -> int | None:
+        if iterations is not None and info.data.get("method") == "warp":
+            raise ValueError("is for --method dragdiffusion and gooddrag; warp moves everything at once")
+        return iterations
 
     @field_validator("shared_blocks")
     @classmethod

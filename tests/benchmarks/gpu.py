@@ -64,7 +64,14 @@ STICKERS = {
     "invert": {"image": "samples:fox", "src": "a 3d fox", "inversion": "nti"},
     "edit": {"image": "samples:fox", "src": "a 3d fox", "trg": "a 3d cat"},
     "interpolate": {"images": ["samples:apple", "samples:pear"], "frames": 1},
-    "drag": {"image": "samples:rose", "src": "a 3d rose", "point": "28,36:44,24", "lora_steps": 4, "iterations": 4},
+    "drag": {
+        "image": "samples:rose",
+        "src": "a 3d rose",
+        "point": "28,36:44,24",
+        "method": "gooddrag",
+        "lora_steps": 4,
+        "iterations": 4,
+    },
 }
 
 
@@ -149,7 +156,11 @@ def shape_rows(root: Path, shape: str, options: argparse.Namespace, until: float
         ("nine frames, null-text by Adam", "interpolate", {**pair, "solver": "adam"}),
         ("nine frames, null-text by Gauss-Newton", "interpolate", {**pair, "solver": "gauss-newton"}),
         ("edit from a stored inversion", "edit", {**one, "trg": ["a blue cake"], "solver": "gauss-newton"}),
-        ("80 drag iterations", "drag", {**one, "point": [point], "lora_steps": 0, "iterations": 80}),
+        (
+            "80 drag iterations",
+            "drag",
+            {**one, "point": [point], "method": "dragdiffusion", "lora_steps": 0, "iterations": 80},
+        ),
     ]
     pool = ModelPool()
     for name, command, settings in asked:

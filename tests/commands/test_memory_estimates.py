@@ -31,8 +31,8 @@ JOBS: list[tuple[str, dict[str, Any]]] = [
     ("edit", {**FOX_TO_CAT, "method": "sdedit"}),
     ("interpolate", {**WALK, "frames": 5}),
     ("interpolate", {**WALK, "frames": 3, "method": "vae"}),
-    ("drag", {**ROSE, "lora_steps": 1}),
-    ("drag", {**ROSE, "lora_steps": 1, "gradient_checkpointing": True}),
+    ("drag", {**ROSE, "method": "dragdiffusion", "lora_steps": 1}),
+    ("drag", {**ROSE, "method": "dragdiffusion", "lora_steps": 1, "gradient_checkpointing": True}),
     ("istd", {"n": 2, "frames": 5, "batch_size": 5}),
 ]
 
@@ -96,8 +96,18 @@ def gigabytes(command: str, **settings: Any) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("command", "settings", "counted"),
     [
-        ("drag", {"model": "sd15", "size": "512", "point": ["1,1:9,9"]}, 6.4),
-        ("drag", {"model": "sd15", "size": "512", "point": ["1,1:9,9"], "gradient_checkpointing": True}, 3.2),
+        ("drag", {"model": "sd15", "size": "512", "point": ["1,1:9,9"], "method": "dragdiffusion"}, 6.4),
+        (
+            "drag",
+            {
+                "model": "sd15",
+                "size": "512",
+                "point": ["1,1:9,9"],
+                "method": "dragdiffusion",
+                "gradient_checkpointing": True,
+            },
+            3.2,
+        ),
         ("invert", {"model": "sdxl", "size": "1024", "inversion": "nti"}, 12.5),
         (
             "edit",

@@ -62,7 +62,14 @@ def go(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     picture = str(place / "data" / "0.png")
     given: dict[str, dict[str, Any]] = {
-        "drag": {"image": picture, "src": "a red cat", "point": ["8,12:30,12"], "iterations": 2, "lora_steps": 1},
+        "drag": {
+            "image": picture,
+            "src": "a red cat",
+            "point": ["8,12:30,12"],
+            "method": "dragdiffusion",
+            "iterations": 2,
+            "lora_steps": 1,
+        },
         "edit": {"image": picture, "src": "a red cat", "trg": "a red dog", "clip": str(place / "clip")},
         "interpolate": {"images": [picture, str(place / "data" / "1.png")], "frames": 3, "src": ["a red cat", "a dog"]},
         "invert": {"image": picture, "src": "a red cat"},

@@ -26,11 +26,15 @@ from smoothtool.commands.drag.stages import (
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.methods.drag.blended import blended_steps
-from smoothtool.methods.drag.warp import bidirectional_warp, warped_picture
+from smoothtool.methods.drag.thing import thing_at
+from smoothtool.methods.drag.warp import bidirectional_warp, grown, warped_picture
 from smoothtool.types import DragPoints, Track
 
 if TYPE_CHECKING:
     from smoothtool.jobs import DragJob
+
+OUTLINE_OF_512, LEAST_OUTLINE = 4, 2
+"""How far in pixels a thing's soft outline reaches beyond what stands out: in a picture of 512, and at least."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,18 @@ def open_to_warp(model: DiffusionModel, picture: Image.Image | None, job: DragJo
 def warp(
     model: DiffusionModel, opened: Unwarped, points: DragPoints, mask: np.ndarray | None, job: DragJob, track: Track
 ) -> Dragged:
-    """Move the mask's content, or a disc around each handle, then paint the hole.
+    """Move the mask's content, or else what lies under the handles, then paint the hole.
 
     Everything outside the hole keeps its own pixels: it never goes through the VAE.
     """
     started = time.perf_counter()
     handles, targets = (places_rc(places, opened, 1.0) for places in (points.handles_xy_px, points.targets_xy_px))
     region = pixel_mask(opened, mask)
-    if region is None:
-        region = around_handles(handles, targets, opened.pixel_values.shape[-2:])
-    moved = bidirectional_warp(region, handles, targets)
+    moved = (
+        bidirectional_warp(_found(opened, handles, targets, track), handles, targets, leaves=True)
+        if region is None
+        else bidirectional_warp(region, handles, targets)
+    )
     warped = warped_picture(opened.pixel_values, moved)
     warping = time.perf_counter() - started
     started = time.perf_counter()
@@ -69,6 +75,16 @@ def warp(
     seconds = {"drag": warping, "sample": time.perf_counter() - started}
     before = to_picture(opened.pixel_values, opened)
     return Dragged(before, to_picture(after, opened), (), arrived=False, seconds=seconds)
+
+
+def _found(opened: Unwarped, handles: torch.Tensor, targets: torch.Tensor, track: Track) -> torch.Tensor:
+    """What moves without a mask, bool [H, W]: the thing under the handles with its soft outline, else discs."""
+    thing = thing_at(opened.pixel_values, handles)
+    if thing is None:
+        track.note("nothing stands out under the points, so a disc around each moves: --mask says what does")
+        return around_handles(handles, targets, opened.pixel_values.shape[-2:])
+    track.note(f"what lies under the points moves, {float(thing.float().mean()):.0%} of the picture: --mask says else")
+    return grown(thing, max(LEAST_OUTLINE, round(OUTLINE_OF_512 * max(thing.shape) / 512)))
 
 
 def _painted(

@@ -47,12 +47,17 @@ class Warp:
 
 
 def bidirectional_warp(
-    region: torch.Tensor, handles_rc: torch.Tensor, targets_rc: torch.Tensor, most_pairs: int = MOST_PAIRS
+    region: torch.Tensor,
+    handles_rc: torch.Tensor,
+    targets_rc: torch.Tensor,
+    most_pairs: int = MOST_PAIRS,
+    leaves: bool = False,
 ) -> Warp:
     """How a picture changes when its region follows the handles; every connected part follows those inside it.
 
     region  bool [H, W], what moves
     handles_rc, targets_rc  [P, 2] rows and columns in pixels
+    leaves  the region is the shape that moves, wherever its targets lie
     A part without a handle stays. A part that holds the targets of all its handles says how far the change may go:
     nothing outside it gets a new value. Otherwise it is the shape that moves, and may leave its place.
     Raises: InputError when no handle lies inside the region.
@@ -64,7 +69,7 @@ def bidirectional_warp(
     for label in at[at > 0].unique():
         part, mine = labels == label, at == label
         places, sources = _moved(part, handles_rc[mine], targets_rc[mine], most_pairs)
-        if bool((_labels_at(labels, targets_rc[mine]) == label).all()):
+        if not leaves and bool((_labels_at(labels, targets_rc[mine]) == label).all()):
             inside = part[places[:, 0], places[:, 1]]
             places, sources = places[inside], sources[inside]
             allowed &= part | ~grown(part, _seam(region))

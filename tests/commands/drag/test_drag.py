@@ -44,9 +44,10 @@ def job(picture: Path | None, **settings):
         "point": ["8,12:30,12"],
         "steps": 6,
         "lora_steps": 0,
-        "iterations": 3,
         "seed": 1,
         "src": "a cat",
+        "method": "dragdiffusion",
+        **({} if settings.get("method") == "warp" else {"iterations": 3}),
         **settings,
     }
     return make_job("drag", {**base, **({"image": str(picture)} if picture else {})})
@@ -81,7 +82,7 @@ def test_dragged_picture_has_the_size_of_the_input_and_the_settings_inside(sessi
     assert read_settings(dragged)["jobs"][0]["method"] == method
     assert getattr(Image.open(report.folder / "trajectory.webp"), "n_frames", 1) > 1
     written = json.loads((report.folder / "report.json").read_text())
-    assert written["unet_calls"] == {"dragdiffusion": 11, "gooddrag": 39, "fastdrag": 8, "warp": 4}[method]
+    assert written["unet_calls"] == {"dragdiffusion": 11, "gooddrag": 39, "fastdrag": 8, "warp": 1}[method]
     assert written["figures"]["peak_memory_mb"] > 0
     assert len(written["figures"]["iterations"]) == {"dragdiffusion": 3, "gooddrag": 30}.get(method, 0)
 
@@ -140,7 +141,7 @@ def test_warp_moves_what_the_mask_holds_pixel_by_pixel(session, picture, tmp_pat
 def test_warp_makes_a_picture_from_a_prompt_and_then_moves_in_it(session, tmp_path):
     settings = {"prompt": "a fox", "src": "", "point": ["8,12:20,12"], "guidance": 3, "method": "warp"}
     report = drag.run(job(None, **settings, output=tmp_path / "out"), silent)
-    assert report.unet_calls == 6 + 4
+    assert report.unet_calls == 6 + 1
     assert "generate" in report.seconds
 
 
@@ -152,9 +153,26 @@ def test_warp_refuses_points_that_its_mask_does_not_hold(session, picture, tmp_p
         drag.run(job(picture, mask=tmp_path / "mask.png", output=tmp_path / "out", method="warp"), silent)
 
 
-def test_sharing_is_not_for_warp():
+def test_sharing_and_iterations_are_not_for_warp():
     with pytest.raises(UsageError, match="samples no picture beside another"):
         job(None, prompt="a fox", src="", method="warp", shared_blocks=0.5)
+    with pytest.raises(UsageError, match="--iterations is for --method dragdiffusion and gooddrag"):
+        job(None, prompt="a fox", src="", method="warp", iterations=5)
+
+
+def test_warp_moves_the_thing_under_the_point_or_else_a_disc_and_says_so(session, tmp_path):
+    picture = Image.new("RGB", (40, 24), "navy")
+    picture.paste("orange", (6, 8, 16, 18))
+    picture.save(tmp_path / "square.png")
+    notes = {}
+    for name, point in (("thing", "10,12:18,12"), ("disc", "32,12:28,12")):
+        told = Told()
+        drag.run(job(tmp_path / "square.png", method="warp", point=[point], output=tmp_path / name), told)
+        notes[name] = " ".join(told.notes)
+    assert "what lies under the points moves, 10% of the picture" in notes["thing"]
+    assert "nothing stands out under the points, so a disc around each moves" in notes["disc"]
+    after = np.asarray(Image.open(tmp_path / "thing" / "dragged.png").convert("RGB"))
+    assert np.array_equal(after[9:17, 15:23], np.asarray(picture)[9:17, 7:15])
 
 
 def test_the_identity_lora_is_fitted_once_per_picture_and_gone_afterwards(session, picture, tmp_path):

@@ -59,7 +59,7 @@ def job(model, loads, monkeypatch, tmp_path):
     monkeypatch.setattr(browser.webbrowser, "open", lambda url: True)
     Image.new("RGB", (32, 32), "orange").save(tmp_path / "cat.png")
     settings = {"image": str(tmp_path / "cat.png"), "pick": True, "steps": 4, "lora_steps": 0, "iterations": 1}
-    return make_job("drag", {**settings, "output": tmp_path / "out", "seed": 1})
+    return make_job("drag", {**settings, "method": "dragdiffusion", "output": tmp_path / "out", "seed": 1})
 
 
 def painted() -> str:

@@ -63,7 +63,7 @@ def test_gooddrag_has_the_defaults_of_its_program():
         4,
         12,
     )
-    other = make_job("drag", {"image": "cat.png", "point": ["1,2:3,4"]})
+    other = make_job("drag", {"image": "cat.png", "point": ["1,2:3,4"], "method": "dragdiffusion"})
     assert (other.strength, identity_steps(other.method, other.lora_steps)) == (0.7, 80)
 
 
