@@ -4,11 +4,11 @@
         [--shard 0/2]
 
 Every scene is dragged by every method with one point, from the item's middle (the pixel of it next to that: a donut has
-none there) to where it should be, and with a mask of the item at both places. The item is then found by matching its
-own picture (masked squared error) against the result, and against the picture as the model gives it back undragged; the
-distances are from there to the true place. The methods share a scene's LoRA, so its seconds stand apart. Leaves a line
-in scenes.jsonl per result, which a second run goes on from, the pictures, and a sheet per LoRA setting. Shards 0/2 and
-1/2 are two processes on one folder.
+none there) to where it should be, and with a mask of the item at both places; warp gets no mask, which would say what
+moves, and finds the item by itself. The item is then found by matching its own picture (masked squared error) against
+the result, and against the picture as the model gives it back undragged; the distances are from there to the true place.
+The methods share a scene's LoRA, so its seconds stand apart. Leaves a line in scenes.jsonl per result, which a second
+run goes on from, the pictures, and a sheet per LoRA setting. Shards 0/2 and 1/2 are two processes on one folder.
 """
 
 from __future__ import annotations
@@ -97,18 +97,18 @@ def handle(scene: Scene, icons: Path) -> tuple[int, int]:
     return int(cols[nearest]), int(rows[nearest])
 
 
-def request(move: Move, icons: Path) -> DragRequest:
+def request(move: Move, icons: Path, method: str = "") -> DragRequest:
     x, y = handle(move.scene, icons)
     masks = [item_mask(scene, 0, icons).filter(ImageFilter.MaxFilter(5)) for scene in (move.scene, move.moved)]
     painted = np.maximum(*(np.asarray(mask) for mask in masks)) > 127
     points = points_from_numbers([[x, y, x + move.dx, y + move.dy]])
-    return DragRequest(render(move.scene, icons), points, painted, caption(move.scene))
+    return DragRequest(render(move.scene, icons), points, None if method == "warp" else painted, caption(move.scene))
 
 
 def measure(model, move: Move, icons: Path, method: str, lora_steps: int) -> tuple[Image.Image, dict]:
     job = make_job("drag", {**SCENE, "method": method, "lora_steps": lora_steps})
     calls = model.counter.calls
-    dragged = drag_one(model, request(move, icons), job, silent)
+    dragged = drag_one(model, request(move, icons, method), job, silent)
     before, after = (
         math.dist((move.dx, move.dy), locate(picture, move, icons)) for picture in (dragged.before, dragged.after)
     )
