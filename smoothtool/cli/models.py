@@ -35,6 +35,15 @@ from smoothtool.weights.models import (
 from smoothtool.weights.published import has_variant, is_complete, parts_of, wanted_files
 
 TIMEOUT_S = 10.0
+HUB_ERRORS = {
+    "RepositoryNotFoundError": ("the hub has no such model, or does not show it to everyone", "smoothtool models list"),
+    "RevisionNotFoundError": ("it has no such revision", "--revision main"),
+    "GatedRepoError": (
+        "its licence has to be accepted first",
+        "its page on huggingface.co, then HF_TOKEN in the environment",
+    ),
+}
+"""By class, what the hub's client says in several lines, and what to try."""
 
 app = typer.Typer(help="List, inspect and download models.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A name from the list, a hub id, a folder or a file", show_default=False)]
@@ -281,5 +290,8 @@ def _download(name: str, hub_id: str, revision: str | None, files: list[str]) ->
 
 
 def _not_to_be_had(name: str, error: Exception) -> ModelError:
+    known = HUB_ERRORS.get(type(error).__name__)
+    if known is not None:
+        return ModelError(f"{name} cannot be downloaded: {known[0]}", known[1])
     first_line = str(error).strip().partition("\n")[0] or type(error).__name__
     return ModelError(f"{name} cannot be downloaded: {first_line}", "the network, the name, or a folder copied by hand")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from cli_toys import call_main
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 from toys import tiny_model, tiny_xl_model
 
@@ -216,6 +217,25 @@ def test_gated_models_are_refused_by_what_the_hub_says_of_them(hub: FolderHub, c
     describe(hub, "a/flux", {"_class_name": "FluxPipeline"})
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: pytest.fail("asked for a file"))
     assert "error: a/flux: a FLUX model cannot be used" in call("pull", "a/flux")[2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        (RepositoryNotFoundError, "a/flux cannot be downloaded: the hub has no such model"),
+        (RevisionNotFoundError, "a/flux cannot be downloaded: it has no such revision"),
+        (GatedRepoError, "a/flux cannot be downloaded: its licence has to be accepted first"),
+        (OSError, "a/flux cannot be downloaded: 4xx Client Error. (Request ID: 1)"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence(call, monkeypatch, fault: type[Exception], what: str) -> None:
+    error = fault.__new__(fault)  # the hub's own want a response
+    error.args = ("4xx Client Error. (Request ID: 1)\n\nmore lines\n",)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: (_ for _ in ()).throw(error))
+    code, out, err = call("pull", "a/flux")
+    assert (code, out) == (4, "")
+    assert err.startswith(f"error: {what}")
+    assert "more lines" not in err
 
 
 def test_a_repository_of_single_files_says_what_to_do(hub: FolderHub, call) -> None:

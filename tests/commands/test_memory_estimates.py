@@ -66,7 +66,7 @@ def test_what_is_estimated_is_about_what_is_held(
     [
         {"lambda": 0.0},
         {"lambda": 1.0, "batch_size": 5},
-        {"gradient": "double-backward", "size": "128"},
+        {"gradient": "double-backward", "size": "96"},
     ],
     ids=str,
 )
