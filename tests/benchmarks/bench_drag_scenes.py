@@ -6,7 +6,7 @@
 Every scene is dragged by every method with one point, from the item's middle (the pixel of it next to that: a donut has
 none there) to where it should be, and with a mask of the item at both places; warp gets no mask, which would say what
 moves, and finds the item by itself. The item is then found by matching its own picture (masked squared error) against
-the result, and against the picture as the model gives it back undragged; the distances are from there to the true place.
+the result, and against the picture as the model gives it back undragged; distances are from there to the true place.
 The methods share a scene's LoRA, so its seconds stand apart. Leaves a line in scenes.jsonl per result, which a second
 run goes on from, the pictures, and a sheet per LoRA setting. Shards 0/2 and 1/2 are two processes on one folder.
 """
