@@ -15,7 +15,7 @@ from smoothtool.files.pictures.fitting import fitted_size_px
 from smoothtool.files.pictures.picture_sizes import upright_size_px
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, MORPH_NAMES, SHARED_INVERSION, Job, identity_steps
 from smoothtool.jobs.notation import working_size
-from smoothtool.recipe.estimate import ISTD_BATCH, LARGEST_BATCH, each_job, name_of_inversion
+from smoothtool.recipe.estimate import ISTD_BATCH, LARGEST_BATCH, TABLES_BATCH, each_job, name_of_inversion
 from smoothtool.weights.facts import Shape, model_shape
 from smoothtool.weights.models import preferred_name
 from smoothtool.weights.passes import Held, decoder_pass, encoder_pass, unet_pass
@@ -32,8 +32,8 @@ TWICE, UNFUSED = 2.3, 5.5
 """A graph that is itself differentiated, in graphs that are not, and the maps of tokens by tokens that it keeps, since
 fused attention has no second derivative: measured on the embedded model.
 """
-TABLES_SHOWN, TRAINING_ENCODES = 32, 16
-"""Pictures through the VAE at once."""
+TRAINING_ENCODES = 16
+"""Pictures through the VAE at once, before a training."""
 
 DIVIDED = ("forward", "encode", "decode")
 """Passes that take `LARGEST_BATCH` rows at once at most."""
@@ -291,7 +291,7 @@ def _train(job: Settings, together: int) -> Rows:
 
 def _tables(job: Settings, together: int) -> Rows:
     trained: Rows = {"training": job["train_batch_size"], "encode": TRAINING_ENCODES} if job["train_steps"] else {}
-    return _most({"forward": 2 * ISTD_BATCH, "decode": TABLES_SHOWN, "encode": 2, "backward": 2}, trained)
+    return _most({"forward": 2 * TABLES_BATCH, "decode": TABLES_BATCH, "encode": 2, "backward": 2}, trained)
 
 
 _ROWS: dict[str, Callable[[Settings, int], Rows]] = {

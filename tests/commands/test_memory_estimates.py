@@ -22,7 +22,8 @@ FACTOR = 1.3
 FOX = {"image": "samples:fox", "src": "a 3d fox"}
 FOX_TO_CAT = {**FOX, "trg": "a 3d cat", "clip": "none"}
 WALK = {"images": ["samples:fox", "samples:cat"], "inversion": "ddim"}
-ROSE = {"image": "samples:rose", "point": ["28,36:44,24"], "iterations": 1}
+ROSE = {"image": "samples:rose", "point": ["28,36:44,24"], "method": "dragdiffusion", "iterations": 1}
+DRAG = {"model": "sd15", "size": "512", "point": ["1,1:9,9"], "method": "dragdiffusion"}
 JOBS: list[tuple[str, dict[str, Any]]] = [
     ("invert", {**FOX, "inversion": "nti", "solver": "adam", "inner_steps": 1}),
     ("invert", {**FOX, "inversion": "ddim"}),
