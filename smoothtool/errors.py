@@ -106,6 +106,11 @@ def closest(word: str, known: Iterable[str]) -> str:
     return "".join(difflib.get_close_matches(word, list(known), n=1))
 
 
+def first_line(fault: BaseException) -> str:
+    """What an exception says, on one line; its name where it says nothing."""
+    return (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+
+
 def out_of_memory(fault: BaseException) -> bool:
     """Whether that is what happened, on any device. torch's are recognised by name, since it may not be loaded."""
     if isinstance(fault, (MemoryError, MemoryExhaustedError)) or type(fault).__name__ == "OutOfMemoryError":
@@ -118,7 +123,6 @@ def explain(fault: BaseException) -> SmoothtoolError:
     """Any exception in the user's terms."""
     if isinstance(fault, SmoothtoolError):
         return fault
-    first_line = str(fault).strip().partition("\n")[0]
     if out_of_memory(fault):
         return MemoryExhaustedError("out of memory", "a smaller --size, fewer pictures, or --dtype float16")
     if isinstance(fault, OSError) and fault.errno is not None:
@@ -127,5 +131,5 @@ def explain(fault: BaseException) -> SmoothtoolError:
             hint = "another folder with -o, or make room"
             return StorageError(f"{name}{os.strerror(fault.errno)}", hint, full=disk_is_full(fault))
         return SmoothtoolError(f"{name}{os.strerror(fault.errno)}", "another folder with -o")
-    what = f"{type(fault).__name__}: {first_line}" if first_line else type(fault).__name__
+    what = f"{type(fault).__name__}: {first_line(fault)}" if str(fault).strip() else type(fault).__name__
     return SmoothtoolError(f"internal error: {what}", "run again with --debug, and report what it shows")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from smoothtool.errors import SmoothtoolError
+from smoothtool.files.drawing.pages import templates_in
 from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.writing import write_picture, write_text_atomic
 from smoothtool.types import Track
@@ -53,13 +53,7 @@ def write_gallery(
     Written card by card: a page of thousands is many times larger than what has to be in memory for it.
     thumbnails  make those that are missing
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_in(TEMPLATES)
     environment.filters["url"] = lambda text: quote(text.encode("utf-8", "replace"))
     kept = _Thumbnails(path.parent / THUMBNAILS)
     shown = dict.fromkeys(_pictures(cards)) if thumbnails else ()

@@ -12,7 +12,7 @@ import typer
 
 from smoothtool.cli import console
 from smoothtool.cli.flags import Json
-from smoothtool.errors import ModelError, UsageError, closest
+from smoothtool.errors import ModelError, UsageError, closest, first_line
 from smoothtool.files.storage.checksums import check_noted, noted, notes_file, sha256_of
 from smoothtool.readers.regular import at_home, is_regular
 from smoothtool.readers.tensors import read_header
@@ -293,5 +293,5 @@ def _not_to_be_had(name: str, error: Exception) -> ModelError:
     known = HUB_ERRORS.get(type(error).__name__)
     if known is not None:
         return ModelError(f"{name} cannot be downloaded: {known[0]}", known[1])
-    first_line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return ModelError(f"{name} cannot be downloaded: {first_line}", "the network, the name, or a folder copied by hand")
+    what = f"{name} cannot be downloaded: {first_line(error)}"
+    return ModelError(what, "the network, the name, or a folder copied by hand")

@@ -14,7 +14,7 @@ from diffusers import ModelMixin
 from transformers import CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
-from smoothtool.errors import ModelError, out_of_memory
+from smoothtool.errors import ModelError, first_line, out_of_memory
 from smoothtool.readers.fields import Fields, is_whole, read_fields
 from smoothtool.readers.regular import check_regular, is_regular
 from smoothtool.readers.tensors import read_header
@@ -115,11 +115,6 @@ def check_words(name: str, text_config: Any, tokenizer: CLIPTokenizer) -> None:
         what = f"the tokenizer has {len(tokenizer)} words, the text encoder knows {known}"
         raise ModelError(f"{name}: {what}", "the parts of one model")
     tokenizer.model_max_length = min(tokenizer.model_max_length, int(text_config.max_position_embeddings))
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _check_sizes(config: Fields) -> None:

@@ -21,9 +21,9 @@ from smoothtool.diffusion.ddim import Schedule
 from smoothtool.diffusion.economies import Economy
 from smoothtool.diffusion.loading import assemble, choose_device, choose_dtype, vae_precision
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.parts import first_line, read_tokenizer
+from smoothtool.diffusion.parts import read_tokenizer
 from smoothtool.diffusion.text import OneEncoder, PromptEncoder, TwoEncoders, added_conditions
-from smoothtool.errors import ModelError, out_of_memory
+from smoothtool.errors import ModelError, first_line, out_of_memory
 from smoothtool.types import Conditioning
 from smoothtool.weights.kinds import BY_CHANNELS, BY_TEXT_WIDTH, CONFIGS, HINT, refuse_distilled, takes_two_encoders
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from smoothtool.jobs.base import ModelJob
-from smoothtool.jobs.notation import parse_setting, parse_shard
+from smoothtool.jobs.notation import checked_shard, parse_setting
 from smoothtool.jobs.options import COUNT_END, PATH, PATH_OR_NAME, SAMPLING, SEED_END, Flag
 
 
@@ -34,7 +34,7 @@ class BenchJob(ModelJob):
     limit: Annotated[int | None, Flag("-n")] = Field(
         None, ge=1, lt=COUNT_END, description="Measure the first so many items only"
     )
-    shard: Annotated[str | None, Flag(delivery=True)] = Field(
+    shard: Annotated[str | None, Flag(delivery=True), AfterValidator(checked_shard)] = Field(
         None, description="Make a share of the items only: 1/4 to 4/4, all with the same -o"
     )
     clip: Annotated[str, Flag(path=PATH_OR_NAME, names=("stickers",))] = Field(
@@ -53,12 +53,6 @@ class BenchJob(ModelJob):
         for text in options:
             parse_setting(text)
         return options
-
-    @field_validator("shard")
-    @classmethod
-    def _shard_is_a_share(cls, shard: str | None) -> str | None:
-        parse_shard(shard)
-        return shard
 
     @property
     def goes_on(self) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob, ReportJob
-from smoothtool.jobs.notation import parse_lora, parse_shard
+from smoothtool.jobs.notation import checked_shard, parse_lora
 from smoothtool.jobs.options import COUNT_END, PATH, PATH_OR_LORA, PATH_OR_NAME, SAMPLING, SEED_END, Flag
 
 
@@ -34,7 +34,7 @@ class IstdJob(ModelJob):
     batch_size: Annotated[int, Flag(delivery=True)] = Field(
         22, ge=1, le=4096, description="Pictures sampled at once, as many whole walks as fit; changes the speed alone"
     )
-    shard: Annotated[str | None, Flag(delivery=True)] = Field(
+    shard: Annotated[str | None, Flag(delivery=True), AfterValidator(checked_shard)] = Field(
         None, description="Walk under a share of the prompts only: 1/4 to 4/4, all with the same -o"
     )
     seed: Annotated[int | None, Flag(panel=SAMPLING)] = Field(
@@ -47,12 +47,6 @@ class IstdJob(ModelJob):
         for text in compare_lora:
             parse_lora(text)
         return compare_lora
-
-    @field_validator("shard")
-    @classmethod
-    def _shard_is_a_share(cls, shard: str | None) -> str | None:
-        parse_shard(shard)
-        return shard
 
     @property
     def goes_on(self) -> bool:

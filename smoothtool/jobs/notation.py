@@ -137,6 +137,12 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     return index, count
 
 
+def checked_shard(text: str | None) -> str | None:
+    """The same text. Raises: ValueError as `parse_shard`."""
+    parse_shard(text)
+    return text
+
+
 def parse_seeds(texts: Sequence[str]) -> list[str]:
     """Seeds as they are typed: one after the other, with commas between, and `4x` for the four seeds 0 to 3.
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import snapshot_download
 from transformers import CLIPModel, CLIPTokenizer
 
 from smoothtool.diffusion.parts import check_words, read_part, read_tokenizer
 from smoothtool.errors import InputError, ModelError
 from smoothtool.readers.fields import read_fields
+from smoothtool.weights.measuring import network_folder
 
 BATCH = 64
 PLAIN_RANGE = ([0.5] * 3, [0.5] * 3)  # mean and deviation of a CLIP without a preprocessor config: pixels in [-1, 1]
@@ -96,12 +96,7 @@ def load_clip(source: str | Path) -> Clip:
 
     Raises: ModelError when it is not there or cannot be read.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(str(source), local_files_only=True))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{source}: this CLIP is not on this machine", f"hf download {source}") from error
+    folder = network_folder(source, "CLIP")
     name = f"{folder.parent.name}/{folder.name}" if folder == Path(source) else str(source)
     model = read_part(CLIPModel, folder, "", f"CLIP {source}", torch.float32)
     tokenizer = read_tokenizer(folder, "", f"CLIP {source}")

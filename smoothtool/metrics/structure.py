@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import snapshot_download
 
 from smoothtool.errors import ModelError
+from smoothtool.weights.measuring import network_folder
 
 DINO_ID = "facebook/dino-vitb8"
 SIDE_PX = 224
@@ -60,12 +60,7 @@ def load_dino(source: str | Path = DINO_ID) -> Dino:
     """
     from transformers import ViTModel
 
-    folder = Path(source)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(str(source), local_files_only=True))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{source}: this DINO is not on this machine", f"hf download {source}") from error
+    folder = network_folder(source, "DINO")
     try:
         model = ViTModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, add_pooling_layer=False

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from smoothtool.errors import ModelError, SmoothtoolError
+from smoothtool.errors import ModelError, SmoothtoolError, first_line
 from smoothtool.readers.fields import Fields, as_fields, parse_json
 from smoothtool.readers.regular import open_regular
 
@@ -69,7 +69,7 @@ class TensorsFile:
         try:
             return self._opened.get_tensor(name)  # type: ignore[attr-defined]
         except Exception as error:  # a dtype that this torch does not know, a disk that fails
-            raise self.fault(f"{self.header.path}: {name} cannot be read ({_first_line(error)})", self.hint) from error
+            raise self.fault(f"{self.header.path}: {name} cannot be read ({first_line(error)})", self.hint) from error
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def open_tensors(
     try:
         opened = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise fault(f"{path}: the file is damaged ({_first_line(error)})", hint) from error
+        raise fault(f"{path}: the file is damaged ({first_line(error)})", hint) from error
     with opened as file:
         yield TensorsFile(header, file, fault, hint)
 
@@ -146,7 +146,3 @@ def _rows(header: Fields) -> Iterator[tuple[str, int, int, TensorFacts]]:
 def _metadata(header: Fields) -> dict[str, str]:
     found = header.fields("__metadata__", {})
     return {key: found.text(key) for key in found.values}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,6 +20,7 @@ from smoothtool.commands.shared.session import begin, next_free, save_report
 from smoothtool.errors import BatchError, SmoothtoolError, explain, out_of_memory
 from smoothtool.figures import BenchColumns, BenchFigures
 from smoothtool.files.drawing.markdown import markdown_table
+from smoothtool.files.drawing.pages import templates_in
 from smoothtool.files.storage.digests import digest
 from smoothtool.files.storage.output import create_folder, output_folder, results_folder
 from smoothtool.files.storage.records import append_record, read_records
@@ -165,9 +166,5 @@ def _csv(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _html(table: Sequence[Mapping[str, Any]], rule: str) -> str:
-    from jinja2 import Environment, PackageLoader
-
-    page = Environment(loader=PackageLoader("smoothtool.commands.bench"), autoescape=True)
-    return page.get_template("table.html.j2").render(
-        heads=list(table[0]), rows=[list(r.values()) for r in table], rule=rule
-    )
+    page = templates_in(Path(__file__).parent / "templates").get_template("table.html.j2")
+    return page.render(heads=list(table[0]), rows=[list(row.values()) for row in table], rule=rule)

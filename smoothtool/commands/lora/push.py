@@ -12,7 +12,7 @@ from typing import Any
 
 from smoothtool.commands.lora.card import CardFacts, card, measured_smoothness
 from smoothtool.commands.lora.places import lora_in
-from smoothtool.errors import InputError, ModelError, UsageError
+from smoothtool.errors import InputError, ModelError, UsageError, first_line
 from smoothtool.files.storage.writing import write_bytes_atomic, write_text_atomic
 from smoothtool.readers.regular import is_regular
 from smoothtool.weights.facts import lora_facts
@@ -93,9 +93,8 @@ def upload(push: Push, folder: Path) -> str:
             repo_id=push.repository, folder_path=str(folder), commit_message="Upload a LoRA made by smoothtool"
         )
     except Exception as error:  # the hub's client raises a dozen kinds; all mean: not done
-        raise ModelError(
-            f"{push.repository}: nothing was pushed: {_first_line(error)}", "hf auth login, the network, or the name"
-        ) from error
+        what = f"{push.repository}: nothing was pushed: {_without_token(first_line(error))}"
+        raise ModelError(what, "hf auth login, the network, or the name") from error
     return str(getattr(done, "repo_url", None) or f"https://huggingface.co/{push.repository}")
 
 
@@ -132,6 +131,5 @@ def _hub_id(name: str) -> str:
     return plain if is_hub_id(plain) else ""
 
 
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return re.sub(r"hf_[A-Za-z0-9]+", "hf_…", line)
+def _without_token(text: str) -> str:
+    return re.sub(r"hf_[A-Za-z0-9]+", "hf_…", text)

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from smoothtool.figures import CellFigures, OrderingFigures, TableFigures
 from smoothtool.files.drawing.markdown import markdown_table
+from smoothtool.files.drawing.pages import templates_in
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -105,14 +104,7 @@ def tables_markdown(title: str, about: str, tables: Sequence[Table], orderings: 
 
 def tables_html(title: str, about: str, tables: Sequence[Table], orderings: Sequence[Ordering]) -> str:
     """The same as one page; whatever stands in prompts and paths is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("tables.html.j2")
+    template = templates_in(TEMPLATES).get_template("tables.html.j2")
     return template.render(title=title, about=about, tables=tables, orderings=orderings)
 
 

@@ -14,18 +14,6 @@ from smoothtool.readers.regular import is_regular
 
 PIE_SIDE_PX = 512
 PIE_HINT = "PIE-Bench's folder, with mapping_file.json and annotation_images beside each other"
-PIE_TYPES = {
-    "0": "random",
-    "1": "change object",
-    "2": "add object",
-    "3": "delete object",
-    "4": "change content",
-    "5": "change pose",
-    "6": "change colour",
-    "7": "change material",
-    "8": "change background",
-    "9": "change style",
-}
 MORPH_HINT = "MorphBench's folder, with Metamorphosis/NAME_0.png and NAME_1.png, and Animation likewise"
 MORPH_KINDS = ("Metamorphosis", "Animation")
 

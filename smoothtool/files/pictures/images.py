@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from smoothtool.errors import InputError, ModelError
+from smoothtool.errors import InputError, ModelError, first_line
 from smoothtool.files.pictures.fitting import Fitted, crop_back, fit_image, to_pixel_values
 from smoothtool.files.pictures.formats import FORMATS, unreadable_kind
 from smoothtool.files.pictures.provenance import DigitalSource, a1111_parameters, metadata_options, settings_inside
@@ -159,7 +159,7 @@ def _decode(path: Path, max_pixels: int, content: bytes | None = None, at_least_
     except InputError:
         raise
     except Exception as error:  # decoders meet hostile bytes: beside OSError any of a dozen kinds has been seen
-        raise InputError(f"{path}: the picture is damaged ({_first_line(error)})", "another copy of it") from error
+        raise InputError(f"{path}: the picture is damaged ({first_line(error)})", "another copy of it") from error
 
 
 def _opened(path: Path, content: bytes | None) -> Image.Image:
@@ -220,10 +220,6 @@ def _check_pixels(path: Path, size_px: tuple[int, int], max_pixels: int) -> None
             f"{path}: {size_px[0]}x{size_px[1]} px is more than the {max_pixels / 1e6:.0f} million that are opened",
             "a smaller copy of it",
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:

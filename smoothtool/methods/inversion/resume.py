@@ -13,9 +13,6 @@ from smoothtool.methods.inversion.edict import edict_steps
 from smoothtool.methods.inversion.negative_prompt import proximal_guidance
 from smoothtool.types import Conditioning, Inversion
 
-COUPLED = ("edict", "belm")
-"""Inversions whose sampler carries two latents: they cannot be mixed into methods that bring their own loop."""
-
 
 def guidance_rule(inversion: Inversion) -> Guidance:
     """How both halves' predictions become one: ProxNPI has a rule of its own."""

@@ -54,9 +54,6 @@ class Scene:
         items[index] = replace(items[index], concept=concept)
         return replace(self, items=tuple(items))
 
-    def with_item(self, item: Item) -> Scene:
-        return replace(self, items=tuple(sorted((*self.items, item), key=lambda i: i.x_px)))
-
     def moved(self, index: int, dx_px: float, dy_px: float) -> Scene:
         items = list(self.items)
         items[index] = replace(items[index], x_px=items[index].x_px + dx_px, y_px=items[index].y_px + dy_px)
