@@ -1,4 +1,4 @@
-"""What went wrong, told to a person: what, where, what to try.
+"""What went wrong, in words for a person: what, where, what to try.
 
 Each class carries the exit code that the command line gives it, and the `code` that stands in its JSON.
 Raised where the fact is known, caught once in `cli`.

@@ -51,7 +51,7 @@ silent = Silent()
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told besides latents and time.
+    """What the UNet is given besides latents and time.
 
     `prompt_embeds` [B, L, D]; for SDXL also `pooled_prompt_embeds` [B, P] and `time_ids` [B, 6].
     """

@@ -2,7 +2,7 @@
 
 Ray's actors rather than Ray Data: an item is a job with a folder for its result, not a row of a table. Handed out one
 by one, the items of a dead worker go to the next, each alone, and one that kills every worker it meets is found and
-told; Ray Data would start a whole block again, for ever or not at all. Actors also need nothing but Ray itself.
+reported; Ray Data would start a whole block again, for ever or not at all. Actors also need nothing but Ray itself.
 
 Workers are processes of the same batch like any others: they claim an item by its lock in the batch's folder, make it
 there, and write it down in a journal of their own. All machines of the cluster must see that folder and the pictures
@@ -38,7 +38,7 @@ from smoothtool.types import Silent, Track
 DEATHS = 3
 """Workers that an item may outlive; a machine that goes away is bad luck, three in a row are the item's doing."""
 ROOM_S = 30.0
-"""Without any worker after which it is told what they wait for."""
+"""Without any worker after which a note says what they wait for."""
 OURS = "SMOOTHTOOL_"
 """How the names of our environment variables begin, which workers on other machines have to know too."""
 
@@ -114,7 +114,7 @@ class _Crew:
     hired: int = 0
     came_in: int = 0
     alone_since: float = field(default_factory=time.monotonic)
-    told: bool = False
+    noted: bool = False
 
     def grow(self) -> None:
         self.hired += 1
@@ -137,7 +137,7 @@ class _Crew:
         for answer in done:
             worker, works = self.at_work.pop(answer)
             try:
-                told = ray.get(answer) or Answer([], {})
+                found = ray.get(answer) or Answer([], {})
             except RayTaskError as error:
                 raise (error.cause or error) from None
             except RayError:
@@ -146,14 +146,14 @@ class _Crew:
             else:
                 self.came_in += not works
                 self.idle.append(worker)
-                yield works, told
+                yield works, found
 
     def tell_waiting(self, track: Track, options: dict[str, Any]) -> None:
         """Once, when for a while all workers have been on their way in: perhaps there is no room for one."""
         if self.idle or self.busy():
             self.alone_since = time.monotonic()
-        elif not self.told and time.monotonic() - self.alone_since > ROOM_S:
-            self.told = True
+        elif not self.noted and time.monotonic() - self.alone_since > ROOM_S:
+            self.noted = True
             there, free = ray.cluster_resources(), ray.available_resources()
             asked = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
             asks = " and ".join(f"{count:g} {kind}" for kind, count in asked.items() if count)
@@ -199,12 +199,12 @@ def work_on_ray(
             crew.tell_waiting(batch.track, options)
             while queue and crew.idle and not stopped():
                 crew.give(queue.popleft())
-            for given, told in crew.answers():
-                for text in told.notes if told else ():
+            for given, answer in crew.answers():
+                for text in answer.notes if answer else ():
                     batch.track.note(text)
-                batch.stuck |= told.stuck if told else {}
-                yield from _settled(batch, given, queue, deaths, died=told is None)
-                if given and told is None and queue:
+                batch.stuck |= answer.stuck if answer else {}
+                yield from _settled(batch, given, queue, deaths, died=answer is None)
+                if given and answer is None and queue:
                     crew.grow()
         if queue:
             raise KeyboardInterrupt

@@ -86,7 +86,7 @@ def run_batch(plan: Plan, options: BatchOptions, track: Track) -> list[Outcome]:
             raise next(iter(batch.stuck.values()))
     except BaseException as fault:
         hurried = stop.at_once or isinstance(fault, SystemExit)
-        with suppress(OSError, StorageError):  # of a disk that is full: what stopped the batch is what has to be told
+        with suppress(OSError, StorageError):  # of a full disk: what stopped the batch is reported
             _sum_up(plan, works, batch, started, hurried=hurried)
         raise
     return _sum_up(plan, works, batch, started)

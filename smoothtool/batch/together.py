@@ -100,7 +100,7 @@ def precompute(jobs: Sequence[PictureJob], pool: ModelPool, track: Track) -> Non
             members = [member for job in jobs if (member := _member(model, job))]
             _in_parts(members, pool, lambda part: _together(model, part, pool, track))
     except Exception as error:
-        if pool.fault(jobs[0]) is None:  # else told once, for all items of that model
+        if pool.fault(jobs[0]) is None:  # else reported once, for all items of that model
             track.note(f"one at a time, because together it failed: {error}")
     pool.precompute_s = (time.perf_counter() - started) / len(jobs)
 

@@ -135,7 +135,7 @@ def _precompute(works: Sequence[Work], batch: Batch, pool: ModelPool) -> None:
 
     jobs = []
     for work in works:
-        with suppress(SmoothtoolError):  # told when its turn comes
+        with suppress(SmoothtoolError):  # reported when its turn comes
             jobs.append(work.job_in(batch.journal.folder, known=False))
     if len(jobs) > 1:
         precompute(jobs, pool, batch.track)  # type: ignore[arg-type]  # what stands in one group is a PictureJob
@@ -160,7 +160,7 @@ def _work(work: Work, batch: Batch, pool: ModelPool) -> Exception | None:
 
 
 def _make(work: Work, batch: Batch, pool: ModelPool) -> dict[str, Any]:
-    """Run the job; a failure is told like any other result, except that of a full disk."""
+    """Run the job; a failure is reported like any other result, except that of a full disk."""
     started = time.perf_counter() - pool.precompute_s
     try:
         known = (batch.journal.folder / work.name / "report.json").is_file()
@@ -177,5 +177,5 @@ def _make(work: Work, batch: Batch, pool: ModelPool) -> dict[str, Any]:
 
 def failure(error: Exception) -> dict[str, Any]:
     """What the journal keeps of an item that failed."""
-    told = explain(error)
-    return {"status": "failed", "error": told.what, "hint": told.hint, "exit_code": told.exit_code}
+    known = explain(error)
+    return {"status": "failed", "error": known.what, "hint": known.hint, "exit_code": known.exit_code}

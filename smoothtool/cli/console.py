@@ -61,7 +61,7 @@ def data(text: str) -> None:
 
 
 def document(content: Mapping[str, Any]) -> None:
-    """The one JSON document of a run with --json; what goes wrong after it is told on stderr alone."""
+    """The one JSON document of a run with --json; what goes wrong after it is reported on stderr alone."""
     show.json = False
     data(json.dumps(content, indent=2))
 

@@ -41,7 +41,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and librar
 def job_command(model: type[Job], go: Callable[[Plan, RunOptions], None]) -> Callable[..., None]:
     """A function with the signature Typer needs; it makes the plan and hands it to `go`.
 
-    Values arrive as text and are checked by the job model alone, so that every mistake is told at once.
+    Values arrive as text and are checked by the job model alone, so that every mistake is reported at once.
     """
     own: list[tuple[str, Any]] = [("dry_run", DryRun), ("quiet", Quiet), ("debug", Debug)]
     if picture_key(model) == "image" or model.several_seeds:

@@ -136,8 +136,8 @@ def _run_batch(plan: Plan, options: RunOptions) -> None:
 def _batch_document(folder: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """batch.json, and what went wrong in it, if anything did."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    told = failure(BatchError.code, f"{len(failed)} of {len(outcomes)} items failed", "", BatchError.exit_code)
-    return {**(told if failed else {"ok": True}), **json.loads((folder / "batch.json").read_text("utf-8"))}
+    problem = failure(BatchError.code, f"{len(failed)} of {len(outcomes)} items failed", "", BatchError.exit_code)
+    return {**(problem if failed else {"ok": True}), **json.loads((folder / "batch.json").read_text("utf-8"))}
 
 
 def _engine(options: RunOptions) -> str:
@@ -185,7 +185,7 @@ def _tell(outcomes: Sequence[Outcome], plan: Plan) -> None:
         console.error(f"{outcome.name}: {outcome.record['error']}")
     if failed:
         raise BatchError(
-            f"{len(failed)} of {len(outcomes)} items failed, all told in {plan.folder}/index.html",
+            f"{len(failed)} of {len(outcomes)} items failed, all listed in {plan.folder}/index.html",
             "the same command with --retry-failed",
         )
     console.notice(f"see {plan.folder}/index.html")
@@ -217,7 +217,7 @@ def _loaded(module: str, progress: console.Progress) -> Any:
 def _run(job: Job) -> None:
     for name in (*getattr(job, "images", ()), getattr(job, "image", None)):
         if name:
-            resolve_picture(name)  # a missing file is told at once; importing torch takes seconds
+            resolve_picture(name)  # a missing file is reported at once; importing torch takes seconds
     try:
         with console.Progress() as progress:
             _loaded(f"smoothtool.commands.{job.command}.run", progress)

@@ -47,7 +47,7 @@ def steady_streams() -> Iterator[None]:
 
 
 class SteadyStream:
-    """A text stream for output; what is not told here is the stream's own.
+    """A text stream for output; what is not defined here is the stream's own.
 
     forgiving  every failure to write is ignored, as of messages that nobody could be told about; otherwise only that of
                a pipe without a reader

@@ -38,7 +38,7 @@ class Economies:
 
     parts   everything with weights, by name; text encoders come and go together
     active  in the order in which they were turned on
-    lines   what the user has to be told, and `tell` has not taken yet
+    lines   lines for the user that `tell` has not taken yet
     """
 
     parts: Mapping[str, nn.Module]

@@ -1,4 +1,4 @@
-"""From words to what the UNet is told: one CLIP text encoder (Stable Diffusion 1.x and 2.x), or two (XL).
+"""From words to what the UNet is given: one CLIP text encoder (Stable Diffusion 1.x and 2.x), or two (XL).
 
 This is one of the two places where the families differ; the other is `added_conditions`.
 """
@@ -38,7 +38,7 @@ class PromptEncoder(Protocol):
         """One row; what goes beyond the token limit is cut."""
 
     def null(self, device: torch.device) -> Conditioning:
-        """One row: what the null half of guidance is told where there is no negative prompt."""
+        """One row: what the null half of guidance is given where there is no negative prompt."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class TwoEncoders:
     The last but one hidden states of both encoders, without a final norm, side by side per token, [1, L, D1 + D2]; and
     the second encoder's projected output of the end token, [1, P].
 
-    zeros_for_null  the null half is told zeros in both parts, as SDXL was trained; else it is told the empty prompt
+    zeros_for_null  the null half is given zeros in both parts, as SDXL was trained; else the empty prompt
     """
 
     text_encoder: CLIPTextModel

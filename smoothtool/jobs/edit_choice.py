@@ -22,7 +22,7 @@ ASKED = {
     ANY: "the prompts differ in several ways",
     NO_SOURCE: "there is no --src",
 }
-"""Kinds of edit, as they are told."""
+"""Kinds of edit, as notes name them."""
 
 
 @dataclass(frozen=True)

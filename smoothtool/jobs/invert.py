@@ -11,7 +11,7 @@ from smoothtool.jobs.options import INVERSION, MODEL, PATH, Flag
 
 InversionName = Literal["nti", "ddim", "npi", "proxnpi", "direct", "fixed-point", "spdinv", "dci", "edict", "belm"]
 SOURCE_AS_NULL = ("npi", "proxnpi", "fixed-point", "spdinv", "dci", "edict", "belm")
-"""Inversions whose null half is told the source prompt: a negative prompt would have no place."""
+"""Inversions whose null half is given the source prompt, which leaves no place for a negative one."""
 INVERSION_NAMES: tuple[InversionName, ...] = get_args(InversionName)
 
 

@@ -32,7 +32,7 @@ def job_document(command: str, job: dict[str, Any]) -> dict[str, Any]:
 def picture_document(command: str, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same recipe for inside a picture of a result in `folder`. Pictures travel: they say nothing of the machine.
 
-    A path is told from the result's folder; a file that lies in another part of the disk only has its name there.
+    A path is relative to the result's folder; a file that lies in another part of the disk only has its name there.
     """
     return _document(command, job, partial(_portable, folder=_absolute(str(folder))))
 

@@ -192,7 +192,7 @@ class _Taken:
 def _own_size(name: str) -> tuple[int, int] | None:
     try:
         return upright_size_px(resolve_picture(name))
-    except SmoothtoolError:  # an inversion file, or a name that is told when it is opened
+    except SmoothtoolError:  # an inversion file, or a name that is reported when it is opened
         return None
 
 

@@ -21,7 +21,7 @@ from smoothtool.yaml12 import Document
 def plan_picture(picture: Path, overrides: Sequence[str] = ()) -> Plan:
     """What the settings inside a picture ask for; results go below the working folder, unless an override says where.
 
-    Paths in it are told from the picture, from the folder above it (of frames), or from the working folder.
+    Paths in it are relative to the picture, to the folder above it (of frames), or to the working folder.
     Raises: InputError when it carries no settings, UsageError for settings that cannot be meant.
     """
     from smoothtool.files.pictures.images import read_settings

@@ -273,8 +273,8 @@ class _RecipeReader:
         if found is None:
             yield None, settings
         elif key == "images":
-            told = [self.about(captions, picture)[0].get("src", ("",))[0] for picture in found.pictures]
-            src: Located = {"src": (told, place)} if any(told) else {}
+            captioned = [self.about(captions, picture)[0].get("src", ("",))[0] for picture in found.pictures]
+            src: Located = {"src": (captioned, place)} if any(captioned) else {}
             yield None, settings | {key: ([picture.text for picture in found.pictures], place)} | src
         else:
             pictures = dict.fromkeys(found.pictures)

@@ -40,7 +40,7 @@ class Examples:
 
     buckets   indices of pictures whose latents have one size, to be batched together
     captions  per picture the rows of its captions in the embeddings; row 0 is the null embedding
-    framings  per picture what SDXL is told of its size and crop, see `framing`
+    framings  per picture what SDXL is given of its size and crop, see `framing`
     digest    of everything that the numbers depend on
     notes     what reading the pictures left out or guessed
     """
@@ -168,7 +168,7 @@ def bucket_sizes(side_px: int, multiple: int) -> tuple[tuple[int, int], ...]:
 
 
 def framing(original_px: tuple[int, int], size_px: tuple[int, int]) -> Framing:
-    """What SDXL is told of a picture that was scaled and its centre cropped: the original's height and width, the top
+    """What SDXL is given of a picture that was scaled and its centre cropped: the original's height and width, the top
     and left of the crop in pixels of the scaled picture, the crop's height and width (arXiv:2307.01952, section 2.2).
 
     original_px, size_px  (width, height)

@@ -318,8 +318,8 @@ class Trainer:
         before = (step // self.settings.every * self.settings.accumulate + within) * len(timesteps)
         for row in range(-before % CHECKED_EVERY, len(timesteps), CHECKED_EVERY):
             part = slice(row, row + 1)
-            told = {"timesteps": timesteps[part], "conditioning": conditioning[part], "unet": self.model.unet}
-            predict = partial(self._predict, **told)  # not the compiled UNet: it would be compiled for a batch of one
+            given = {"timesteps": timesteps[part], "conditioning": conditioning[part], "unet": self.model.unet}
+            predict = partial(self._predict, **given)  # not the compiled UNet: it would be compiled for a batch of one
             value = disagreement(predict, batch.rows(part), self.regularisation, self.watched)
             found[row] = value.float().nan_to_num(nan=torch.inf).clamp(max=NOT_AT_ALL)
         return found

@@ -153,7 +153,7 @@ def _lora_architecture(header: TensorsHeader) -> str:
     if has_second_encoder(header):
         return SDXL
     width = next(text_widths(header), 0)
-    return BY_TEXT_WIDTH.get(width, f"text {width} wide" if width else "not to be told: no cross-attention in it")
+    return BY_TEXT_WIDTH.get(width, f"text {width} wide" if width else "unknown: no cross-attention in it")
 
 
 def _training(header: TensorsHeader) -> dict[str, str]:

@@ -112,7 +112,7 @@ def refuse_pipeline(name: str, pipeline: str) -> None:
 
 
 def takes_two_encoders(unet: Mapping[str, Any]) -> bool:
-    """Whether a UNet of this config is told the pooled text and the picture's size too, as Stable Diffusion XL's is."""
+    """Whether a UNet of this config takes the pooled text and the picture's size too, as Stable Diffusion XL's is."""
     return unet.get("addition_embed_type") == "text_time"
 
 

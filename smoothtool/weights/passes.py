@@ -1,4 +1,4 @@
-"""What one pass of a UNet or VAE holds in memory, told from its config.json; no weight is read, torch is not needed.
+"""What one pass of a UNet or VAE holds in memory, read from its config.json; no weight is read, torch is not needed.
 
 The layers are walked as diffusers builds them, and the maps counted that are alive at once: in a forward pass the skip
 connections and what one layer works on; for a backward pass every input that autograd keeps of frozen layers:

@@ -1,4 +1,4 @@
-"""Which files of a diffusers model are its weights, told from their names: of a folder, or before a download."""
+"""Which files of a diffusers model are its weights, recognised by their names: of a folder, or before a download."""
 
 from __future__ import annotations
 

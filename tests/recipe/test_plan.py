@@ -205,7 +205,7 @@ SWITCH = {"image": "x", "trg": "t", "method": "switch", "inversion": "ddim", "st
         ("interpolate", {"images": ["x"] * 4, "grid": True, "inversion": "ddim", "steps": 10}, 20 + 10),
         ("interpolate", {"images": ["x"] * 4, "grid": True, "frames": 9, "inversion": "ddim", "steps": 10}, 20 + 40),
         ("interpolate", {"images": ["x", "y"], "compare": True, "inversion": "ddim", "steps": 10}, 45 + 56 + 430),
-        ("tables", {"n": 2, "pictures": 32, "inverted": 1, "pairs": 2, "steps": 10, "train_steps": 0}, 770),
+        ("tables", {"n": 2, "pictures": 32, "inverted": 1, "pairs": 2, "steps": 10, "train_steps": 0}, 60 + 260 + 490),
         ("eval", {"metric": "clip", "folders": ["x"]}, 0),
     ],
 )

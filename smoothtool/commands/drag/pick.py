@@ -80,7 +80,7 @@ class _Picked:
     made: bool = False
 
     def answer(self, request: PageRequest, page: PointPage, track: Track) -> None:
-        """Run or save; whatever goes wrong is told on the page, where the person may try again."""
+        """Run or save; whatever goes wrong is shown on the page, where the person may try again."""
         try:
             self._make_folder()
             asked = _keep(self.job, request, self.root.folder)

@@ -74,7 +74,7 @@ def run(job: IstdJob, track: Track, pool: ModelPool | None = None) -> Report[Ist
         model = open_session(_base_job(job), track, pool)
         note_prompts(model, [*prompts, job.negative], track)
         for path, _ in _compared(job):
-            check_lora(model, path)  # one that cannot be had is told now, not after the walks of the base
+            check_lora(model, path)  # one that cannot be had is reported now, not after the walks of the base
     with place.opened(alone=False) as folder, stopped_with(lambda: _kept(folder, place.place)):
         report.folder = place.place
         measured = _walk_and_write(model, _IstdRun(job, prompts, folder, report, track, pool))
@@ -267,9 +267,9 @@ def _write_sheet(
     walks = prompt_walks(model, [prompt for _, prompt in chosen], settings, batch_size)
     rows = [[to_image(frame) for frame in walk.pixel_values] for walk in walks]
     labels = [f"{std:.2f} {prompt}" for std, prompt in chosen]
-    told = PngInfo()
-    told.add_text(SHEET_KEY, key)
-    write_picture(path, contact_sheet(rows, row_labels=labels, cell_px=64), pnginfo=told)
+    settings_key = PngInfo()
+    settings_key.add_text(SHEET_KEY, key)
+    write_picture(path, contact_sheet(rows, row_labels=labels, cell_px=64), pnginfo=settings_key)
 
 
 def _shown_key(sheet: Path) -> str | None:

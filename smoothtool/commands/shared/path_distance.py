@@ -12,7 +12,7 @@ from smoothtool.weights.models import STICKERS
 
 
 def path_distance(side_px: int, track: Track) -> tuple[PairDistance, str]:
-    """The distance between pictures of that shorter side, and its name; the track is told why it is not LPIPS."""
+    """The distance between pictures of that shorter side, and its name; a note says why it is not LPIPS."""
     reason = lpips_missing(side_px)
     if not reason:
         return _lpips, "LPIPS (AlexNet)"

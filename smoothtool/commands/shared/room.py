@@ -61,7 +61,7 @@ def _own_size(job: Settings) -> tuple[int, int]:
     name = job.get("image") or next(iter(job.get("images", ())), None)
     try:
         found = upright_size_px(resolve_picture(name)) if name else None
-    except SmoothtoolError:  # an inversion file, or a name that is told when it is opened
+    except SmoothtoolError:  # an inversion file, or a name that is reported when it is opened
         found = None
     return found or (USUAL_SIDE_PX, USUAL_SIDE_PX)
 

@@ -51,7 +51,7 @@ def _load_with_loras(job: ModelJob, track: Track) -> DiffusionModel:
     place = resolve_model(job.model)
     if place.notice:
         track.note(place.notice)
-    named = lora_files(job.lora)  # one that is missing is told before a model is loaded, which takes long
+    named = lora_files(job.lora)  # one that is missing is reported before a model is loaded, which takes long
     model = _load(place, job)
     if place.default_lora is not None and "none" not in job.lora:
         load_lora(model, place.default_lora)
@@ -134,7 +134,7 @@ class SourceFile:
 def open_sources(names: Sequence[str], track: Track) -> list[SourceFile]:
     """Read pictures and inversion files before a model is loaded, so that a bad one is reported at once.
 
-    The track is told what has to be known about them, for example that the first frame of an animation is used.
+    Notes say what has to be known about them, for example that the first frame of an animation is used.
     Raises: InputError for a picture, ModelError for an inversion file.
     """
     files = [

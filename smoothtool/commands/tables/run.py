@@ -127,9 +127,9 @@ def _base(job: TablesJob, track: Track) -> tuple[Variant, Path | None, TablesJob
     if job.prompts is None and place.name != "stickers":
         raise UsageError("--prompts is missing: only stickers has a list of its own", "--prompts captions_val2017.json")
     if job.smooth != "default":
-        lora_files([job.smooth])  # one that is missing is told now, not after the trainings
+        lora_files([job.smooth])  # one that is missing is reported now, not after the trainings
     prompts = str(at_home(str(job.prompts or DEFAULT_PROMPTS)).absolute())
-    read_prompts(Path(prompts))  # a list that cannot be read is told now, not after the trainings
+    read_prompts(Path(prompts))  # a list that cannot be read is reported now, not after the trainings
     lora = tuple(text for text in job.lora if text != "none")
     base = Variant("base", str(place.folder or place.single_file), lora)
     return base, place.default_lora, job.model_copy(update={"prompts": prompts})

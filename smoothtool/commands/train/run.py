@@ -67,7 +67,7 @@ def run(job: TrainJob, track: Track, pool: ModelPool | None = None) -> Report[Tr
     check_tracker(job.tracker)
     job, report, place = _start(job)
     track = noted(job, report, track)
-    # 1. model and data; what is wrong with them is told before any folder is made or touched
+    # 1. model and data; what is wrong with them is reported before any folder is made or touched
     started = time.perf_counter()
     with accelerator.main_process_first():
         pictures, complaints = _pictures(job)
@@ -135,7 +135,7 @@ def _opened(place: GrowingFolder, accelerator: Accelerator) -> Iterator[Path]:
 
 
 def _kept(folder: Path) -> str:
-    """What a training that was stopped leaves; how to go on has been told."""
+    """What a training that was stopped leaves; how to go on is said elsewhere."""
     newest = next(iter(checkpoint_paths(folder)), None)
     return f"the checkpoint after step {newest.stem.rpartition('-')[2].lstrip('0')} is kept" if newest else ""
 
@@ -203,7 +203,7 @@ def _complain(complaints: Sequence[str], report: Report[TrainFigures], track: Tr
 
 
 def _check_compiled(state: TrainingRun) -> None:
-    """A compiled UNet whose gradient is wrong is not trained with, and that is told."""
+    """A compiled UNet whose gradient is wrong is not trained with, and a note says so."""
     if not (state.job.compile and state.job.variation_weight):
         return
     error = state.trainer.check_compiled()

@@ -105,7 +105,7 @@ def _is_many(text: str) -> bool:
 
 
 def _matches(text: str, notes: list[str]) -> Iterator[tuple[str, Path | None]]:
-    """(name, root) per picture; the root is the folder that its place is told from."""
+    """(name, root) per picture; the root is the folder that its place is relative to."""
     if (pattern := sample_name(text)) is not None:
         names = [name for name in sample_names() if fnmatch(name, pattern)] if _is_many(text) else [pattern]
         yield from ((sample(name), None) for name in names)

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 try:
     import fcntl
-except ImportError:  # Windows, where leftovers are told by their age alone
+except ImportError:  # Windows, where leftovers are recognised by their age alone
     fcntl = None  # type: ignore[assignment]
 
 LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.part(\.\w+)?")

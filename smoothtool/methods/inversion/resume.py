@@ -20,7 +20,7 @@ def guidance_rule(inversion: Inversion) -> Guidance:
 
 
 def null_branch(inversion: Inversion, null: Conditioning) -> ConditioningAt:
-    """What the null half is told at every step: the inversion's own embeddings where it has them, else `null`."""
+    """What the null half is given at every step: the inversion's own embeddings where it has them, else `null`."""
     return per_step(null, inversion.null_embeds, inversion.null_pooled)
 
 
