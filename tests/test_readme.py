@@ -27,7 +27,6 @@ CHEAPER = {
     " -n 9": " -n 1",
     " -n 800": " -n 1 -b 1",
     " -n 30": " -n 1 --frames 3",
-    " --method gooddrag": " --method gooddrag --lora-steps 1 --iterations 1",
 }
 """What is made smaller besides the steps, which the settings file turns down."""
 

@@ -6,7 +6,7 @@ nowhere else. A new command is one class and one line in `JOBS`.
 
 from smoothtool.jobs.base import Job, ModelJob, ReportJob, fields_of
 from smoothtool.jobs.bench import BenchJob
-from smoothtool.jobs.drag import DRAG_ITERATIONS, DragJob, drag_iterations, identity_steps
+from smoothtool.jobs.drag import DRAG_ITERATIONS, DragJob, drag_iterations, identity_steps, opened_steps
 from smoothtool.jobs.edit import DEFAULT_RATIO, EDIT_INVERSIONS, NEED_SOURCE, EditJob
 from smoothtool.jobs.edit_choice import chosen, kind_of_edit
 from smoothtool.jobs.interpolate import MORPH_NAMES, SHARED_INVERSION, InterpolateJob
@@ -45,6 +45,7 @@ __all__ = [
     "keys_of",
     "kind_of_edit",
     "make_job",
+    "opened_steps",
     "parse_lora",
     "parse_point",
     "parse_setting",

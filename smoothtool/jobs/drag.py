@@ -134,3 +134,8 @@ def identity_steps(method: str, lora_steps: int | None) -> int:
 def drag_iterations(method: str, iterations: int | None) -> int:
     """As asked for, else the method's own; 0 for methods that have none."""
     return (iterations or DRAG_ITERATIONS[method]) if method in DRAG_ITERATIONS else 0
+
+
+def opened_steps(method: str, strength: float, steps: int) -> int:
+    """How many of the steps are undone and taken again; warp paints in one at least."""
+    return max(round(strength * steps), 1 if method == "warp" else 0)

@@ -17,6 +17,7 @@ from smoothtool.jobs import (
     Job,
     drag_iterations,
     identity_steps,
+    opened_steps,
     parse_shard,
 )
 
@@ -199,7 +200,7 @@ def _one_edit(job: Settings, method: str, ratio: float) -> int:
 def _drag(job: Settings) -> float:
     """Learn the picture, open it, drag, and sample the rest: at most, since handles may arrive early."""
     steps, method = job["steps"], job["method"]
-    opened = round(job["strength"] * steps)
+    opened = opened_steps(method, job["strength"], steps)
     if job["image"]:
         calls = identity_steps(method, job["lora_steps"]) + (0 if method == "warp" else opened)
     else:  # made from a prompt

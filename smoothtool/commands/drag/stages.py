@@ -17,7 +17,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.pictures.images import Fitted, crop_back, fit_image, to_image
-from smoothtool.jobs import drag_iterations
+from smoothtool.jobs import drag_iterations, opened_steps
 from smoothtool.jobs.notation import working_size
 from smoothtool.methods.drag.dragdiffusion import (
     DragSettings,
@@ -98,7 +98,7 @@ def first_step(job: DragJob) -> int:
 
     Raises: UsageError when strength and steps leave no step.
     """
-    opened = round(job.strength * job.steps)
+    opened = opened_steps(job.method, job.strength, job.steps)
     if opened == 0:
         raise UsageError(f"--strength {job.strength:g} of --steps {job.steps} is less than one step", "--strength 0.7")
     return job.steps - opened

@@ -81,9 +81,10 @@ def _found(opened: Unwarped, handles: torch.Tensor, targets: torch.Tensor, track
     """What moves without a mask, bool [H, W]: the thing under the handles with its soft outline, else discs."""
     thing = thing_at(opened.pixel_values, handles)
     if thing is None:
-        track.note("nothing stands out under the points, so a disc around each moves: --mask says what does")
+        track.note("nothing stands out under the points, so a disc around each moves; --mask takes something else")
         return around_handles(handles, targets, opened.pixel_values.shape[-2:])
-    track.note(f"what lies under the points moves, {float(thing.float().mean()):.0%} of the picture: --mask says else")
+    share = float(thing.float().mean())
+    track.note(f"what lies under the points moves, {share:.0%} of the picture; --mask takes something else")
     return grown(thing, max(LEAST_OUTLINE, round(OUTLINE_OF_512 * max(thing.shape) / 512)))
 
 
