@@ -43,7 +43,7 @@ def ui(
     from smoothtool.ui.runs import Session
 
     common = {"model": model, "lora": lora or [], "device": device, "dtype": dtype}
-    make_job("edit", {"image": "samples:fox", "trg": "a fox", **common})  # a wrong value is said now
+    make_job("edit", {"image": "samples:fox", "trg": "a fox", **common})  # a wrong value is reported now
     folder = output or Path("smoothtool-out") / f"ui-{datetime.now():%Y-%m-%d-%H%M%S}"
     with Session(results_folder(folder), common) as session, listen(port) as listener:
         _serve(session, listener, browser)

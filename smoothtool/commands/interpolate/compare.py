@@ -84,7 +84,7 @@ def compare_morphs(
 
 
 def pictures_of(model: DiffusionModel, files: Sequence[SourceFile], job: InterpolateJob, track: Track) -> torch.Tensor:
-    """The pictures themselves [2, 3, H, W], as the frames are cut; what happens to them is said.
+    """The pictures themselves [2, 3, H, W], as the frames are cut; notes say what happens to them.
 
     Raises: UsageError for inversion files.
     """

@@ -167,7 +167,7 @@ def _check_belongs(model: DiffusionModel, inversion: Inversion, size_px: tuple[i
 
 
 def note_convergence(inversion: Inversion, track: Track) -> None:
-    """A null-text fit that ends far from the picture, or a step that was not solved, is said aloud."""
+    """Note a null-text fit that ends far from the picture, or a step that was not solved."""
     if not inversion.converged:
         nti = inversion.method == "nti"
         left = f"loss {inversion.losses[-1]:.2g} at the last step" if nti else f"residual {max(inversion.losses):.2g}"

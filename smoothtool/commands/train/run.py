@@ -135,7 +135,7 @@ def _opened(place: GrowingFolder, accelerator: Accelerator) -> Iterator[Path]:
 
 
 def _kept(folder: Path) -> str:
-    """What a training that was stopped leaves; how to go on is said elsewhere."""
+    """What a training that was stopped leaves; how to go on is part of another message."""
     newest = next(iter(checkpoint_paths(folder)), None)
     return f"the checkpoint after step {newest.stem.rpartition('-')[2].lstrip('0')} is kept" if newest else ""
 
