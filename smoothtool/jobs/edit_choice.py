@@ -44,13 +44,16 @@ class Winner:
 
 
 WINNERS = {
-    ANY: Winner("p2p", "direct", 30, 16.3, 29.5),
-    ADD: Winner("flowedit", "none", 8, 13.5, 22.4),
-    NO_SOURCE: Winner("pnp", "ddim", 60, 13.1, 18.5),
+    REPLACE: Winner("pnp", "ddim", 15, 14.4, 28.9),
+    ADD: Winner("flowedit", "none", 15, 12.8, 22.2),
+    STYLE: Winner("pnp", "ddim", 15, 17.0, 33.4),
+    BACKGROUND: Winner("p2p", "direct", 15, 23.8, 25.8),
+    ANY: Winner("p2p", "direct", 60, 16.5, 29.1),
+    NO_SOURCE: Winner("pnp", "ddim", 60, 16.8, 28.2),
 }
 """By kind of edit; a kind that is not here takes the winner over all kinds, ANY.
 
-Measured by `tests/benchmarks/bench_edits.py`, whose `--winners` prints these lines.
+Chosen by `tests/benchmarks/bench_edits.py --half find --winners`; the figures are of all scenes.
 """
 
 STYLES = frozenset(
