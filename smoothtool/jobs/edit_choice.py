@@ -110,6 +110,8 @@ def chosen(job: EditJob) -> EditJob:
     kinds = {kind_of_edit(job.src, target) for target in job.trg}
     kind = kinds.pop() if len(kinds) == 1 else ANY
     winner = WINNERS.get(kind, WINNERS[ANY])
+    if winner.method == "pnp" and job.src and _brings_an_inversion(job):
+        winner = WINNERS[ANY]  # that inversion is of --src, and pnp's is of the empty prompt
     best: dict[str, Any] = {"method": winner.method, "inversion": _unless_own(winner), **winner.settings}
     for own in (best, *({"method": method} for method in EDIT_INVERSIONS)):
         if valid := _with(job, own):
@@ -120,6 +122,11 @@ def chosen(job: EditJob) -> EditJob:
     left = own.keys() - _own_keys(job)
     origins = {name: origin for name, origin in job.origins.items() if name not in left} | {"method": why}
     return job.completed({name: getattr(valid, name) for name in left}, origins)
+
+
+def _brings_an_inversion(job: EditJob) -> bool:
+    """Whether an inversion is asked for, or the picture is an inversion file."""
+    return job.inversion != "auto" or str(job.image).lower().endswith(".safetensors")
 
 
 def _with(job: EditJob, own: Mapping[str, Any]) -> EditJob | None:

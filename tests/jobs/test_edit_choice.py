@@ -65,6 +65,14 @@ def test_a_winners_settings_hold_unless_they_are_given(monkeypatch: pytest.Monke
     assert "guidance 3" in picked.origins["method"]
 
 
+@pytest.mark.parametrize("settings", [{"image": "fox.safetensors"}, {"inversion": "ddim"}, {"inversion": "nti"}])
+def test_an_inversion_of_the_source_prompt_is_used_and_not_made_anew_under_the_empty_one(
+    settings: dict[str, str],
+) -> None:
+    assert WINNERS[REPLACE].method == "pnp"
+    assert chosen(job(**settings)).method == WINNERS[ANY].method
+
+
 def test_without_a_source_prompt_auto_takes_a_method_that_needs_none() -> None:
     assert chosen(job(src="")).method == WINNERS[NO_SOURCE].method
 

@@ -69,6 +69,7 @@ def _smooth_section(smooth: dict[str, Any]) -> str:
     return SMOOTH.format(
         table="\n".join(f"| {' | '.join(row)} |" for row in rows),
         prompts=istd["difference"]["count"],
+        steps=istd["steps"],
         samples=score["difference"]["count"],
     )
 
@@ -82,8 +83,8 @@ SMOOTH = """
 
 `smooth.safetensors` is loaded with the model unless `--lora none` is given. It is what
 `recipes/train-smooth-lora-stickers.yaml` makes: step-wise variation regularisation after Smooth Diffusion. ISTD over
-{prompts} prompts (population deviation of L2 distances over [0, 1] pixels), the rest over the {samples} captions above,
-each with the same noise; differences with their 95 % bootstrap intervals.
+{prompts} prompts in {steps} steps (population deviation of L2 distances over [0, 1] pixels), the rest over the
+{samples} captions above, each with the same noise; differences with their 95 % bootstrap intervals.
 
 | figure | without | with | difference |
 |---|---|---|---|

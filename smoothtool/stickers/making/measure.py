@@ -70,7 +70,7 @@ def default_guidance(folder: Path) -> float:
 def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
     """Add the smooth LoRA to the card, with the samples' captions and noises, beside the model without it.
 
-    ISTD is read from WORK/istd: smoothtool istd --model stickers --compare-lora default --n 30 -o WORK/istd
+    ISTD is read from WORK/istd: smoothtool istd --model stickers --compare-lora default --n 100 --steps 20 -o WORK/istd
     """
     figures = json.loads((folder / "figures.json").read_text())
     report = json.loads((work / "istd" / "report.json").read_text())
@@ -98,6 +98,7 @@ def measure_smooth(work: Path, folder: Path = FOLDER) -> None:
             "plain_distance": _mean_distance(istd),
             "with_lora_distance": _mean_distance(istd["compared"]),
             "difference": istd["difference"],
+            "steps": report["job"]["steps"],
         },
         "lora": model.loras[0]["fingerprint"],
     }

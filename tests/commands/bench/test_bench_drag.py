@@ -50,7 +50,15 @@ def dragbench(tmp_path: Path) -> Path:
 
 def bench(folder: Path, output: Path, **settings: Any) -> BenchJob:
     options = ["lora_steps=0", "iterations=1"]
-    given = {"benchmark": "drag", "folder": str(folder), "output": output, "steps": 4, "set": options, **settings}
+    given = {
+        "benchmark": "drag",
+        "method": "dragdiffusion",
+        "folder": str(folder),
+        "output": output,
+        "steps": 4,
+        "set": options,
+        **settings,
+    }
     job = make_job("bench", given)
     assert isinstance(job, BenchJob)
     return job
