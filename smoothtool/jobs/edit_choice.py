@@ -13,13 +13,15 @@ from smoothtool.errors import UsageError
 from smoothtool.jobs.edit import EDIT_INVERSIONS, READ_BY, EditJob
 from smoothtool.jobs.notation import words_of
 
-REPLACE, ADD, STYLE, BACKGROUND, ANY, NO_SOURCE = "replace", "add", "style", "background", "any", "no source"
+REPLACE, ADD, STYLE, BACKGROUND = "replace", "add", "style", "background"
+ANY, INVERTED, NO_SOURCE = "any", "inverted", "no source"
 ASKED = {
     REPLACE: "words are replaced",
     ADD: "words are added",
     STYLE: "the style changes",
     BACKGROUND: "the background changes",
     ANY: "the prompts differ in several ways",
+    INVERTED: "an inversion under --src is given",
     NO_SOURCE: "there is no --src",
 }
 """Kinds of edit, as notes name them."""
@@ -109,9 +111,9 @@ def chosen(job: EditJob) -> EditJob:
         return job
     kinds = {kind_of_edit(job.src, target) for target in job.trg}
     kind = kinds.pop() if len(kinds) == 1 else ANY
+    if WINNERS.get(kind, WINNERS[ANY]).method == "pnp" and job.src and _brings_an_inversion(job):
+        kind = INVERTED  # while Plug-and-Play's is under the empty prompt
     winner = WINNERS.get(kind, WINNERS[ANY])
-    if winner.method == "pnp" and job.src and _brings_an_inversion(job):
-        winner = WINNERS[ANY]  # that inversion is of --src, and pnp's is of the empty prompt
     best: dict[str, Any] = {"method": winner.method, "inversion": _unless_own(winner), **winner.settings}
     for own in (best, *({"method": method} for method in EDIT_INVERSIONS)):
         if valid := _with(job, own):

@@ -70,7 +70,9 @@ def test_an_inversion_of_the_source_prompt_is_used_and_not_made_anew_under_the_e
     settings: dict[str, str],
 ) -> None:
     assert WINNERS[REPLACE].method == "pnp"
-    assert chosen(job(**settings)).method == WINNERS[ANY].method
+    picked = chosen(job(**settings))
+    assert picked.method == WINNERS[ANY].method
+    assert "an inversion under --src is given" in picked.origins["method"]
 
 
 def test_without_a_source_prompt_auto_takes_a_method_that_needs_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -104,21 +105,25 @@ class _Several:
     def generators(self) -> list[torch.Generator]:
         return [_generator(source.job) for source in self.sources]
 
-    @property
+    @cached_property
+    def source(self) -> Conditioning:
+        """The source prompts."""
+        return self.first.model.encode_prompts([source.job.src for source in self.sources])
+
+    @cached_property
     def target(self) -> Conditioning:
+        """The target prompts."""
         return self.first.model.encode_prompts(self.targets)
 
     @property
     def texts(self) -> tuple[Conditioning, Conditioning, Conditioning]:
         """Source prompts, target prompts, and the null prompt, which is one."""
-        model = self.first.model
-        return model.encode_prompts([source.job.src for source in self.sources]), self.target, self.first.null
+        return self.source, self.target, self.first.null
 
     def inverted(self) -> tuple[Inversion, torch.Tensor]:
         """The inversions as one, and the path [N+1, B, C, h, w] of the sources in sampling order."""
         inversion = join_inversions([source.inversion for source in self.sources])
-        text, _, null = self.texts
-        return inversion, source_path(self.first.model, inversion, text, null)
+        return inversion, source_path(self.first.model, inversion, self.source, self.first.null)
 
 
 def _switch(several: _Several, ratio: float) -> torch.Tensor:
@@ -137,19 +142,17 @@ def _sdedit(several: _Several, ratio: float) -> torch.Tensor:
 
 
 def _cycle(several: _Several, ratio: float) -> torch.Tensor:
-    job, latents = several.first.job, several.latents
+    model, job, latents = several.first.model, several.first.job, several.latents
     draws = several.generators
-    steps = cycle_steps(
-        several.first.model, latents, *several.texts, job.steps, job.guidance, draws, strength=job.strength
-    )
+    steps = cycle_steps(model, latents, *several.texts, job.steps, job.guidance, draws, strength=job.strength)
     return several.first.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
 
 
 def _flowedit(several: _Several, ratio: float) -> torch.Tensor:
-    job, latents = several.first.job, several.latents
-    guidances, draws = (job.guidance, job.source_guidance), several.generators
+    model, job, latents = several.first.model, several.first.job, several.latents
+    draws = several.generators
     steps = flowedit_steps(
-        several.first.model, latents, *several.texts, job.steps, guidances[0], draws, guidances[1], job.strength
+        model, latents, *several.texts, job.steps, job.guidance, draws, job.source_guidance, job.strength
     )
     return several.first.last(steps, job.steps - start_index(job.strength, job.steps), otherwise=latents)
 

@@ -203,15 +203,17 @@ def _gauss_newton(
     update = update * (trust_rms / rms.clamp_min(1e-12)).clamp_max(1.0)
 
     def drift(embeds: torch.Tensor) -> torch.Tensor:
+        """Tikhonov's term of the objective, [G]."""
         return anchor_weight * (embeds - problem.anchor).square().mean(dim=(1, 2))
 
     start_embeds, loss, waiting = null, loss_start, far
+    objective = loss_start + drift(null)
     for halvings in range(HALVINGS + 1):
         candidate = start_embeds + 0.5**halvings * update
         with torch.no_grad():
             noise_candidate = problem.noise_of(candidate)
         loss_candidate = problem.loss(noise_candidate)
-        better = waiting & (loss_candidate + drift(candidate) < loss_start + drift(start_embeds))
+        better = waiting & (loss_candidate + drift(candidate) < objective)
         null = torch.where(better.view(-1, 1, 1), candidate, null)
         noise_null = torch.where(better.view(-1, 1, 1, 1), noise_candidate, noise_null)
         loss, waiting = torch.where(better, loss_candidate, loss), waiting & ~better
