@@ -166,6 +166,7 @@ def _pull_model(name: str, revision: str | None, variant: str | None) -> Path | 
     place = find_model(f"{name}@{revision}" if revision else name)
     if place is not None and (place.folder is None or is_complete(_files_in(place.folder), variant)):
         return place.folder or place.single_file
+    refuse_distilled(name)
     hub_id = _hub_id(name)
     offer = _ask_hub(name, hub_id, revision, variant)
     half = f"; {offer.fp16_bytes / 1e9:.2g} GB with --variant fp16" if offer.fp16_bytes else ""
@@ -249,11 +250,10 @@ def _ask_hub(name: str, hub_id: str, revision: str | None, variant: str | None) 
 
 
 def _check_before_download(name: str, hub_id: str, found: Any, files: Collection[str]) -> None:
-    """From the name, what the hub says of the repository, its list of files, and its small files.
+    """From what the hub says of the repository, its list of files, and its small files.
 
     Raises: ModelError for a model that could not be used.
     """
-    refuse_distilled(name)
     refuse_pipeline(name, str((found.config or {}).get("diffusers", {}).get("_class_name", "")))
     if SMALL_FILES[0] not in files:
         single = next((file for file in files if "/" not in file and file.endswith(".safetensors")), None)

@@ -39,7 +39,8 @@ def resolve_picture(text: str) -> Path:
         return path
     if name is not None:
         names = list(sample_names())
-        raise InputError(f"{text}: no such sample picture", closest(name, names) or ", ".join(names))
+        near = closest(name, names)
+        raise InputError(f"{text}: no such sample picture", sample(near) if near else ", ".join(names))
     what = "is a folder, not a picture" if os.path.isdir(path) else "no such file"
     raise InputError(f"{text}: {what}", "check the path, or samples:NAME for a picture that comes with smoothtool")
 

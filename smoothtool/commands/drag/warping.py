@@ -62,10 +62,10 @@ def warp(
     """
     started = time.perf_counter()
     handles, targets = (places_rc(places, opened, 1.0) for places in (points.handles_xy_px, points.targets_xy_px))
-    region, leaves = pixel_mask(opened, mask), False
+    region = pixel_mask(opened, mask)
     if region is None:
-        region, leaves = _found(opened, handles, targets, track)
-    moved = bidirectional_warp(region, handles, targets, leaves=leaves)
+        region = _found(opened, handles, targets, track)
+    moved = bidirectional_warp(region, handles, targets)
     warped = warped_picture(opened.pixel_values, moved)
     warping = time.perf_counter() - started
     started = time.perf_counter()
@@ -75,17 +75,15 @@ def warp(
     return Dragged(before, to_picture(after, opened), (), arrived=False, seconds=seconds)
 
 
-def _found(opened: Unwarped, handles: torch.Tensor, targets: torch.Tensor, track: Track) -> tuple[torch.Tensor, bool]:
-    """What moves without a mask, bool [H, W], and whether it may leave its place: the thing under the handles with its
-    soft outline, which may, else discs, which may not.
-    """
+def _found(opened: Unwarped, handles: torch.Tensor, targets: torch.Tensor, track: Track) -> torch.Tensor:
+    """What moves without a mask, bool [H, W]: the thing under the handles with its soft outline, else discs."""
     thing = thing_at(opened.pixel_values, handles)
     if thing is None:
         track.note("nothing stands out under the points, so a disc around each moves; --mask takes something else")
-        return around_handles(handles, targets, opened.pixel_values.shape[-2:]), False
+        return around_handles(handles, targets, opened.pixel_values.shape[-2:])
     share = float(thing.float().mean())
     track.note(f"what lies under the points moves, {share:.0%} of the picture; --mask takes something else")
-    return grown(thing, max(LEAST_OUTLINE, round(OUTLINE_OF_512 * max(thing.shape) / 512))), True
+    return grown(thing, max(LEAST_OUTLINE, round(OUTLINE_OF_512 * max(thing.shape) / 512)))
 
 
 def _painted(

@@ -105,7 +105,7 @@ def read_morph_bench(folder: Path) -> list[MorphPair]:
     """
     pairs = [pair for kind in MORPH_KINDS for pair in _morph_pairs(folder / kind, kind)]
     if not pairs:
-        raise InputError(f"{folder}: no pairs in MorphBench's layout", MORPH_HINT)
+        raise _nothing(folder, "no pairs in MorphBench's layout", MORPH_HINT)
     return pairs
 
 
@@ -142,7 +142,11 @@ def read_drag_bench(folder: Path) -> list[DragBenchItem]:
         if is_regular(picture)
     ]
     if not items:
-        raise InputError(
-            f"{folder}: no items in DragBench's layout", "folders with original_image.png and meta_data.pkl in each"
+        raise _nothing(
+            folder, "no items in DragBench's layout", "folders with original_image.png and meta_data.pkl in each"
         )
     return items
+
+
+def _nothing(folder: Path, what: str, hint: str) -> InputError:
+    return InputError(f"{folder}: {what if folder.is_dir() else 'there is no such folder'}", hint)

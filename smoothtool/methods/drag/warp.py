@@ -9,8 +9,8 @@ w_i(p) ~ 1 / |p - c_i| adding to one over them:
 and takes the picture's value from there. What the region has left behind, and a seam along the border of where it went,
 is to be painted (`blended_steps`; the paper uses an in-painting model). Where this differs from the program: a place q
 belongs to the target when it comes from inside the region, while the program fills the moved outline, holes and all;
-places are not rounded to pixels, so values are bilinear between four of them; 1,024 pairs stand for the whole region,
-not 100; and a region that holds its targets too is not left.
+places are not rounded to pixels, so values are bilinear between four of them; and 1,024 pairs stand for the whole
+region, not 100.
 """
 
 from __future__ import annotations
@@ -47,39 +47,28 @@ class Warp:
 
 
 def bidirectional_warp(
-    region: torch.Tensor,
-    handles_rc: torch.Tensor,
-    targets_rc: torch.Tensor,
-    most_pairs: int = MOST_PAIRS,
-    leaves: bool = False,
+    region: torch.Tensor, handles_rc: torch.Tensor, targets_rc: torch.Tensor, most_pairs: int = MOST_PAIRS
 ) -> Warp:
     """How a picture changes when its region follows the handles; every connected part follows those inside it.
 
     region  bool [H, W], what moves
     handles_rc, targets_rc  [P, 2] rows and columns in pixels
-    leaves  the region is the shape that moves, wherever its targets lie
-    A part without a handle stays. A part that holds the targets of all its handles says how far the change may go:
-    nothing outside it gets a new value. Otherwise it is the shape that moves, and may leave its place.
+    A part without a handle stays.
     Raises: InputError when no handle lies inside the region.
     """
     labels = connected_parts(region)
     at = _labels_at(labels, handles_rc)
     target_rc, source_rc, left, reached = [], [], torch.zeros_like(region), torch.zeros_like(region)
-    allowed = torch.ones_like(region)
     for label in at[at > 0].unique():
         part, mine = labels == label, at == label
         places, sources = _moved(part, handles_rc[mine], targets_rc[mine], most_pairs)
-        if not leaves and bool((_labels_at(labels, targets_rc[mine]) == label).all()):
-            inside = part[places[:, 0], places[:, 1]]
-            places, sources = places[inside], sources[inside]
-            allowed &= part | ~grown(part, _seam(region))
         target_rc.append(places)
         source_rc.append(sources)
         left |= part
         reached[places[:, 0], places[:, 1]] = True
     if not target_rc:
         raise InputError("no point lies inside the mask, which is what moves", "a mask that holds the points")
-    return Warp(torch.cat(target_rc), torch.cat(source_rc), _hole(left, reached) & allowed)
+    return Warp(torch.cat(target_rc), torch.cat(source_rc), _hole(left, reached))
 
 
 def warped_picture(pixel_values: torch.Tensor, warp: Warp) -> torch.Tensor:
