@@ -132,6 +132,7 @@ def keys_between_ends(unet: torch.nn.Module, ratios: torch.Tensor, halves: int =
     """
 
     def between(module: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> Any:
+        """Hidden states [rows, Q, C] -> the same, and (1 - r) h_first + r h_last of each half for keys and values."""
         share = ratios.to(args[0]).view(-1, 1, 1)
         mixed = [torch.lerp(half[:1], half[-1:], share) for half in args[0].chunk(halves)]
         return args, {**kwargs, "encoder_hidden_states": torch.cat(mixed)}

@@ -169,7 +169,10 @@ def through_ends(mixing: Sequence[float], *, with_own: bool = False) -> Attend:
     """
 
     def attend(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """[rows, heads, Q, d], as `Attend` says."""
+
         def towards(row: slice) -> torch.Tensor:
+            """Attn(Q, K_row, V_row) of all rows."""
             both = [part[row].expand_as(part) for part in (key, value)]
             if with_own:
                 both = [torch.cat([own, end], dim=2) for own, end in zip((key, value), both, strict=True)]
@@ -220,9 +223,11 @@ def beta_quantiles(ratios: Sequence[float], shape: int = BETA) -> list[float]:
     throws = 2 * shape - 1
 
     def below(x: float) -> float:
+        """I_x(a, a)."""
         return sum(comb(throws, k) * x**k * (1 - x) ** (throws - k) for k in range(shape, throws + 1))
 
     def quantile(ratio: float) -> float:
+        """x within 2^-50."""
         low, high = 0.0, 1.0
         for _ in range(50):
             middle = (low + high) / 2
