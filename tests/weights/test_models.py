@@ -128,7 +128,7 @@ def test_an_unknown_sample_names_the_nearest_or_all() -> None:
         resolve_picture("samples:fix")
     with pytest.raises(InputError) as far:
         resolve_picture("samples:zzz")
-    assert near.value.hint == far.value.hint == "fox"
+    assert (near.value.hint, far.value.hint) == ("samples:fox", "fox")
 
 
 @pytest.mark.parametrize(("path", "what"), [("missing.png", "no such file"), (".", "is a folder")])
