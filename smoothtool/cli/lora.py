@@ -11,7 +11,7 @@ import typer
 from smoothtool.cli import console
 from smoothtool.cli.flags import Json
 from smoothtool.cli.launch import silence_libraries
-from smoothtool.cli.models import info as models_info
+from smoothtool.cli.models import lora_info
 from smoothtool.errors import UsageError, closest
 
 app = typer.Typer(help="Inspect, convert, merge and publish LoRAs.", no_args_is_help=True)
@@ -28,7 +28,7 @@ DTYPES = ("float16", "bfloat16", "float32")
 @app.command()
 def info(lora: Lora, as_json: Json = False) -> None:
     """Say what a LoRA is: architecture, format, rank, layers, dtype and what its trainer wrote into it."""
-    models_info(lora, as_json)
+    lora_info(lora, as_json)
 
 
 @app.command()

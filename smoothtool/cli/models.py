@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from smoothtool.readers.tensors import read_header
 from smoothtool.weights.facts import about_parameters, lora_facts, model_facts
 from smoothtool.weights.kinds import SMALL_FILES, check_kind, describe, refuse_distilled, refuse_pipeline
 from smoothtool.weights.lora_names import dialect_of
-from smoothtool.weights.loras import KNOWN_LORAS, KnownLora, find_lora
+from smoothtool.weights.loras import KNOWN_LORAS, KnownLora, find_lora, resolve_lora
 from smoothtool.weights.models import (
     KNOWN,
     TOKENIZER_FILES,
@@ -73,7 +73,19 @@ def list_models(as_json: Json = False) -> None:
 @app.command()
 def info(name: Name, as_json: Json = False) -> None:
     """Say what a model or LoRA is, from its small files and headers, and where it lies."""
-    facts = _lora_facts(name) if _is_lora(name) else _model_facts(name)
+    _tell(_lora_facts(name) if _is_lora(name) else _model_facts(name), as_json)
+
+
+def lora_info(name: str, as_json: bool) -> None:
+    """The same of a LoRA alone. Raises: ModelError for what is not there, and for what is no LoRA."""
+    if not _is_lora(name):
+        if find_model(name) is None:
+            resolve_lora(name)
+        raise ModelError(f"{name}: is no LoRA", f"smoothtool models info {name}, for a model")
+    _tell(_lora_facts(name), as_json)
+
+
+def _tell(facts: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         console.document({"ok": True, **facts})
     else:

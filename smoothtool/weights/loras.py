@@ -55,7 +55,8 @@ def resolve_lora(text: str) -> Path:
     if text in KNOWN_LORAS:
         raise ModelError(f"{text}: is not on this machine", f"smoothtool models pull {text}")
     near = closest(text, KNOWN_LORAS)
-    raise ModelError(f"{text}: there is no such LoRA", f"did you mean: {near}" if near else "check the path")
+    named = f"check the path, or a LoRA by its name: {', '.join(KNOWN_LORAS)}"
+    raise ModelError(f"{text}: there is no such LoRA", f"did you mean: {near}" if near else named)
 
 
 def find_lora(text: str) -> Path | None:

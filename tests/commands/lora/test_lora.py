@@ -235,3 +235,17 @@ def test_info_says_what_a_lora_is(training: Path, capsys: Any) -> None:
     facts = json.loads(run(capsys, "lora", "info", str(training / "smooth-lora-kohya.safetensors"), "--json")[1])
     assert (facts["format"], facts["rank"], facts["layers"]) == ("kohya", "3", 2)
     assert facts["training"]["lambda"] == "2.5"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere", "error: nowhere: there is no such LoRA\ntry: check the path, or a LoRA by its name: smooth-sd15\n"),
+        ("smooth-sd1", "error: smooth-sd1: there is no such LoRA\ntry: did you mean: smooth-sd15\n"),
+        ("stickers", "error: stickers: is no LoRA\ntry: smoothtool models info stickers, for a model\n"),
+        (__file__, f"error: {__file__}: is no LoRA\ntry: smoothtool models info {__file__}, for a model\n"),
+    ],
+    ids=["nothing", "nearly a name", "a model", "another file"],
+)
+def test_info_points_from_what_is_no_lora_to_loras(name: str, words: str, capsys: Any) -> None:
+    assert run(capsys, "lora", "info", name) == (4, "", words)
