@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from smoothtool.cli import console
 from smoothtool.cli.faults import failure, report_fault
 from smoothtool.cli.figures import figure_lines
+from smoothtool.cli.page import pick
 from smoothtool.cli.shards import shard_from_environment
 from smoothtool.cli.signals import at_once
 from smoothtool.cli.streams import speaks_utf8
 from smoothtool.commands import run_job
 from smoothtool.errors import BatchError, Stopped, UsageError, closest
-from smoothtool.jobs import Job, parse_shard
+from smoothtool.jobs import DragJob, Job, parse_shard
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.memory import estimate_peak_bytes
 from smoothtool.recipe.plan import Plan, batch_of_one
@@ -62,6 +63,8 @@ def launch(plan: Plan, options: RunOptions) -> None:
     if plan.folder is None and _needs_batch(plan.items[0].job, options):
         plan = batch_of_one(plan)
     console.show.json |= any(getattr(item.job, "json_output", False) for item in plan.items)
+    if plan.folder is not None and any(getattr(item.job, "pick", False) for item in plan.items):
+        raise UsageError("--pick opens a page for one picture, not for a batch", "smoothtool drag picture.png --pick")
     if options.dry_run:
         show_plan(plan)
         for line in _origins(plan):
@@ -221,7 +224,7 @@ def _run(job: Job) -> None:
     try:
         with console.Progress() as progress:
             _loaded(f"smoothtool.commands.{job.command}.run", progress)
-            report = run_job(job, progress)
+            report = pick(job, progress) if isinstance(job, DragJob) and job.pick else run_job(job, progress)
     except KeyboardInterrupt as stop:
         kept = stop.kept if isinstance(stop, Stopped) else ""
         console.notice(f"stopped: {kept or 'nothing was kept'}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import secrets
-import socket
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +10,7 @@ import typer
 
 from smoothtool.cli import console
 from smoothtool.cli.launch import silence_libraries
-from smoothtool.errors import UsageError
+from smoothtool.cli.page import check_extra, listen, serve
 
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one")]
 Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser")]
@@ -34,45 +31,20 @@ def ui(
     output: Output = None,
 ) -> None:
     """Open a page in the browser: morph, edit and drag, with live progress and a history."""
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"the page needs {' and '.join(missing)}", "pip install 'smoothtool[ui]'")
+    check_extra()
     silence_libraries()
     from smoothtool.files.storage.output import results_folder
     from smoothtool.jobs import make_job
     from smoothtool.ui.runs import Session
 
-    common = {"model": model, "lora": lora or [], "device": device, "dtype": dtype}
+    chosen = {"model": model, "lora": lora or [], "device": device, "dtype": dtype}
+    common = {key: value for key, value in chosen.items() if value not in ("auto", [])}  # the rest is left to settings
     make_job("edit", {"image": "samples:fox", "trg": "a fox", **common})  # a wrong value is reported now
     folder = output or Path("smoothtool-out") / f"ui-{datetime.now():%Y-%m-%d-%H%M%S}"
     with Session(results_folder(folder), common) as session, listen(port) as listener:
-        _serve(session, listener, browser)
+        serve(session, listener, _tell, browser=browser)
 
 
-def listen(port: int) -> socket.socket:
-    """A socket bound to 127.0.0.1. Raises: UsageError when the port is taken."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except OSError as error:
-        listener.close()
-        raise UsageError(f"--port {port}: cannot be used ({error.strerror})", "--port 0 for a free one") from error
-    return listener
-
-
-def _serve(session: object, listener: socket.socket, browser: bool) -> None:
-    import uvicorn
-
-    from smoothtool.commands.shared.browser import open_in_browser
-    from smoothtool.ui.server import create_app
-
-    token, port = secrets.token_urlsafe(24), listener.getsockname()[1]
-    address = f"http://127.0.0.1:{port}/?token={token}"
-    hosts, invitation = {f"127.0.0.1:{port}", f"localhost:{port}"}, secrets.token_urlsafe(24)
-    app = create_app(session, token, hosts, invitation)  # type: ignore[arg-type]
+def _tell(address: str) -> None:
     console.data(address)
     console.notice("open that address; Ctrl-C ends the page")
-    if browser:
-        open_in_browser(f"http://127.0.0.1:{port}/?invitation={invitation}")
-    uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])

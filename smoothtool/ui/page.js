@@ -114,18 +114,35 @@ async function takeFiles(files) {
   }
 }
 
+async function asked() {
+  const pictures = [...state.chosen];
+  if (state.command === "drag" && state.mask && pictures.length) {
+    const blob = await new Promise((done) => maskPicture().toBlob(done, "image/png"));
+    pictures.push(await upload(blob));
+  }
+  return { method: "POST", body: JSON.stringify({ command: state.command, settings: settings(), pictures }) };
+}
+
 async function run(event) {
   event.preventDefault();
   complain("");
   try {
-    const pictures = [...state.chosen];
-    if (state.command === "drag" && state.mask && pictures.length) {
-      const blob = await new Promise((done) => state.mask.toBlob(done, "image/png"));
-      pictures.push(await upload(blob));
-    }
-    await ask("/runs", { method: "POST", body: JSON.stringify({ command: state.command, settings: settings(), pictures }) });
+    await ask("/runs", await asked());
     await refresh();
   } catch (error) { complain(error.message); }
+}
+
+async function save() {
+  complain(""); $("saved").textContent = "";
+  try { $("saved").textContent = "saved in " + (await ask("/points", await asked())).saved; }
+  catch (error) { complain(error.message); }
+}
+
+async function finish() {
+  try { await ask("/finish", { method: "POST" }); } catch (error) { complain(error.message); return; }
+  clearInterval(state.timer);
+  for (const button of document.querySelectorAll("button")) button.disabled = true;
+  complain("You can close this page.");
 }
 
 function showStage() {
@@ -133,8 +150,11 @@ function showStage() {
   $("stage").hidden = !drags;
   if (!drags) return;
   state.image = new Image();
-  state.image.onload = draw;
   state.image.src = pictureUrl(state.chosen[0]);
+  state.loaded = state.image.decode();
+  state.loaded.then(draw, () => {});
+  $("field-point").addEventListener("input", readPoints);
+  writePoints();
 }
 
 function draw() {
@@ -146,7 +166,7 @@ function draw() {
   const pen = canvas.getContext("2d");
   pen.imageSmoothingEnabled = false;
   pen.drawImage(image, 0, 0, canvas.width, canvas.height);
-  if (state.mask) { pen.globalAlpha = 0.45; pen.drawImage(state.mask, 0, 0, canvas.width, canvas.height); pen.globalAlpha = 1; }
+  if (state.mask) { pen.globalAlpha = 0.5; pen.drawImage(state.mask, 0, 0, canvas.width, canvas.height); pen.globalAlpha = 1; }
   const size = canvas.width / 80, onCanvas = (point) => point.map((number) => (number + 0.5) * state.zoom);
   pen.lineWidth = size / 2;
   for (let at = 0; at < state.points.length; at += 2) {
@@ -162,22 +182,59 @@ function draw() {
 
 function place(event) {
   const canvas = $("canvas"), box = canvas.getBoundingClientRect();
-  return [Math.floor((event.clientX - box.left) * canvas.width / box.width / state.zoom),
-    Math.floor((event.clientY - box.top) * canvas.height / box.height / state.zoom)];
+  const along = (at, start, length, size) => Math.min(Math.max((at - start) / length * size, 0), size - 1e-3);
+  return [along(event.clientX, box.left, box.width, state.image.naturalWidth),
+    along(event.clientY, box.top, box.height, state.image.naturalHeight)];
 }
 
 const tool = () => document.querySelector("input[name=tool]:checked").value;
 
-function paint(event) {
+function emptyMask() {
   const { naturalWidth: width, naturalHeight: height } = state.image;
-  if (!state.mask) {
-    state.mask = make("canvas", { width, height });
-    const pen = state.mask.getContext("2d");
-    pen.fillStyle = "#000"; pen.fillRect(0, 0, width, height);
-  }
+  return make("canvas", { width, height });
+}
+
+function paint(from, to) {
+  if (!state.mask) state.mask = emptyMask();
   const pen = state.mask.getContext("2d");
-  pen.fillStyle = "#fff"; pen.beginPath();
-  pen.arc(...place(event), $("brush").value * width / 400, 0, 7); pen.fill();
+  pen.globalCompositeOperation = tool() === "erase" ? "destination-out" : "source-over";
+  pen.strokeStyle = "#ff2fd0";  // seen on most pictures; the mask that is sent is white on black
+  pen.lineCap = "round";
+  pen.lineWidth = $("brush").value / 100 * Math.max(state.mask.width, state.mask.height);
+  pen.beginPath(); pen.moveTo(...from); pen.lineTo(to[0] + 0.01, to[1]); pen.stroke();
+  draw();
+}
+
+function maskPicture() {
+  const flat = emptyMask(), pen = flat.getContext("2d");
+  pen.drawImage(state.mask, 0, 0);
+  for (const [where, colour] of [["source-in", "#fff"], ["destination-over", "#000"]]) {
+    pen.globalCompositeOperation = where;
+    pen.fillStyle = colour; pen.fillRect(0, 0, flat.width, flat.height);
+  }
+  return flat;
+}
+
+async function showMask(name) {
+  const given = new Image();
+  given.src = pictureUrl(name);
+  await Promise.all([given.decode(), state.loaded]);
+  state.mask = emptyMask();
+  const pen = state.mask.getContext("2d");
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(given, 0, 0, state.mask.width, state.mask.height);
+  const pixels = pen.getImageData(0, 0, state.mask.width, state.mask.height), levels = pixels.data;
+  for (let at = 0; at < levels.length; at += 4) {
+    const light = 0.299 * levels[at] + 0.587 * levels[at + 1] + 0.114 * levels[at + 2];
+    levels.set([255, 47, 208, light >= 128 ? levels[at + 3] : 0], at);
+  }
+  pen.putImageData(pixels, 0, 0);
+  draw();
+}
+
+function readPoints() {
+  const numbers = ($("field-point").value.match(/-?[\d.]+,-?[\d.]+/g) || []);
+  state.points = numbers.map((pair) => pair.split(",").map(Number));
   draw();
 }
 
@@ -198,19 +255,30 @@ function listen() {
   document.addEventListener("drop", (event) => { event.preventDefault(); takeFiles([...event.dataTransfer.files]); });
   const canvas = $("canvas");
   canvas.addEventListener("pointerdown", (event) => {
-    if (tool() === "points") { state.points.push(place(event)); writePoints(); }
-    else { canvas.setPointerCapture(event.pointerId); paint(event); }
+    const spot = place(event);
+    if (tool() === "points") { state.points.push(spot.map(Math.floor)); writePoints(); return; }
+    canvas.setPointerCapture(event.pointerId);
+    paint(spot, spot);
+    state.last = spot;
   });
-  canvas.addEventListener("pointermove", (event) => { if (event.buttons && tool() === "mask") paint(event); });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!state.last) return;
+    const spot = place(event);
+    paint(state.last, spot);
+    state.last = spot;
+  });
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { state.last = null; });
   $("undo").addEventListener("click", () => { state.points.pop(); writePoints(); });
-  $("clear").addEventListener("click", () => { state.mask = null; draw(); });
+  $("clear").addEventListener("click", () => { state.points = []; state.mask = null; writePoints(); });
+  $("save").addEventListener("click", save);
+  $("finish").addEventListener("click", finish);
 }
 
 function resultPictures(run) {
   const url = (name) => "/runs/" + run.number + "/files/" + name.split("/").map(encodeURIComponent).join("/");
   const figure = (label, node) => make("figure", {}, node, make("figcaption", {}, label));
   const film = run.files.find((name) => name.endsWith(".webm"));
-  const stills = run.files.filter((name) => /^(edited|dragged|before-after|compare|sheet)[^/]*\.png$/.test(name));
+  const stills = run.files.filter((name) => /^(edited|dragged|before-after|compare|sheet)[^/]*\.(png|jpg|webp|avif)$/.test(name));
   return [
     ...run.pictures.filter(() => !film).map((name) => figure("source", make("img", { src: pictureUrl(name), alt: name }))),
     film ? figure("walk", make("video", { src: url(film), controls: true, loop: true, muted: true })) : null,
@@ -244,12 +312,26 @@ async function refresh() {
   }
 }
 
+async function showStart(start) {
+  $("finish").hidden = false;
+  for (const name of start.pictures) choose(name);
+  for (const [key, value] of Object.entries(start.settings)) {
+    const node = $("field-" + key);
+    if (!node || value === null) continue;
+    if (node.type === "checkbox") node.checked = value;
+    else node.value = Array.isArray(value) ? value.join("\n") : value;
+  }
+  if ($("field-point").value) readPoints();
+  if (start.mask) await showMask(start.mask);
+}
+
 async function begin() {
   const data = await ask("/state");
   state.forms = data.forms; state.pictures = data.pictures;
   listen();
-  open(state.forms[0].command);
+  open(data.start ? data.start.command : state.forms[0].command);
+  if (data.start) await showStart(data.start);
   await refresh();
-  setInterval(() => refresh().catch((error) => complain(error.message)), 500);
+  state.timer = setInterval(() => refresh().catch((error) => complain(error.message)), 500);
 }
 begin().catch((error) => complain(error.message));

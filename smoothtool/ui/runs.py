@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
 
 from smoothtool.commands import run_job
 from smoothtool.commands.shared.model_pool import ModelPool
-from smoothtool.errors import InputError, UsageError, explain
-from smoothtool.jobs import Job, make_job
+from smoothtool.errors import InputError, UsageError, explain, storage_error
+from smoothtool.jobs import DragJob, ReportJob, make_job, parse_point
 from smoothtool.recipe.command_line import command_line
 from smoothtool.recipe.defaults import with_defaults
+from smoothtool.types import Report, Track, silent
 from smoothtool.ui.forms import COMMANDS, accepted_keys
 from smoothtool.weights.sample_pictures import resolve_picture, sample, sample_name, sample_names
 
@@ -28,12 +31,22 @@ class StoppedError(Exception):
     """The person pressed Stop."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """What the page opens with: a tab, pictures by their names here, a mask among them or '', and what was chosen."""
+
+    command: str
+    pictures: list[str]
+    mask: str
+    settings: Mapping[str, Any]
+
+
 @dataclass
 class Run:
     """One run and how it goes. status: waiting, running, done, failed or stopped."""
 
     number: int
-    job: Job
+    job: ReportJob
     pictures: list[str]
     status: str = "waiting"
     stage: str = ""
@@ -42,7 +55,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     error: str = ""
     files: list[str] = field(default_factory=list)
-    folder: Path | None = None
+    report: Report | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def shown(self) -> dict[str, Any]:
@@ -64,14 +77,17 @@ class Run:
 
 
 class RunTrack:
-    """The `Track` of a run: notes progress, and ends the run between two steps once it is asked to stop."""
+    """The `Track` of a run: notes progress, and ends the run between two steps once it is asked to stop.
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    beside  hears of all that as well
+    """
+
+    def __init__(self, run: Run, beside: Track = silent) -> None:
+        self.run, self.beside = run, beside
 
     def __call__(self, items: Iterable[T], description: str, total: int) -> Iterable[T]:
         self.run.stage, self.run.done, self.run.total = description, 0, total
-        for item in items:
+        for item in self.beside(items, description, total):
             if self.run.stop.is_set():
                 raise StoppedError
             yield item
@@ -80,21 +96,33 @@ class RunTrack:
     def note(self, text: str) -> None:
         if text not in self.run.notes:
             self.run.notes.append(text)
+        self.beside.note(text)
 
     def tell(self, text: str) -> None:
         self.note(text)
 
     def status(self, text: str) -> None:
-        return None
+        self.beside.status(text)
 
 
 class Session:
-    """Pictures and runs of one page, in one folder, as a context manager; `common` are the model's options."""
+    """Pictures and runs of one page, in one folder, as a context manager; `common` are the model's options.
 
-    def __init__(self, folder: Path, common: Mapping[str, Any]) -> None:
-        self.folder, self.common = folder, dict(common)
+    names  of the folders of results, which other sessions may fill at the same time
+    track  hears of the progress of every run
+    start  what the page opens with; one that opens with a picture has a button that ends it
+    """
+
+    def __init__(
+        self, folder: Path, common: Mapping[str, Any], *, names: str = "{number}-{command}", track: Track = silent
+    ) -> None:
+        self.folder, self.common, self.names, self.track = folder, dict(common), names, track
         self.pictures = {name: resolve_picture(name) for name in map(sample, sample_names())}
+        self.start: Start | None = None
         self.runs: list[Run] = []
+        self.finished = threading.Event()
+        self.saved: Path | None = None
+        self._inputs: Path | None = None
         self._queue: Queue[Run | None] = Queue()
         self._lock = threading.Lock()
         self._worker = threading.Thread(target=self._work, daemon=True)
@@ -116,9 +144,8 @@ class Session:
         from smoothtool.files.pictures.images import load_image
         from smoothtool.files.storage.writing import write_bytes_atomic
 
-        folder = self.folder / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
+            folder = self._inputs = self._inputs or self._claim("pictures", "pictures-{number}")
             name = f"picture-{len(list(folder.iterdir())) + 1}"
             path = folder / f"{name}.png"
             write_bytes_atomic(path, content)
@@ -133,8 +160,37 @@ class Session:
         self.pictures[name] = path
         return name
 
-    def start(self, command: str, settings: Mapping[str, Any], pictures: Sequence[str]) -> Run:
+    def run(self, command: str, settings: Mapping[str, Any], pictures: Sequence[str]) -> Run:
         """Queue a run. Raises: UsageError when it cannot be meant."""
+        job = self._job(command, settings, pictures)
+        with self._lock:
+            job = job.model_copy(update={"output": self._claim(*[self.names.replace("{command}", command)] * 2)})
+            run = Run(len(self.runs) + 1, job, list(pictures))
+            self.runs.append(run)
+        self._queue.put(run)
+        return run
+
+    def save_points(self, settings: Mapping[str, Any], pictures: Sequence[str]) -> Path:
+        """Keep the points of a drag, and its mask, for another time: the folder of points.json and mask.png.
+
+        Raises: UsageError for what cannot be meant; StorageError.
+        """
+        from smoothtool.files.lists.points import check_points, points_from_numbers, write_points
+        from smoothtool.files.pictures.images import load_image
+        from smoothtool.files.storage.writing import write_bytes_atomic
+
+        job = self._job("drag", settings, pictures)
+        assert isinstance(job, DragJob)
+        points = points_from_numbers([parse_point(text) for text in job.point])
+        if job.image is not None:
+            check_points(points, load_image(resolve_picture(job.image)).size)
+        self.saved = self.saved or self._claim("points", "points-{number}")
+        write_points(self.saved / "points.json", points, job.src)
+        if job.mask is not None:
+            write_bytes_atomic(self.saved / "mask.png", job.mask.read_bytes())
+        return self.saved
+
+    def _job(self, command: str, settings: Mapping[str, Any], pictures: Sequence[str]) -> ReportJob:
         unknown = next((key for key in settings if key not in accepted_keys(command)), None)
         if unknown is not None:
             raise UsageError(f"{unknown}: no option of this page")
@@ -143,12 +199,25 @@ class Session:
             raise UsageError(f"{missing}: no picture of this page", "drop it on the page again")
         given = {key: value for key, value in settings.items() if value not in (None, "", [])}
         job = with_defaults(make_job(command, {**self.common, **given, **self._pictures_of(command, pictures)}))
-        with self._lock:
-            run = Run(len(self.runs) + 1, job, list(pictures))
-            run.job = job.model_copy(update={"output": self.folder / f"{run.number}-{command}"})
-            self.runs.append(run)
-        self._queue.put(run)
-        return run
+        assert isinstance(job, ReportJob)
+        return job
+
+    def _claim(self, first: str, later: str) -> Path:
+        """An empty folder of our own, of the first free name: others may work in the same place.
+
+        Raises: StorageError.
+        """
+        for number in count(1):
+            place = self.folder / (first if number == 1 else later).format(number=number)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                place.mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise storage_error(place, error) from error
+            return place
+        raise AssertionError("numbers do not end")
 
     def _pictures_of(self, command: str, names: Sequence[str]) -> dict[str, Any]:
         paths = [str(self.pictures[name]) if sample_name(name) is None else name for name in names]
@@ -170,19 +239,22 @@ class Session:
             self._run(run, pool)
 
     def _run(self, run: Run, pool: ModelPool) -> None:
-        if run.stop.is_set():
-            run.status = "stopped"
-            return
         run.status, run.stage = "running", "loading"
         try:
-            report = run_job(run.job, RunTrack(run), pool)
+            if run.stop.is_set():
+                raise StoppedError
+            run.report = run_job(run.job, RunTrack(run, self.track), pool)
         except StoppedError:
             run.status = "stopped"
         except Exception as error:  # whatever happens in a run, the page stays
             run.status, run.error = "failed", str(explain(error))
         else:
-            run.folder, run.files = report.folder, list(_names(report.files))
+            run.files = list(_names(run.report.files))
             run.status = "done"
+        if run.report is None:
+            assert run.job.output is not None, "claimed when it was asked for"
+            with suppress(OSError):
+                run.job.output.rmdir()
 
 
 def _names(files: Any) -> Iterable[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from smoothtool.errors import SmoothtoolError
 from smoothtool.ui.forms import COMMANDS, form_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from smoothtool.ui.runs import Session
@@ -101,6 +104,7 @@ def create_app(session: Session, token: str, hosts: set[str], invitation: str | 
                 "forms": [form_of(command) for command in COMMANDS],
                 "pictures": list(session.pictures),
                 "runs": [run.shown() for run in session.runs],
+                "start": session.start and asdict(session.start),
             }
         )
 
@@ -121,19 +125,10 @@ def create_app(session: Session, token: str, hosts: set[str], invitation: str | 
         return FileResponse(path, headers=HEADERS) if path is not None else _say(404, "there is no such picture")
 
     async def start(request: Request) -> Response:
-        content = await _body(request, LARGEST_REQUEST_BYTES)
-        try:
-            asked = json.loads(content or b"")
-            command, settings, pictures = asked["command"], dict(asked["settings"]), list(asked["pictures"])
-            if command not in COMMANDS or not all(isinstance(name, str) for name in pictures):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return _say(400, "this is no request of the page")
-        try:
-            run = await run_in_threadpool(session.start, command, settings, pictures)
-        except SmoothtoolError as error:
-            return _say(400, error.what)
-        return _json(run.shown(), 201)
+        return await _asked(request, lambda *asked: (session.run(*asked).shown(), 201))
+
+    async def save_points(request: Request) -> Response:
+        return await _asked(request, lambda _, *asked: ({"saved": str(session.save_points(*asked))}, 200))
 
     async def stop(request: Request) -> Response:
         session.stop(request.path_params["number"])
@@ -142,9 +137,13 @@ def create_app(session: Session, token: str, hosts: set[str], invitation: str | 
     async def result(request: Request) -> Response:
         number, name = request.path_params["number"], request.path_params["name"]
         run = session.runs[number - 1] if 1 <= number <= len(session.runs) else None
-        if run is None or run.folder is None or name not in run.files:
+        if run is None or run.report is None or name not in run.files:
             return _say(404, "there is no such file")
-        return FileResponse(run.folder / name, headers=HEADERS)
+        return FileResponse(run.report.folder / name, headers=HEADERS)
+
+    async def finish(request: Request) -> Response:
+        session.finished.set()
+        return _json({})
 
     routes = [
         Route("/", page),
@@ -152,12 +151,30 @@ def create_app(session: Session, token: str, hosts: set[str], invitation: str | 
         Route("/state", state),
         Route("/runs", runs),
         Route("/runs", start, methods=["POST"]),
+        Route("/points", save_points, methods=["POST"]),
+        Route("/finish", finish, methods=["POST"]),
         Route("/runs/{number:int}/stop", stop, methods=["POST"]),
         Route("/runs/{number:int}/files/{name:path}", result),
         Route("/pictures", add_picture, methods=["POST"]),
         Route("/pictures/{name}", picture),
     ]
     return Guard(Starlette(routes=routes), token, hosts, invitation)
+
+
+async def _asked(request: Request, work: Callable[[str, dict[str, Any], list[str]], tuple[Any, int]]) -> Response:
+    """What comes of a command with its settings and pictures."""
+    content = await _body(request, LARGEST_REQUEST_BYTES)
+    try:
+        asked = json.loads(content or b"")
+        command, settings, pictures = asked["command"], dict(asked["settings"]), list(asked["pictures"])
+        if command not in COMMANDS or not all(isinstance(name, str) for name in pictures):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return _say(400, "this is no request of the page")
+    try:
+        return _json(*await run_in_threadpool(work, command, settings, pictures))
+    except SmoothtoolError as error:
+        return _say(400, error.what)
 
 
 async def _body(request: Request, limit: int) -> bytes | None:

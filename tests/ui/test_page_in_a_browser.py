@@ -6,14 +6,16 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from smoothtool.cli.ui import listen
-from smoothtool.ui.runs import Session
+from smoothtool.cli.page import listen, serve
+from smoothtool.files.lists.points import load_mask
+from smoothtool.ui.runs import Session, Start
 from smoothtool.weights.sample_pictures import SAMPLES
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -33,19 +35,26 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+@contextmanager
+def served(session: Session) -> Iterator[str]:
+    """The address of the page on that session, as `smoothtool ui` serves it."""
+    told: list[str] = []
+    with session, listen(0) as listener:
+        thread = threading.Thread(target=serve, args=(session, listener, told.append), kwargs={"browser": False})
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not told and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield told[0]
+        session.finished.set()
+        thread.join(20)
+
+
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """The page on the embedded model, as `smoothtool ui` serves it."""
-    from smoothtool.ui.server import create_app
-
-    with Session(tmp_path / "session", {"model": "stickers", "lora": ["none"]}) as session, listen(0) as listener:
-        host = f"127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(create_app(session, "secret", {host}), log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        yield f"http://{host}/?token=secret"
-        server.should_exit = True
-        thread.join(10)
+    """The page on the embedded model."""
+    with served(Session(tmp_path / "session", {"model": "stickers", "lora": ["none"]})) as address:
+        yield address
 
 
 @pytest.fixture
@@ -174,3 +183,55 @@ def test_a_picture_of_another_shape_shows_whole(tab: Any, tmp_path: Path) -> Non
     tab.set_input_files("#file", str(tmp_path / "wide.png"))
     until(tab, "document.getElementById('canvas').dataset.picture === '300x100'")
     assert tab.locator("#canvas").evaluate("c => c.clientWidth / c.clientHeight") == pytest.approx(3, rel=0.02)
+
+
+def test_the_page_of_pick_shows_what_was_given_and_ends_with_finish(browser: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (60, 40), "orange").save(tmp_path / "cat.png")
+    mask = Image.new("L", (60, 40), 0)
+    mask.paste(255, (0, 0, 30, 40))
+    mask.save(tmp_path / "mask.png")
+    session = Session(tmp_path / "out", {"model": "stickers", "lora": ["none"]}, names="run-{number}")
+    session.pictures |= {"picture": tmp_path / "cat.png", "mask": tmp_path / "mask.png"}
+    session.start = Start("drag", ["picture"], "mask", {"method": "fastdrag", "steps": 4, "point": ["5,20:15,20"]})
+    with served(session) as address:
+        tab = browser.new_page(viewport={"width": 1200, "height": 900})
+        tab.goto(address)
+        until(tab, "state.mask !== null && state.points.length === 2")
+        assert tab.locator("#tab-drag").get_attribute("aria-selected") == "true"
+        assert (tab.locator("#field-method").input_value(), tab.locator("#field-steps").input_value()) == (
+            "fastdrag",
+            "4",
+        )
+        canvas = tab.locator("#canvas")
+        box = canvas.bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(60 / 40, rel=0.02)  # not squeezed
+
+        def at(x: float, y: float) -> tuple[float, float]:
+            return box["x"] + (x + 0.5) / 60 * box["width"], box["y"] + (y + 0.5) / 40 * box["height"]
+
+        for x, y in ((10, 10), (20, 10)):
+            tab.mouse.click(*at(x, y))
+        assert tab.locator("#field-point").input_value() == "5,20:15,20\n10,10:20,10"
+        tab.click("#undo")
+        assert tab.locator("#field-point").input_value() == "5,20:15,20"
+        tab.check("input[value=erase]")
+        tab.mouse.move(*at(15, 0))
+        tab.mouse.down()
+        tab.mouse.move(*at(15, 39), steps=4)
+        tab.mouse.up()
+        tab.click("#save")
+        until(tab, "document.getElementById('saved').textContent.includes('points')")
+        kept = load_mask(tmp_path / "out" / "points" / "mask.png", (60, 40), fit=False)
+        assert kept[20, 3]
+        assert not kept[20, 15]
+        assert not kept[20, 45]
+        tab.check("input[value=mask]")
+        tab.mouse.move(*at(45, 20))
+        tab.mouse.down()
+        tab.mouse.up()
+        tab.click("#go")
+        assert "dragged.png" in done(tab).locator("figcaption").all_inner_texts()
+        assert (tmp_path / "out" / "run-1" / "dragged.png").is_file()
+        tab.click("#finish")
+        assert session.finished.wait(10)
+        tab.close()

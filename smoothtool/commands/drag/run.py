@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smoothtool.commands.drag.pick import run_picked
 from smoothtool.commands.drag.picture import drag_picture
 from smoothtool.commands.drag.stages import first_step
 from smoothtool.commands.shared.model_pool import ModelPool
+from smoothtool.errors import UsageError
 from smoothtool.types import Report, Track
 
 if TYPE_CHECKING:
@@ -15,12 +15,9 @@ if TYPE_CHECKING:
 
 
 def run(job: DragJob, track: Track, pool: ModelPool | None = None) -> Report:
-    """Drag; leaves dragged.png, before-after.png, trajectory.webp, points.json, report.json, job.yaml.
-
-    With --pick it drags what is clicked on a page in the browser.
-    """
+    """Drag; leaves dragged.png, before-after.png, trajectory.webp, points.json, report.json, job.yaml."""
     pool = pool or ModelPool()
     first_step(job)
     if job.pick:
-        return run_picked(job, track, pool)
+        raise UsageError("pick: the page is opened by the command line alone", "smoothtool drag picture.png --pick")
     return drag_picture(job, track, pool)
