@@ -16,6 +16,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.diffusion.economies import Economies, Economy
+from smoothtool.diffusion.feed_forward import keep_less
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.parts import check_channels, check_words, read_part, read_schedule, read_tokenizer
 from smoothtool.diffusion.text import OneEncoder, PromptEncoder, TwoEncoders
@@ -89,6 +90,7 @@ def assemble(
         _digest_weights(part, digest)
         part.requires_grad_(False)
         part.eval()
+    keep_less(unet)
     if device.type == "cuda":
         unet.to(memory_format=torch.channels_last)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -18,6 +18,7 @@ from smoothtool.diffusion.memory import failing_in_time
 from smoothtool.diffusion.text import PromptEncoder, added_conditions
 from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError, out_of_memory
 from smoothtool.types import Conditioning
+from smoothtool.weights.passes import DRAWN_AT_ONCE, rows_at_once
 
 T = TypeVar("T")
 Limit = Literal["max_batch", "max_pictures"]
@@ -40,7 +41,7 @@ class DiffusionModel:
     fingerprint  short digest of all weights, the same in float32 and float16 storage
     economies    what saves memory; more of it is used when memory runs out
     max_batch    most rows in one UNet call; halved when memory runs out
-    max_pictures the same of one VAE call
+    max_pictures the same of one VAE call; of large pictures it takes fewer, see `DRAWN_AT_ONCE`
     """
 
     name: str
@@ -131,7 +132,7 @@ class DiffusionModel:
             posterior = self.vae.encode(pixel_values[part].to(self.device, self.vae.dtype)).latent_dist
             return torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
 
-        mean, deviation = self._through_vae(encode, pixel_values).unbind(dim=1)
+        mean, deviation = self._through_vae(encode, pixel_values, pixel_values.shape[-2:]).unbind(dim=1)
         factor = float(self.vae.config.scaling_factor)
         return mean * factor, deviation * factor
 
@@ -146,22 +147,26 @@ class DiffusionModel:
         def decode(part: slice) -> torch.Tensor:
             return self.vae.decode(scaled[part].to(self.vae.dtype)).sample.float().cpu()
 
-        pixel_values = self._through_vae(decode, scaled)
+        pixel_values = self._through_vae(decode, scaled, self.picture_size_px(scaled.shape))
         if not bool(torch.isfinite(pixel_values).all()):
             raise ModelError(f"{self.name}: the picture came out as NaN", "--dtype float32, or lower --guidance")
         return pixel_values.clamp(-1, 1)
 
-    def _through_vae(self, work: Callable[[slice], torch.Tensor], given: torch.Tensor) -> torch.Tensor:
-        """`work` on the rows of what is given. SDXL's first VAE, and fine-tunes that say nothing of it, overflow in
-        float16: where finite numbers become others, it is computed again in float32, and the VAE stays so.
+    def _through_vae(
+        self, work: Callable[[slice], torch.Tensor], given: torch.Tensor, size_px: Sequence[int]
+    ) -> torch.Tensor:
+        """`work` on the rows of what is given, pictures of that size or their latents. SDXL's first VAE, and fine-tunes
+        that say nothing of it, overflow in float16: where finite numbers become others, it is computed again in
+        float32, and the VAE stays so.
         """
-        found = self._in_parts(work, len(given), "max_pictures")
+        at_once = rows_at_once(size_px, DRAWN_AT_ONCE)
+        found = self._in_parts(work, len(given), "max_pictures", at_once)
         if self.vae.dtype == torch.float32 or bool(found.isfinite().all()) or not bool(given.isfinite().all()):
             return found
         precision = str(self.vae.dtype).removeprefix("torch.")
         self.economies.say(f"the VAE gave NaN in {precision}: computed again in float32, in which it stays")
         self.vae.to(torch.float32)
-        return self._in_parts(work, len(given), "max_pictures")
+        return self._in_parts(work, len(given), "max_pictures", at_once)
 
     def decode_latents_with_gradient(self, latents: torch.Tensor) -> torch.Tensor:
         """The same on the model's device, differentiable: for losses of the finished picture."""
@@ -229,10 +234,12 @@ class DiffusionModel:
                     raise MemoryExhaustedError("out of memory, with everything done to save it", SMALLER) from error
             self.economies.use_next(WITH_GRADIENTS)  # past the handler, which holds on to what did not fit
 
-    def _in_parts(self, work: Callable[[slice], torch.Tensor], count: int, limit: Limit) -> torch.Tensor:
-        """`work` on `count` rows, as many at a time as the limit says, which is halved when memory runs out."""
+    def _in_parts(
+        self, work: Callable[[slice], torch.Tensor], count: int, limit: Limit, at_once: int | None = None
+    ) -> torch.Tensor:
+        """`work` on `count` rows, `at_once` or as many as the limit says, which is halved when memory runs out."""
         while True:
-            most: int = getattr(self, limit)
+            most = min(getattr(self, limit), at_once or count)
             last = min(most, count) == 1 and self.economies.left(_SAVINGS[limit]) is None
             try:
                 with nullcontext() if last else failing_in_time(self.device):
@@ -242,11 +249,10 @@ class DiffusionModel:
                     raise
                 if last:
                     raise MemoryExhaustedError("out of memory with one picture at a time", SMALLER) from error
-            self._need_less(count, limit)
+            self._need_less(min(most, count), limit)
 
-    def _need_less(self, count: int, limit: Limit) -> None:
+    def _need_less(self, most: int, limit: Limit) -> None:
         """Rows of the UNet may belong together, so that they are divided last; pictures of the VAE never do."""
-        most: int = min(getattr(self, limit), count)
         if limit == "max_pictures" and most > 1:
             release(self.device)
         elif self.economies.use_next(_SAVINGS[limit]):

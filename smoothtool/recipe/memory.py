@@ -18,7 +18,15 @@ from smoothtool.jobs.notation import working_size
 from smoothtool.recipe.estimate import ISTD_BATCH, LARGEST_BATCH, TABLES_BATCH, each_job, name_of_inversion
 from smoothtool.weights.facts import Shape, model_shape
 from smoothtool.weights.models import preferred_name
-from smoothtool.weights.passes import Held, decoder_pass, encoder_pass, unet_pass
+from smoothtool.weights.passes import (
+    DRAWN_AT_ONCE,
+    LEARNED_AT_ONCE,
+    Held,
+    decoder_pass,
+    encoder_pass,
+    rows_at_once,
+    unet_pass,
+)
 from smoothtool.weights.sample_pictures import resolve_picture
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -35,14 +43,12 @@ fused attention has no second derivative: measured on the embedded model.
 TRAINING_ENCODES = 16
 """Pictures through the VAE at once, before a training."""
 
-DIVIDED = ("forward", "encode", "decode")
-"""Passes that take `LARGEST_BATCH` rows at once at most."""
-
 Settings = Mapping[str, Any]
 Rows = dict[str, float]
-"""How many rows go at once, at most, through a pass of each kind: forward, backward, maps (backward with the
-cross-attention maps kept), learning (backward into a LoRA on crops of the training size), training (the same on whole
-pictures), encode, decode, and drawing (backward through the VAE).
+"""How many rows go at once, at most, through a pass of each kind: forward, backward, feature (backward from the last
+decoder block but one, where drags look), maps (backward with the cross-attention maps kept), learning (backward into a
+LoRA on crops of the training size), training (the same on whole pictures), encode, decode, and drawing (backward
+through the VAE).
 """
 
 
@@ -112,9 +118,16 @@ class _Taken:
     def peak_bytes(self, rows: Rows) -> float:
         """The pass that takes most, with the weights that are there meanwhile."""
         return max(
-            self._weights(kind) + self._numbers(kind, min(count, LARGEST_BATCH) if kind in DIVIDED else count)
-            for kind, count in rows.items()
+            self._weights(kind) + self._numbers(kind, min(count, self._most(kind))) for kind, count in rows.items()
         )
+
+    def _most(self, kind: str) -> float:
+        """Rows that are let through at once, however many wait."""
+        if kind in ("encode", "decode"):
+            return min(LARGEST_BATCH, rows_at_once(self._size_px(), DRAWN_AT_ONCE))
+        if kind == "learning":
+            return rows_at_once(self._latent_size(crop=True), LEARNED_AT_ONCE)
+        return LARGEST_BATCH if kind == "forward" else float("inf")
 
     def _weights(self, kind: str) -> float:
         counts = self.shape.parameters
@@ -133,7 +146,7 @@ class _Taken:
                 self.shape.vae, self._size_px(), bool(self.settings.get("vae_tiling"))
             )
             return rows * self.vae_bytes * (held.backward if kind == "drawing" else held.forward)
-        held = self._unet(crop=kind == "learning")
+        held = unet_pass(self.shape.unet, self._latent_size(kind == "learning"), int(kind == "feature"))
         size = 2 if self.settings.get("mixed_precision", "no") != "no" else BYTES[self.dtype]
         if kind == "forward":
             return rows * size * held.forward
@@ -141,7 +154,7 @@ class _Taken:
             return rows * (size * held.backward + (4 + 2 * size) * held.maps)
         saving = bool(self.settings.get("gradient_checkpointing"))
         passed = rows * size * (held.checkpointed if saving else held.backward)
-        if kind == "backward":
+        if kind in ("backward", "feature"):
             return passed
         # a LoRA in float32 on a model in half precision copies what it is given; else q, k and v share it
         copies = 4.0 if size == 2 else 4.0 / 3
@@ -156,12 +169,12 @@ class _Taken:
             return self.shape.parameters.get("UNet", 0) * (TRAINED_BYTES - 4.0)
         return held.projected * float(self.settings.get("rank", IDENTITY_RANK)) * TRAINED_BYTES
 
-    def _unet(self, crop: bool) -> Held:
+    def _latent_size(self, crop: bool) -> tuple[int, int]:
         height, width = (side // self._pixels_per_latent for side in self._size_px())
         if crop:
             native = self._native_px // self._pixels_per_latent
             height, width = min(height, native), min(width, native)
-        return unet_pass(self.shape.unet, (height, width))
+        return height, width
 
     @property
     def _pixels_per_latent(self) -> int:
@@ -270,11 +283,14 @@ def _interpolate(job: Settings, together: int) -> Rows:
 
 
 def _drag(job: Settings, together: int) -> Rows:
-    """A picture is opened without guidance; one made from a prompt is dragged under it."""
+    """A picture is opened without guidance; one made from a prompt is dragged under it. Without a mask the UNet stops
+    behind the block whose features lead the points.
+    """
     halves = 1 if job["image"] or job["guidance"] == 1 else 2
     rows: Rows = {"encode": 1, "decode": 1, "forward": 2 * halves}
     if job["method"] in ("dragdiffusion", "gooddrag"):
-        rows["backward"] = halves
+        masked = bool(job["mask"] or not job["point"])  # a file of points may hold one, and the page that picks them
+        rows["backward" if masked else "feature"] = halves
     if job["image"] and identity_steps(job["method"], job["lora_steps"]):
         rows["learning"] = IDENTITY_BATCH
     return rows

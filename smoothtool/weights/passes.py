@@ -4,19 +4,20 @@ The layers are walked as diffusers builds them, and the maps counted that are al
 connections and what one layer works on; for a backward pass every input that autograd keeps of frozen layers:
 
     residual block C -> D     2 C + 3 D  (norm, silu, conv, norm, silu) and its output, D
-    transformer block         21 C a token: q, k, v, output and residual of self-attention 5, of cross-attention 4,
-                              GEGLU 12; attention is fused, so that no map of tokens by tokens exists
+    transformer block         17 C a token: q, k, v, output and residual of self-attention 5, of cross-attention 4,
+                              GEGLU 8 (see `diffusion.feed_forward`); attention is fused, so that no map of tokens by
+                              tokens exists
 
 Gradient checkpointing (Chen et al. 2016, arXiv:1604.06174) keeps the inputs of the blocks, and one block's inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FUSED_BLOCK, LORA_ON_BLOCK = 21, 6
+FUSED_BLOCK, LORA_ON_BLOCK = 17, 6
 """Maps [tokens, C] that autograd keeps of a transformer block, and inputs of projections that LoRAs keep on top."""
 WORKED_ON = 21
 """Maps [tokens, C] alive in a transformer block without gradients, when GEGLU holds 16 of them."""
@@ -25,6 +26,10 @@ ON_THE_WAY_BACK = 3
 STRIP_NUMBERS, STRIPS = 2**24, 6
 """Of a map that the VAE works on strip by strip, see `diffusion.strips`, and how many strips are alive at once."""
 TEXT_TOKENS = 77
+LEARNED_AT_ONCE = 2 * 64 * 64
+"""Places of latents in one backward pass of learning a picture: two of SD 1.5's crops, one of SDXL's."""
+DRAWN_AT_ONCE = 1024 * 1024
+"""Pixels in one pass of the VAE, or one picture: what is larger keeps a GPU no busier."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Held:
     maps: float = 0.0
     square_maps: float = 0.0
     projected: float = 0.0
+
+
+def rows_at_once(size: Sequence[int], most: int) -> int:
+    """How many maps of (height, width) have at most so many places together; one in any case."""
+    return max(1, most // (size[0] * size[1]))
 
 
 class _Walk:
@@ -104,9 +114,10 @@ class _Walk:
         )
 
 
-def unet_pass(config: Mapping[str, Any], latent_size: tuple[int, int]) -> Held:
+def unet_pass(config: Mapping[str, Any], latent_size: tuple[int, int], left_out: int = 0) -> Held:
     """A UNet2DConditionModel at latents of (height, width).
 
+    left_out  blocks at the end of the decoder that are not passed: 1 where only the features of a drag are wanted
     Raises: KeyError, TypeError, ValueError, IndexError when the config is not of that kind.
     """
     widths = [int(width) for width in config["block_out_channels"]]
@@ -136,7 +147,7 @@ def unet_pass(config: Mapping[str, Any], latent_size: tuple[int, int]) -> Held:
     if any("CrossAttn" in kind for kind in (*down, *up)):
         walk.transformer(width, depths[-1], heads[-1], linear, area)
     walk.residual(width, width, area)
-    for level, kind in zip(range(last, -1, -1), up, strict=True):
+    for level, kind in zip(range(last, left_out - 1, -1), up[: len(up) - left_out], strict=True):
         walk.entered = area * width
         for _ in range(layers[level] + 1):
             both = width + int(walk.skips.pop()[0])
@@ -149,8 +160,9 @@ def unet_pass(config: Mapping[str, Any], latent_size: tuple[int, int]) -> Held:
             area *= 4
             walk.works(2 * area * width)
             walk.map(area * width)
-    walk.map(area * width)
-    walk.map(area * width)
+    if not left_out:
+        walk.map(area * width)
+        walk.map(area * width)
     return walk.held()
 
 

@@ -97,19 +97,10 @@ def gigabytes(command: str, **settings: Any) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("command", "settings", "counted"),
     [
-        ("drag", {"model": "sd15", "size": "512", "point": ["1,1:9,9"], "method": "dragdiffusion"}, 6.4),
-        (
-            "drag",
-            {
-                "model": "sd15",
-                "size": "512",
-                "point": ["1,1:9,9"],
-                "method": "dragdiffusion",
-                "gradient_checkpointing": True,
-            },
-            3.2,
-        ),
-        ("invert", {"model": "sdxl", "size": "1024", "inversion": "nti"}, 12.5),
+        ("drag", DRAG, 4.2),
+        ("drag", {**DRAG, "lora_steps": 0}, 2.6),
+        ("drag", {**DRAG, "lora_steps": 0, "mask": "mask.png"}, 2.9),
+        ("invert", {"model": "sdxl", "size": "1024", "inversion": "nti"}, 11.5),
         (
             "edit",
             {

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 from toys import tiny_model
 
-from smoothtool.diffusion.lora import lora_layers, remove_lora
+from smoothtool.diffusion.lora import lora_layers, lora_state, remove_lora
 from smoothtool.jobs import identity_steps, make_job
 from smoothtool.methods.drag.dragdiffusion import DragSettings, DragTask, Sight, _loss
 from smoothtool.methods.drag.fastdrag import warp_latents
@@ -132,12 +132,27 @@ def test_the_identity_lora_is_the_same_for_the_same_seed(model):
     assert runs[0] == runs[1]
 
 
+def test_large_crops_are_learned_in_parts_by_the_same_steps(model, monkeypatch):
+    latents, text = torch.randn(1, 4, 16, 16), model.encode_prompts(["a fox"])
+    rows, predict = [], model.predict_noise
+    monkeypatch.setattr(model, "predict_noise", lambda z, *given: (rows.append(len(z)), predict(z, *given))[1])
+    runs = []
+    for at_once in (4, 3):
+        monkeypatch.setattr("smoothtool.methods.drag.identity_lora.LEARNED_AT_ONCE", at_once * 16 * 16)
+        losses = [s.loss for s in fit_identity_lora(model, latents, text, 3, torch.Generator().manual_seed(5))]
+        runs.append((losses, lora_state(model.unet, IDENTITY)))
+        remove_lora(model, IDENTITY)
+    assert rows == [4] * 3 + [3, 1] * 3
+    assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-5)
+    torch.testing.assert_close(runs[0][1], runs[1][1], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_the_identity_lora_is_fitted_with_the_loss_that_the_model_was_trained_with(tmp_path, prediction_type):
     model = tiny_model(tmp_path, prediction_type=prediction_type)
     latents, noise, text = torch.randn(4, 4, 16, 16), torch.randn(4, 4, 16, 16), model.encode_prompts(["a fox"])
-    loss = prediction_loss(model, latents, noise, text, torch.Generator().manual_seed(3))
     times = torch.randint(1000, (4,), generator=torch.Generator().manual_seed(3))
+    loss = prediction_loss(model, latents, noise, text, times)
     scheduler = DDIMScheduler.from_config(model.schedule.config)
     target = noise if prediction_type == "epsilon" else scheduler.get_velocity(latents, noise, times)
     embeds = text.expand(4).prompt_embeds
