@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,10 @@ Measure = Callable[[BenchItem, Path], tuple[Figures, Figures]]
 """An item and the folder of its result -> the figures of the result, and of doing nothing."""
 
 
+Together = Callable[["BenchJob", Sequence[tuple[BenchItem, Path]], Track], tuple[Figures, Figures]]
+"""The items that are made, each with the folder of its result -> figures of all of them, and of doing nothing."""
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """What one benchmark consists of.
@@ -27,6 +31,7 @@ class Benchmark:
     columns    head of each column in tables
     rule       how the means are taken, in words
     published  rows of the papers, by name
+    together   columns that are no means, but distances between sets of pictures
     weights    columns whose mean is over the parts of items, and the figure that says how many an item has
     """
 
@@ -35,3 +40,4 @@ class Benchmark:
     rule: str
     published: Mapping[str, Figures]
     weights: Mapping[str, str] = field(default_factory=dict)
+    together: Together | None = None

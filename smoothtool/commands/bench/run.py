@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.commands import run_job
-from smoothtool.commands.bench.benchmark import Benchmark
+from smoothtool.commands.bench.benchmark import Benchmark, Figures
 from smoothtool.commands.bench.drag import DRAG
 from smoothtool.commands.bench.morph import MORPH
 from smoothtool.commands.bench.pie import PIE
@@ -60,6 +60,9 @@ def run(job: BenchJob, track: Track, pool: ModelPool | None = None) -> Report[Be
     # 3. the table, beside the published rows
     rows = [known[item.key] for item in items if item.key in known]
     report.figures = _means(benchmark, rows, missing=len(items) - len(rows))
+    made = [(item, report.folder / "items" / item.key) for item in items if "figures" in known.get(item.key, {})]
+    if benchmark.together is not None and made:
+        report.figures = _with_sets(report.figures, benchmark.together(job, made, track), len(made))
     report.files = _write_tables(benchmark, job, rows, report)
     save_report(report, report.folder)
     failed = [row["item"] for row in rows if "error" in row]
@@ -116,20 +119,31 @@ def _means(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], *, missing: 
     done = [row for row in rows if "error" not in row]
 
     def mean(kind: str, column: str) -> float | None:
-        there = [row[kind] for row in done if row[kind][column] is not None]
+        there = [row[kind] for row in done if row[kind].get(column) is not None]
         counts = [row[benchmark.weights[column]] if column in benchmark.weights else 1 for row in there]
         return fmean((row[column] for row in there), counts) if there else None
 
     return {
         "measured": {column: mean("figures", column) for column in benchmark.columns},
         "no edit": {column: mean("no_edit", column) for column in benchmark.columns},
-        "counts": {column: sum(row["figures"][column] is not None for row in done) for column in benchmark.columns},
+        "counts": {column: sum(row["figures"].get(column) is not None for row in done) for column in benchmark.columns},
         "items": len(done),
         "failed": len(rows) - len(done),
         "seconds": fmean(row["seconds"] for row in done) if done else None,
         "unet_calls": fmean(row["unet_calls"] for row in done) if done else None,
         "rule": benchmark.rule,
         "missing": missing,
+    }
+
+
+def _with_sets(figures: BenchFigures, found: tuple[Figures, Figures], items: int) -> BenchFigures:
+    """The means, and beside them what is measured of all items together."""
+    measured, idle = found
+    return {
+        **figures,
+        "measured": {**figures["measured"], **measured},
+        "no edit": {**figures["no edit"], **idle},
+        "counts": {**figures["counts"], **dict.fromkeys(measured, items)},
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from smoothtool.commands.bench import morph
 from smoothtool.commands.bench.pie import mask_at, masked, outside
 from smoothtool.commands.bench.run import run
 from smoothtool.errors import BatchError, UsageError
@@ -122,6 +123,28 @@ def test_a_morph_bench_pair_is_walked_in_seventeen_frames(tmp_path: Path) -> Non
     assert len(list((tmp_path / "out" / "items" / "Animation" / "x" / "frames").iterdir())) == 17
     assert figures["measured"]["pdv"] < figures["no edit"]["pdv"]
     assert "cannot be a plain sum" in figures["rule"]
+
+
+def test_frames_drawn_from_the_walks_are_far_from_the_inputs_and_the_inputs_themselves_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "morph" / "Metamorphosis"
+    folder.mkdir(parents=True)
+    for name, ends in (("x", ("fox", "cat")), ("y", ("apple", "pear"))):
+        for end, picture in enumerate(ends):
+            Image.open(SAMPLES / f"{picture}.png").save(folder / f"{name}_{end}.png")
+    monkeypatch.setattr(morph, "inception_missing", lambda: "no Inception here")
+    job = bench(tmp_path / "morph", tmp_path / "out", "morph", method="vae")
+    report = run(job, silent)
+    figures = report.figures
+    assert figures["measured"]["clip_frechet_distance"] > figures["no edit"]["clip_frechet_distance"] > 0
+    assert (figures["measured"]["fid"], figures["counts"]["clip_frechet_distance"]) == (None, 2)
+    assert sum("no Inception here" in note for note in report.notes) == 1
+    assert "mean of 10 draws" in (tmp_path / "out" / "table.md").read_text()
+    assert run(job, silent).figures["measured"] == figures["measured"]  # from what lies there, by the same draws
+    monkeypatch.setattr(morph, "inception_missing", str)
+    monkeypatch.setattr(morph, "inception_features", lambda pictures: pictures.mean(dim=(2, 3)))
+    assert run(job, silent).figures["measured"]["fid"] > 0
 
 
 def test_outside_figures_do_not_see_the_edited_part() -> None:
