@@ -5,7 +5,7 @@ Given a damaged file, diffusers and transformers raise anything, or load random 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ LARGEST = {
 }  # fmt: skip
 """Sizes in configs above which no model goes: a library would build layers until time or memory end."""
 MOST_LEVELS = 12
+TEXT_MODEL = "text_model."
 
 
 def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype) -> Any:
@@ -48,8 +49,9 @@ def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype)
     _check_sizes(config)
     _check_files(place, name)
     precision = {"torch_dtype" if issubclass(kind, ModelMixin) else "dtype": dtype}
-    try:
-        model, found = kind.from_pretrained(
+
+    def read(**options: Any) -> Any:
+        return kind.from_pretrained(
             folder,
             subfolder=part,
             variant=choose_variant(path.name for path in place.iterdir()) or None,
@@ -57,7 +59,13 @@ def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype)
             local_files_only=True,
             output_loading_info=True,
             **precision,
+            **options,
         )
+
+    try:
+        model, found = read()
+        if has_bare_names(found["missing_keys"], found["unexpected_keys"]):
+            model, found = read(key_mapping={"^": TEXT_MODEL})
     except Exception as error:
         if out_of_memory(error):
             raise
@@ -65,6 +73,12 @@ def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype)
         raise ModelError(f"{name}: {place} cannot be loaded: {reason}", HINT) from error
     check_missing(f"{name}: {place}", found["missing_keys"])
     return model
+
+
+def has_bare_names(missing: Iterable[str], unexpected: Iterable[str]) -> bool:
+    """Whether all that is missing is there without TEXT_MODEL: a CLIPTextModel as transformers saves it since 5.6."""
+    looked_for, there = set(missing), set(unexpected)
+    return bool(looked_for) and looked_for == {f"{TEXT_MODEL}{key}" for key in there}
 
 
 def check_missing(place: str, keys: Any) -> None:
@@ -170,7 +184,7 @@ def _other_shape(kind: Any, config: Fields, place: Path) -> str:
     except Exception:  # whatever the library could not do with the config, the first error says it
         return ""
     for key, shape in wanted.items():
-        found = stored.get(key, stored.get(f"text_model.{key}"))
+        found = stored.get(key, stored.get(f"{TEXT_MODEL}{key}"))
         if found is not None and found != shape:
             return f"{key} has the shape {list(found)}, and the config asks for {list(shape)}"
     return ""

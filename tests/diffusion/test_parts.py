@@ -15,6 +15,7 @@ from batch_toys import saved_tiny_model
 from safetensors.torch import load_file, save_file
 
 from smoothtool.diffusion.loading import load_model
+from smoothtool.diffusion.parts import has_bare_names
 from smoothtool.errors import ModelError
 
 WEIGHTS = {
@@ -55,6 +56,23 @@ def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], Any])
 def test_a_missing_key_is_named_and_not_filled_with_random_weights(folder: Path, part: str) -> None:
     key = change_weights(folder / part / WEIGHTS[part], lambda found: found["weights"].pop(found["key"]))
     assert f"{part}: the weights lack {key}" in refusal(folder)
+
+
+def test_a_text_encoder_is_read_under_both_of_its_namings(folder: Path) -> None:
+    """transformers begins its keys by text_model. before 5.6, and no longer since."""
+    path, model = folder / "text_encoder" / WEIGHTS["text_encoder"], load_model(folder, "tiny")
+    bare = {key.removeprefix("text_model."): value for key, value in load_file(path).items()}
+    before = model.encode_prompts(["a cake"]).prompt_embeds
+    for prefix in ("", "text_model."):
+        save_file({f"{prefix}{key}": value for key, value in bare.items()}, path, metadata={"format": "pt"})
+        assert torch.equal(load_model(folder, "tiny").encode_prompts(["a cake"]).prompt_embeds, before)
+
+
+def test_keys_that_lack_their_first_level_are_told_from_keys_that_are_missing() -> None:
+    assert has_bare_names({"text_model.a", "text_model.b"}, {"a", "b"})
+    assert not has_bare_names({"text_model.a", "text_model.b"}, {"a"})
+    assert not has_bare_names({"a"}, {"text_model.a"})
+    assert not has_bare_names(set(), set())
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
