@@ -14,6 +14,7 @@ from cli_toys import call_main
 
 from smoothtool.errors import SmoothtoolError
 from smoothtool.weights import models
+from smoothtool.weights.loras import KNOWN_LORAS
 from smoothtool.weights.models import KNOWN, STICKERS
 from smoothtool.weights.sample_pictures import SAMPLES
 
@@ -33,7 +34,10 @@ CHEAPER = {
 
 @pytest.fixture
 def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with photos, on a machine whose Stable Diffusion 1.5 is the embedded model; two steps by default."""
+    """A folder with photos, on a machine whose Stable Diffusion 1.5 and smooth-sd15 are the embedded model's.
+
+    Two steps by default.
+    """
     (tmp_path / "settings.yaml").write_text("steps: 2\n")
     for module in ("smoothtool.weights.models", "smoothtool.recipe.defaults"):
         monkeypatch.setattr(f"{module}.settings_file", lambda: tmp_path / "settings.yaml")
@@ -44,6 +48,13 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (hub / "refs" / "main").write_text("abc")
     (hub / "snapshots").mkdir()
     (hub / "snapshots" / "abc").symlink_to(STICKERS)
+    paper = KNOWN_LORAS["smooth-sd15"]
+    space = tmp_path / "hub" / ("spaces--" + paper.hub_id.replace("/", "--"))
+    file = space / "snapshots" / "abc" / paper.file
+    for folder in (space / "refs", file.parent):
+        folder.mkdir(parents=True)
+    (space / "refs" / "main").write_text("abc")
+    file.symlink_to(STICKERS / "smooth.safetensors")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     here = tmp_path / "here"
     (here / "photos" / "b").mkdir(parents=True)
