@@ -97,8 +97,10 @@ def test_the_page_opens_with_the_picture_and_all_options_and_every_run_leaves_a_
     start = person.state["start"]
     assert (start["command"], start["pictures"], start["mask"]) == ("drag", ["picture"], "")
     assert {key: start["settings"][key] for key in ("method", "iterations", "seed")} == {
-        "method": "dragdiffusion", "iterations": 1, "seed": 1,
-    }  # fmt: skip
+        "method": "dragdiffusion",
+        "iterations": 1,
+        "seed": 1,
+    }
     assert [answer["status"] for answer in person.answers] == ["done", "done"]
     assert report.folder == tmp_path / "out" / "run-2"
     assert report.job["iterations"] == 2
@@ -142,10 +144,16 @@ def test_two_pages_in_one_folder_take_different_names(job: DragJob, tmp_path: Pa
         made.append(session.save_points(POINT, ["picture"]))
         made.append(session.pictures[session.add_picture((tmp_path / "cat.png").read_bytes())])
     assert [str(path.relative_to(tmp_path / "out")) for path in made] == [
-        "run-1", "points", "pictures/picture-1.png",
-        "run-2", "points-2", "pictures-2/picture-1.png",
-        "run-3", "points", "pictures/picture-2.png",
-    ]  # fmt: skip
+        "run-1",
+        "points",
+        "pictures/picture-1.png",
+        "run-2",
+        "points-2",
+        "pictures-2/picture-1.png",
+        "run-3",
+        "points",
+        "pictures/picture-2.png",
+    ]
 
 
 def test_a_browser_that_stays_in_the_foreground_does_not_hold_up_the_page(

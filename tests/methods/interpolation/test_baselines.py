@@ -93,8 +93,11 @@ def run_anid(model, ends: torch.Tensor, levels: int = 2, steps: int = 8, prompts
 def test_anid_gives_all_frames_between_the_ends_after_half_of_the_steps(model):
     steps = run_anid(model, noise(2))
     assert [(step.level, step.step_index, len(step.latents)) for step in steps] == [
-        (1, 4, 1), (1, 5, 1), (2, 6, 3), (2, 7, 3)
-    ]  # fmt: skip
+        (1, 4, 1),
+        (1, 5, 1),
+        (2, 6, 3),
+        (2, 7, 3),
+    ]
 
 
 def test_anids_middle_of_equal_pictures_is_that_picture_when_the_noise_is_predicted_exactly(model, monkeypatch):
