@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from smoothtool.diffusion.model import DiffusionModel
+
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -20,7 +22,7 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 
 
 @pytest.fixture
-def model(tmp_path: Path):
+def model(tmp_path: Path) -> DiffusionModel:
     """A fresh tiny random Stable Diffusion: the test may change it."""
     from toys import tiny_model
 

@@ -206,7 +206,9 @@ def test_interrupted_once_it_finishes_the_item_at_hand(root: Path, monkeypatch: 
     assert list(states(go(root)).values()) == ["skipped", "skipped", "made", "made"]
 
 
-def test_interrupted_twice_it_stops_at_once_and_leaves_nothing_half_done(root: Path, monkeypatch) -> None:
+def test_interrupted_twice_it_stops_at_once_and_leaves_nothing_half_done(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def inside(folder: Path) -> None:
         if (root / "out" / "p0").exists():
             signal.raise_signal(signal.SIGINT)

@@ -35,7 +35,9 @@ def test_lines_of_something_else_are_no_records(tmp_path: Path) -> None:
     assert Journal(tmp_path).latest == {}
 
 
-def test_a_claim_outlives_that_another_process_sweeps_its_folder_away(tmp_path: Path, monkeypatch) -> None:
+def test_a_claim_outlives_that_another_process_sweeps_its_folder_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweeps, acquire = [1, 1], FileLock.acquire
 
     def late(lock: FileLock, **how):

@@ -109,7 +109,9 @@ def test_a_model_that_does_not_load_ends_the_batch_and_its_items_stay_to_do(root
 
 
 @pytest.mark.usefixtures("fakes")
-def test_without_room_in_the_cluster_it_is_told_once_what_is_waited_for(root: Path, monkeypatch) -> None:
+def test_without_room_in_the_cluster_it_is_told_once_what_is_waited_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("smoothtool.batch.ray_engine.ROOM_S", 0.1)
     other = ray.remote(num_cpus=2)(Silent).remote()
     ray.get(other.status.remote("here"))

@@ -90,7 +90,9 @@ def test_together_and_alone_make_the_same_pictures_with_fewer_calls(
     assert 3 * (len(unet_calls) - alone) == alone
 
 
-def test_a_report_counts_the_calls_that_its_picture_took_part_in(tiny: Path, tmp_path: Path, unet_calls) -> None:
+def test_a_report_counts_the_calls_that_its_picture_took_part_in(
+    tiny: Path, tmp_path: Path, unet_calls: list[int]
+) -> None:
     for size in (1, 3):
         run(tiny, tmp_path / str(size), f"{EDIT}: 'samples:[fc]*'", size)
     reports = [json.loads((tmp_path / size / "fox" / "report.json").read_text()) for size in ("1", "3")]
@@ -120,7 +122,9 @@ def test_out_of_memory_halves_the_batch_from_there_on(
     assert agree(tmp_path / "one", tmp_path / "four")
 
 
-def test_what_does_not_fit_alone_fails_with_a_sentence(tiny: Path, tmp_path: Path, monkeypatch) -> None:
+def test_what_does_not_fit_alone_fails_with_a_sentence(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SMOOTHTOOL_CACHE_MB", "0")
 
     def before(rows: int) -> None:
@@ -132,7 +136,9 @@ def test_what_does_not_fit_alone_fails_with_a_sentence(tiny: Path, tmp_path: Pat
     assert outcomes[0].record["error"] == "out of memory with one picture at a time"
 
 
-def test_a_broken_picture_fails_alone_among_those_that_go_together(tiny: Path, tmp_path: Path, unet_calls) -> None:
+def test_a_broken_picture_fails_alone_among_those_that_go_together(
+    tiny: Path, tmp_path: Path, unet_calls: list[int]
+) -> None:
     pictures(tmp_path / "in", 3)
     whole = (tmp_path / "in" / "p1.png").read_bytes()
     (tmp_path / "in" / "p1.png").write_bytes(whole[:-30])  # the header says the same size

@@ -16,7 +16,7 @@ from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.methods.smoothness.step_variation import NoisyBatch
 
 
-def test_errors_grow_with_the_square_of_long_lengths_and_with_the_inverse_of_short_ones(tmp_path):
+def test_errors_grow_with_the_square_of_long_lengths_and_with_the_inverse_of_short_ones(tmp_path: Path) -> None:
     model = tiny_model(tmp_path, prediction_type="v_prediction")
     torch.manual_seed(0)
     for parameter in add_trainable_lora(model.unet, 2):

@@ -19,7 +19,7 @@ SCENE = Scene("flat", "blue", (Item("donut", 26.0, 30.0, 28.0),))
 
 
 @pytest.fixture
-def icons(tmp_path) -> Path:
+def icons(tmp_path: Path) -> Path:
     """A red ring for a donut."""
     ring = Image.new("RGBA", (64, 64))
     ImageDraw.Draw(ring).ellipse((2, 2, 61, 61), outline=(220, 60, 40, 255), width=14)
@@ -28,7 +28,7 @@ def icons(tmp_path) -> Path:
     return tmp_path
 
 
-def test_the_handle_lies_on_the_item_even_where_its_middle_is_a_hole(icons):
+def test_the_handle_lies_on_the_item_even_where_its_middle_is_a_hole(icons: Path) -> None:
     mask = np.asarray(item_mask(SCENE, 0, icons))
     assert mask[30, 26] == 0
     x, y = handle(SCENE, icons)
@@ -37,7 +37,7 @@ def test_the_handle_lies_on_the_item_even_where_its_middle_is_a_hole(icons):
 
 
 @pytest.mark.parametrize("way", [(0, 0), (12, -7)])
-def test_an_item_is_found_where_it_was_drawn(icons, way):
+def test_an_item_is_found_where_it_was_drawn(icons: Path, way) -> None:
     move = Move(SCENE, *way)
     assert locate(render(move.moved, icons), move, icons) == way
 

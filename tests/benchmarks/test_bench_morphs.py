@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,14 +16,16 @@ from smoothtool.files.storage.records import append_record
 from smoothtool.stickers.world.scenes import scene_is_held_out
 
 
-def test_both_scenes_of_every_pair_are_held_out_and_hold_one_item():
+def test_both_scenes_of_every_pair_are_held_out_and_hold_one_item() -> None:
     for pair in pairs(24):
         assert all(scene_is_held_out(scene) and len(scene.items) == 1 for scene in pair.scenes)
         assert pair.scenes[0] != pair.scenes[1]
     assert list(pairs(24))[5] == list(pairs(6))[5]
 
 
-def test_a_second_run_makes_what_is_missing_and_nothing_else(tiny: Path, tmp_path: Path, monkeypatch, capsys):
+def test_a_second_run_makes_what_is_missing_and_nothing_else(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))  # put back what the benchmark sets
     monkeypatch.setattr(bench_morphs, "render", lambda scene, icons: Image.effect_noise((32, 32), 50).convert("RGB"))
     arguments = [
@@ -52,7 +55,9 @@ def test_a_second_run_makes_what_is_missing_and_nothing_else(tiny: Path, tmp_pat
     assert "| anid inner_steps=1 " in capsys.readouterr().out
 
 
-def test_differences_are_taken_over_the_pairs_that_both_have(tmp_path: Path, capsys):
+def test_differences_are_taken_over_the_pairs_that_both_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for pair, (slerp, vae) in enumerate([(1.0, 3.0), (2.0, 5.0), (9.0, None)]):
         for variant, value in (("slerp", slerp), ("vae", vae)):
             append_record(tmp_path / "m.jsonl", {"pair": pair, "variant": variant, "ppl": value})
@@ -60,12 +65,12 @@ def test_differences_are_taken_over_the_pairs_that_both_have(tmp_path: Path, cap
     assert "vae  ppl  +2.5 (+2 to +3) over 2" in capsys.readouterr().out
 
 
-def test_rescheduling_is_measured_beside_every_method_that_takes_new_ratios():
+def test_rescheduling_is_measured_beside_every_method_that_takes_new_ratios() -> None:
     assert "anid rescheduled" not in VARIANTS
     assert {"slerp", "slerp rescheduled", "diffmorpher rescheduled", "anid"} <= set(VARIANTS)
 
 
-def test_variants_without_common_pairs_have_no_difference():
+def test_variants_without_common_pairs_have_no_difference() -> None:
     assert (
         differences([{"pair": 0, "variant": "vae", "ppl": 1.0}, {"pair": 1, "variant": "slerp", "ppl": 2.0}], "slerp")
         == []

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +37,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str, str]]:
     """Run the command line with `interpolate` and `invert` replaced; returns (exit code, stdout, stderr)."""
     monkeypatch.setattr(console, "show", console.Show())
 
@@ -64,19 +65,19 @@ def failing(fault: BaseException):
     return run
 
 
-def test_stdout_is_the_folder_alone_and_notes_go_to_stderr(call) -> None:
+def test_stdout_is_the_folder_alone_and_notes_go_to_stderr(call: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = call("interpolate", "samples:fox", "samples:cat")
     assert (code, out) == (0, "out/it\n")
     assert err == "model: [bold]toy[/bold]\n[red]late[/red] note\n"
 
 
-def test_with_json_stdout_is_the_report_alone(call) -> None:
+def test_with_json_stdout_is_the_report_alone(call: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = call("interpolate", "samples:fox", "samples:cat", "--json", "-n", "3")
     report = json.loads(out)
     assert (code, report["command"], report["job"]["frames"]) == (0, "interpolate", 3)
 
 
-def test_quiet_leaves_stderr_empty_wherever_it_stands(call) -> None:
+def test_quiet_leaves_stderr_empty_wherever_it_stands(call: Callable[..., tuple[int, str, str]]) -> None:
     assert call("interpolate", "samples:fox", "samples:cat", "--quiet") == (0, "out/it\n", "")
     assert call("--quiet", "interpolate", "samples:fox", "samples:cat") == (0, "out/it\n", "")
 
@@ -96,20 +97,22 @@ def test_quiet_leaves_stderr_empty_wherever_it_stands(call) -> None:
         (KeyboardInterrupt(), 130, "stopped: nothing was kept\n"),
     ],
 )
-def test_a_fault_is_one_line_with_its_exit_code(call, fault: BaseException, code: int, line: str) -> None:
+def test_a_fault_is_one_line_with_its_exit_code(
+    call: Callable[..., tuple[int, str, str]], fault: BaseException, code: int, line: str
+) -> None:
     found, out, err = call("interpolate", "samples:fox", "samples:cat", run=failing(fault))
     assert (found, out) == (code, "")
     assert line in err
     assert "Traceback" not in err
 
 
-def test_debug_shows_the_traceback(call) -> None:
+def test_debug_shows_the_traceback(call: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = call("interpolate", "samples:fox", "samples:cat", "--debug", run=failing(RuntimeError("boom")))
     assert code == 1
     assert "Traceback" in err
 
 
-def test_every_mistake_is_told_at_once_before_anything_runs(call) -> None:
+def test_every_mistake_is_told_at_once_before_anything_runs(call: Callable[..., tuple[int, str, str]]) -> None:
     wrong = ["interpolate", "samples:fox", "samples:cat", "-n", "0", "--steps", "x"]
     code, out, err = call(*wrong, run=failing(AssertionError("ran")))
     assert (code, out) == (2, "")
@@ -118,13 +121,15 @@ def test_every_mistake_is_told_at_once_before_anything_runs(call) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["interpolate", "--promt", "x"], ["nosuch"], ["invert"], ["recipe", "validate"]])
-def test_usage_errors_exit_with_2(call, arguments: list[str]) -> None:
+def test_usage_errors_exit_with_2(call: Callable[..., tuple[int, str, str]], arguments: list[str]) -> None:
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
     assert err
 
 
-def test_a_dry_run_is_a_recipe_that_runs_the_same_job(call, tmp_path: Path) -> None:
+def test_a_dry_run_is_a_recipe_that_runs_the_same_job(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     seen = []
 
     def run(job, track: Track, pool=None) -> Report:
@@ -140,7 +145,9 @@ def test_a_dry_run_is_a_recipe_that_runs_the_same_job(call, tmp_path: Path) -> N
     assert seen[0] == seen[1]
 
 
-def test_run_takes_jobs_one_after_another_with_overrides(call, tmp_path: Path) -> None:
+def test_run_takes_jobs_one_after_another_with_overrides(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("jobs: [{command: interpolate, images: [a, b]}, {command: invert, image: c}]")
     seen = []
@@ -158,7 +165,7 @@ def test_run_takes_jobs_one_after_another_with_overrides(call, tmp_path: Path) -
     assert json.loads(out)["items"][0]["name"] == "1-interpolate"
 
 
-def test_run_repeats_the_settings_inside_a_picture(call, tmp_path: Path) -> None:
+def test_run_repeats_the_settings_inside_a_picture(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     from PIL import Image
 
     from smoothtool.files.pictures.images import save_image
@@ -172,7 +179,9 @@ def test_run_repeats_the_settings_inside_a_picture(call, tmp_path: Path) -> None
     assert call("run", str(tmp_path / "plain.png"))[0] == 5
 
 
-def test_recipe_mistakes_exit_with_2_and_correct_ones_with_0(call, tmp_path: Path) -> None:
+def test_recipe_mistakes_exit_with_2_and_correct_ones_with_0(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("jobs: [{command: invert, image: a}]")
     assert call("recipe", "validate", str(recipe))[0] == 0
@@ -181,13 +190,15 @@ def test_recipe_mistakes_exit_with_2_and_correct_ones_with_0(call, tmp_path: Pat
     assert json.loads(call("recipe", "schema")[1])["title"] == "smoothtool recipe"
 
 
-def test_a_recipe_that_is_not_there_is_a_usage_error_with_its_name(call) -> None:
+def test_a_recipe_that_is_not_there_is_a_usage_error_with_its_name(call: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = call("run", "nope.yaml")
     assert (code, out) == (2, "")
     assert "nope.yaml: cannot be read: No such file" in err
 
 
-def test_models_and_cache_and_version_answer_on_stdout(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_and_cache_and_version_answer_on_stdout(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path))
     assert "sd15" in call("models", "list")[1]
     assert "OpenRAIL" in call("models", "info", "sd15")[1]
@@ -196,14 +207,16 @@ def test_models_and_cache_and_version_answer_on_stdout(call, tmp_path: Path, mon
     assert call("--version")[1].startswith("smoothtool ")
 
 
-def test_pulling_without_a_network_is_one_sentence(call) -> None:
+def test_pulling_without_a_network_is_one_sentence(call: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = call("models", "pull", "no-such-owner/no-such-model")  # the hub is offline in tests
     assert (code, out) == (4, "")
     assert err.startswith("error: no-such-owner/no-such-model cannot be downloaded: ")
     assert call("models", "pull", "sd16")[0] == 2
 
 
-def test_pulling_clip_brings_the_tokenizer_alone(call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pulling_clip_brings_the_tokenizer_alone(
+    call: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = {"vocab.json": 900_000, "merges.txt": 500_000, "model.safetensors": 1_700_000_000}
     files = [SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()]
     found = SimpleNamespace(siblings=files, card_data=None, sha="abc")

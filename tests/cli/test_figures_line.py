@@ -20,7 +20,7 @@ def screen(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> StringIO:
     return shown
 
 
-def test_the_newest_figures_stand_under_the_bar_on_one_line_until_it_is_done(monkeypatch) -> None:
+def test_the_newest_figures_stand_under_the_bar_on_one_line_until_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = screen(monkeypatch, terminal=True)
     with console.Progress() as progress:
         assert progress.bars is not None
@@ -34,7 +34,7 @@ def test_the_newest_figures_stand_under_the_bar_on_one_line_until_it_is_done(mon
         assert "loss" not in shown.getvalue()
 
 
-def test_piped_figures_are_not_shown(monkeypatch) -> None:
+def test_piped_figures_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = screen(monkeypatch, terminal=False)
     with console.Progress() as progress:
         for step in progress(range(3), "training", 3):

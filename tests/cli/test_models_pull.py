@@ -213,7 +213,9 @@ def test_what_could_not_be_used_is_refused_before_its_weights_are_asked_for(
     assert not hub.cache.exists()
 
 
-def test_gated_models_are_refused_by_what_the_hub_says_of_them(hub: FolderHub, call, monkeypatch) -> None:
+def test_gated_models_are_refused_by_what_the_hub_says_of_them(
+    hub: FolderHub, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     describe(hub, "a/flux", {"_class_name": "FluxPipeline"})
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: pytest.fail("asked for a file"))
     assert "error: a/flux: a FLUX model cannot be used" in call("pull", "a/flux")[2]
@@ -228,7 +230,9 @@ def test_gated_models_are_refused_by_what_the_hub_says_of_them(hub: FolderHub, c
         (OSError, "a/flux cannot be downloaded: 4xx Client Error. (Request ID: 1)"),
     ],
 )
-def test_what_the_hub_refuses_is_one_sentence(call, monkeypatch, fault: type[Exception], what: str) -> None:
+def test_what_the_hub_refuses_is_one_sentence(
+    call, monkeypatch: pytest.MonkeyPatch, fault: type[Exception], what: str
+) -> None:
     error = fault.__new__(fault)  # the hub's own want a response
     error.args = ("4xx Client Error. (Request ID: 1)\n\nmore lines\n",)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: (_ for _ in ()).throw(error))

@@ -21,7 +21,9 @@ def plan(tmp_path: Path) -> Plan:
     )
 
 
-def test_without_the_extra_it_is_said_what_to_install(plan: Plan, tmp_path: Path, monkeypatch) -> None:
+def test_without_the_extra_it_is_said_what_to_install(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "smoothtool.batch.ray_engine", raising=False)
     with pytest.raises(UsageError, match="Ray is not installed") as told:

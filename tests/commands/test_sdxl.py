@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def go(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def go(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Report]:
     """Run a command on the model and the first picture: `go("edit", method="p2p")`."""
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     picture = str(place / "data" / "0.png")
@@ -111,7 +112,7 @@ def go(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("inversion", INVERSION_NAMES)
-def test_every_inversion_gives_the_picture_back(go, inversion: str) -> None:
+def test_every_inversion_gives_the_picture_back(go: Callable[..., Report], inversion: str) -> None:
     report = go("invert", inversion=inversion)
     assert Image.open(report.folder / "reconstruction.png").size == (40, 24)
     kept, _ = load_inversion(report.folder / "inversion.safetensors")
@@ -121,7 +122,7 @@ def test_every_inversion_gives_the_picture_back(go, inversion: str) -> None:
         assert torch.allclose(kept.reconstruction, kept.sampled[-1])
 
 
-def test_negative_prompt_inversion_follows_the_unguided_path(go) -> None:
+def test_negative_prompt_inversion_follows_the_unguided_path(go: Callable[..., Report]) -> None:
     report = go("invert", inversion="npi", guidance=7.5)
     kept, _ = load_inversion(report.folder / "inversion.safetensors")
     edited = go(
@@ -139,25 +140,25 @@ def test_negative_prompt_inversion_follows_the_unguided_path(go) -> None:
 
 
 @pytest.mark.parametrize("method", get_args(EditName))
-def test_every_method_edits(go, method: str) -> None:
+def test_every_method_edits(go: Callable[..., Report], method: str) -> None:
     report = go("edit", method=method)
     assert Image.open(report.folder / "edited.png").size == (40, 24)
     assert report.figures["edits"][0]["unet_calls"] > 0
 
 
-def test_words_blend_where_the_first_tokenizer_finds_them(go) -> None:
+def test_words_blend_where_the_first_tokenizer_finds_them(go: Callable[..., Report]) -> None:
     blended = go("edit", method="p2p", blend=["cat", "dog"], reweight=["dog=2"])
     assert (blended.folder / "edited.png").is_file()
 
 
 @pytest.mark.parametrize("method", MORPH_NAMES)
-def test_every_path_leads_from_one_picture_to_the_other(go, method: str) -> None:
+def test_every_path_leads_from_one_picture_to_the_other(go: Callable[..., Report], method: str) -> None:
     learned = {"lora_steps": 1} if method == "diffmorpher" else {}
     assert len(go("interpolate", method=method, steps=8, **learned).files["frames"]) == 5
 
 
 @pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag", "fastdrag"])
-def test_every_way_of_dragging_leaves_a_picture(go, place: Path, method: str) -> None:
+def test_every_way_of_dragging_leaves_a_picture(go: Callable[..., Report], place: Path, method: str) -> None:
     mask = Image.new("L", (40, 24), 255)
     mask.paste(0, (0, 0, 4, 24))
     mask.save(place / "mask.png")
@@ -165,12 +166,12 @@ def test_every_way_of_dragging_leaves_a_picture(go, place: Path, method: str) ->
     assert Image.open(report.folder / "dragged.png").size == (40, 24)
 
 
-def test_a_picture_made_from_a_prompt_is_dragged_under_guidance(go) -> None:
+def test_a_picture_made_from_a_prompt_is_dragged_under_guidance(go: Callable[..., Report]) -> None:
     report = go("drag", image=None, prompt="a red cat", src="", negative="blue")
     assert Image.open(report.folder / "dragged.png").size == (32, 32)
 
 
-def test_a_lora_is_trained_and_changes_what_the_model_predicts(go, place: Path) -> None:
+def test_a_lora_is_trained_and_changes_what_the_model_predicts(go: Callable[..., Report], place: Path) -> None:
     report = go("train")
     model = load_model(place / "model", "xl", device="cpu")
     latents, text = torch.ones(1, 4, 16, 16), model.encode_prompts(["a cat"])
@@ -180,14 +181,14 @@ def test_a_lora_is_trained_and_changes_what_the_model_predicts(go, place: Path) 
     assert float((model.predict_noise(latents, 500, text) - before).abs().max()) > 0
 
 
-def test_walks_are_measured_and_tabled(go, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walks_are_measured_and_tabled(go: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
     assert go("istd").figures["istd"]["mean"] > 0
     monkeypatch.setattr("smoothtool.commands.tables.measurements.SEQUENCE_FRAMES", 3)
     report = go("tables", steps=4)
     assert (report.folder / "tables.md").is_file()
 
 
-def test_a_negative_prompt_is_recorded_and_changes_the_result(go) -> None:
+def test_a_negative_prompt_is_recorded_and_changes_the_result(go: Callable[..., Report]) -> None:
     plain, led = go("edit", method="sdedit"), go("edit", method="sdedit", negative="a blue fox")
     pictures = [Image.open(report.folder / "edited.png") for report in (plain, led)]
     assert np.asarray(pictures[0]).tolist() != np.asarray(pictures[1]).tolist()
@@ -196,28 +197,30 @@ def test_a_negative_prompt_is_recorded_and_changes_the_result(go) -> None:
     assert json.loads((led.folder / "report.json").read_text())["job"]["negative"] == "a blue fox"
 
 
-def test_null_text_inversion_starts_from_the_negative_prompt(go) -> None:
+def test_null_text_inversion_starts_from_the_negative_prompt(go: Callable[..., Report]) -> None:
     plain, led = (go("invert", solver="adam", inner_steps=0, negative=text) for text in ("", "a blue fox"))
     nulls = [load_inversion(report.folder / "inversion.safetensors")[0].null_embeds for report in (plain, led)]
     assert not nulls[0].any()  # SDXL's own null embedding
     assert nulls[1].any()
 
 
-def test_an_inversion_file_belongs_to_its_negative_prompt(go) -> None:
+def test_an_inversion_file_belongs_to_its_negative_prompt(go: Callable[..., Report]) -> None:
     file = go("invert", negative="a blue fox").folder / "inversion.safetensors"
     with pytest.raises(UsageError, match="made with the negative prompt 'a blue fox'"):
         go("edit", image=str(file))
     assert (go("edit", image=str(file), negative="a blue fox").folder / "edited.png").is_file()
 
 
-def test_gauss_newton_leaves_the_zero_it_starts_from(go) -> None:
+def test_gauss_newton_leaves_the_zero_it_starts_from(go: Callable[..., Report]) -> None:
     kept, _ = load_inversion(go("invert", solver="gauss-newton").folder / "inversion.safetensors")
     assert kept.null_embeds.any()
     assert kept.null_embeds.isfinite().all()
 
 
 @pytest.mark.parametrize(("size", "noted"), [("16", "16x10 px"), ("64x64", "64x64 px"), ("32x24", None), (None, None)])
-def test_a_size_that_the_model_was_not_trained_for_is_noted(go, size: str | None, noted: str | None) -> None:
+def test_a_size_that_the_model_was_not_trained_for_is_noted(
+    go: Callable[..., Report], size: str | None, noted: str | None
+) -> None:
     notes = [note for note in go("edit", method="sdedit", size=size).notes if "was trained for" in note]
     assert notes == (
         [f"{noted} is far from the 32x32 px that the model was trained for, and will come out worse; --size 32 is near"]
@@ -226,7 +229,7 @@ def test_a_size_that_the_model_was_not_trained_for_is_noted(go, size: str | None
     )
 
 
-def test_a_walk_between_noises_of_such_a_size_is_noted_too(go) -> None:
+def test_a_walk_between_noises_of_such_a_size_is_noted_too(go: Callable[..., Report]) -> None:
     notes = go("interpolate", images=[], src=[], prompt="a cat", size="64").notes
     assert [note for note in notes if note.startswith("64x64 px is far from the 32x32 px")]
     assert [note for note in go("istd", size="64").notes if note.startswith("64x64 px is far from")]

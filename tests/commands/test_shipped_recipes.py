@@ -54,7 +54,9 @@ def test_a_recipe_opens_with_what_it_is_for_its_command_its_needs_and_results(na
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_a_recipe_gives_what_it_promises(name: str, tiny: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_recipe_gives_what_it_promises(
+    name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(RECIPES.parent)
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("smoothtool.weights.sample_pictures.DEFAULT_PROMPTS", prompts(tmp_path), raising=False)

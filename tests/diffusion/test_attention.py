@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -15,6 +17,7 @@ from smoothtool.diffusion.attention import (
     fused_attention,
     mutual_self_attention,
 )
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError
 
 
@@ -35,7 +38,7 @@ def sd15_shaped() -> UNet2DConditionModel:
         )
 
 
-def test_sd15_has_six_down_one_mid_and_nine_up_blocks_in_order():
+def test_sd15_has_six_down_one_mid_and_nine_up_blocks_in_order() -> None:
     layers = attention_layers(sd15_shaped())
     parts = [layer.part for layer in layers if layer.is_cross]
     assert parts == ["down"] * 6 + ["mid"] + ["up"] * 9
@@ -59,12 +62,14 @@ def test_sd15_has_six_down_one_mid_and_nine_up_blocks_in_order():
     ]
 
 
-def test_layer_names_lead_to_their_modules(model):
+def test_layer_names_lead_to_their_modules(model: DiffusionModel) -> None:
     for layer in attention_layers(model.unet):
         assert model.unet.get_submodule(layer.name) is layer.module
 
 
-def test_layers_are_listed_in_the_order_in_which_the_unet_runs_them(model, latents):
+def test_layers_are_listed_in_the_order_in_which_the_unet_runs_them(
+    model: DiffusionModel, latents: torch.Tensor
+) -> None:
     seen = []
     layers = attention_layers(model.unet)
     for layer in layers:
@@ -73,7 +78,7 @@ def test_layers_are_listed_in_the_order_in_which_the_unet_runs_them(model, laten
     assert seen == [layer.name for layer in layers]
 
 
-def test_downsampling_is_latents_per_token(model, latents):
+def test_downsampling_is_latents_per_token(model: DiffusionModel, latents: torch.Tensor) -> None:
     def attend(layer, query, key, value):
         assert query.shape[2] == (16 // layer.downsampling) ** 2
         return fused_attention(query, key, value)
@@ -82,13 +87,13 @@ def test_downsampling_is_latents_per_token(model, latents):
         call(model, latents)
 
 
-def test_published_layer_numbers_are_kept_for_sd15_and_scaled_for_others(model):
+def test_published_layer_numbers_are_kept_for_sd15_and_scaled_for_others(model: DiffusionModel) -> None:
     assert block_like_sd(sd15_shaped(), 10) == 10
     blocks = attention_layers(model.unet)[-1].block_index + 1
     assert block_like_sd(model.unet, 10) == round(blocks * 10 / 16)
 
 
-def test_our_processor_computes_what_diffusers_computes(model, latents):
+def test_our_processor_computes_what_diffusers_computes(model: DiffusionModel, latents: torch.Tensor) -> None:
     plain = call(model, latents)
     explicit = {
         True: lambda layer, q, k, v: attention_probs(q, k) @ v,
@@ -99,13 +104,15 @@ def test_our_processor_computes_what_diffusers_computes(model, latents):
             torch.testing.assert_close(call(model, latents), plain, atol=1e-5, rtol=1e-5)
 
 
-def test_mutual_attention_to_oneself_changes_nothing(model, latents):
+def test_mutual_attention_to_oneself_changes_nothing(model: DiffusionModel, latents: torch.Tensor) -> None:
     plain = call(model, latents)
     with mutual_self_attention(model.unet, [0, 1], 0):
         torch.testing.assert_close(call(model, latents), plain, atol=1e-5, rtol=1e-5)
 
 
-def test_mutual_attention_leaves_the_source_row_and_changes_the_other(model, latents):
+def test_mutual_attention_leaves_the_source_row_and_changes_the_other(
+    model: DiffusionModel, latents: torch.Tensor
+) -> None:
     plain = call(model, latents)
     with mutual_self_attention(model.unet, [0, 0], 0):
         mutual = call(model, latents)
@@ -113,30 +120,30 @@ def test_mutual_attention_leaves_the_source_row_and_changes_the_other(model, lat
     assert float((mutual[1] - plain[1]).detach().abs().max()) > 1e-3
 
 
-def test_gradients_flow_through_mutual_attention(model, latents):
+def test_gradients_flow_through_mutual_attention(model: DiffusionModel, latents: torch.Tensor) -> None:
     latents.requires_grad_(True)
     with mutual_self_attention(model.unet, [0, 0], 0):
         (grad,) = torch.autograd.grad(call(model, latents)[1].sum(), latents)
     assert float(grad[0].abs().max()) > 0
 
 
-def fail_under_a_control(model, latents):
+def fail_under_a_control(model, latents) -> NoReturn:
     with mutual_self_attention(model.unet, [0, 0], 0):
         call(model, latents)
         raise ZeroDivisionError
 
 
-def test_processors_are_the_same_objects_after_an_exception(model, latents):
+def test_processors_are_the_same_objects_after_an_exception(model: DiffusionModel, latents: torch.Tensor) -> None:
     before = dict(model.unet.attn_processors)
     with pytest.raises(ZeroDivisionError):
         fail_under_a_control(model, latents)
     assert all(model.unet.attn_processors[name] is processor for name, processor in before.items())
 
 
-def test_a_control_that_fails_midway_leaves_the_unet_as_it_was(model, latents):
+def test_a_control_that_fails_midway_leaves_the_unet_as_it_was(model: DiffusionModel, latents: torch.Tensor) -> None:
     plain = call(model, latents)
 
-    def attend(layer, query, key, value):
+    def attend(layer, query, key, value) -> NoReturn:
         raise ValueError("midway")
 
     with pytest.raises(ValueError, match="midway"), controlled_attention(attention_layers(model.unet), attend, 2):
@@ -144,7 +151,7 @@ def test_a_control_that_fails_midway_leaves_the_unet_as_it_was(model, latents):
     assert torch.equal(call(model, latents), plain)
 
 
-def test_lora_stays_active_under_a_control(model, latents):
+def test_lora_stays_active_under_a_control(model: DiffusionModel, latents: torch.Tensor) -> None:
     plain = call(model, latents)
     model.unet.add_adapter(
         LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"], init_lora_weights=False)
@@ -155,7 +162,9 @@ def test_lora_stays_active_under_a_control(model, latents):
         torch.testing.assert_close(call(model, latents), with_lora, atol=1e-5, rtol=1e-5)
 
 
-def test_a_batch_that_memory_would_split_is_refused_rather_than_mixed_wrongly(model, latents):
+def test_a_batch_that_memory_would_split_is_refused_rather_than_mixed_wrongly(
+    model: DiffusionModel, latents: torch.Tensor
+) -> None:
     model.max_batch = 1
     with (
         mutual_self_attention(model.unet, [0, 0], 0),
@@ -165,7 +174,7 @@ def test_a_batch_that_memory_would_split_is_refused_rather_than_mixed_wrongly(mo
         model.predict_noise(latents, 301, model.encode_prompts(["a cat", "a dog"]))
 
 
-def test_attention_maps_survive_products_that_float16_cannot_hold():
+def test_attention_maps_survive_products_that_float16_cannot_hold() -> None:
     query = torch.full((1, 1, 2, 64), 50.0)
     key = torch.stack([torch.full((64,), 50.0), torch.full((64,), 49.9)])[None, None]
     expected = torch.tensor(

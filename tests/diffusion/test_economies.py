@@ -46,7 +46,9 @@ def latents_of(seed: int, batch: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("solver", [adam_solver(2), gauss_newton_solver(2)], ids=["adam", "gauss-newton"])
-def test_null_text_inversion_is_the_same_with_gradient_checkpointing(pair, solver: Solver) -> None:
+def test_null_text_inversion_is_the_same_with_gradient_checkpointing(
+    pair: tuple[DiffusionModel, DiffusionModel], solver: Solver
+) -> None:
     found = []
     for model in pair:
         text = model.encode_prompts(["a cat", "a dog"])
@@ -58,7 +60,9 @@ def test_null_text_inversion_is_the_same_with_gradient_checkpointing(pair, solve
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_dragging_is_the_same_with_gradient_checkpointing(pair, masked: bool) -> None:
+def test_dragging_is_the_same_with_gradient_checkpointing(
+    pair: tuple[DiffusionModel, DiffusionModel], masked: bool
+) -> None:
     region = torch.ones(1, 1, 16, 16) if masked else None
     if region is not None:
         region[..., :4] = 0
@@ -83,7 +87,9 @@ def test_a_picture_is_learned_as_well_with_gradient_checkpointing(tmp_path: Path
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_gradients_under_a_control_are_the_same_with_gradient_checkpointing(pair) -> None:
+def test_gradients_under_a_control_are_the_same_with_gradient_checkpointing(
+    pair: tuple[DiffusionModel, DiffusionModel],
+) -> None:
     ends = []
     for model in pair:
         source, other, null = (model.encode_prompts([text]) for text in ("a cat", "a dog", ""))
@@ -93,7 +99,7 @@ def test_gradients_under_a_control_are_the_same_with_gradient_checkpointing(pair
     assert [model.unet.is_gradient_checkpointing for model in pair] == [False, True]
 
 
-def test_checkpointing_is_back_after_an_error(pair) -> None:
+def test_checkpointing_is_back_after_an_error(pair: tuple[DiffusionModel, DiffusionModel]) -> None:
     unet = pair[1].unet
     with pytest.raises(ZeroDivisionError), keeping_all(unet):
         _ = 1 / unet.is_gradient_checkpointing

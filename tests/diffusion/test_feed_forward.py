@@ -31,7 +31,7 @@ def given(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_result_and_gradient_are_the_same_to_the_last_bit(layers, dtype: torch.dtype) -> None:
+def test_result_and_gradient_are_the_same_to_the_last_bit(layers: tuple[GEGLU, GEGLU], dtype: torch.dtype) -> None:
     found = []
     for layer in layers:
         x = given(dtype)
@@ -42,7 +42,7 @@ def test_result_and_gradient_are_the_same_to_the_last_bit(layers, dtype: torch.d
         assert torch.equal(layers[1](x), out)
 
 
-def test_the_second_derivative_is_the_same(layers) -> None:
+def test_the_second_derivative_is_the_same(layers: tuple[GEGLU, GEGLU]) -> None:
     found = []
     for layer in layers:
         x = given(torch.float64)
@@ -51,7 +51,7 @@ def test_the_second_derivative_is_the_same(layers) -> None:
     torch.testing.assert_close(*found)
 
 
-def test_a_third_less_is_kept(layers) -> None:
+def test_a_third_less_is_kept(layers: tuple[GEGLU, GEGLU]) -> None:
     kept = []
     for layer in layers:
         x = given()

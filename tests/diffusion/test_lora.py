@@ -20,6 +20,7 @@ from smoothtool.diffusion.lora import (
     set_lora_scales,
     set_lora_state,
 )
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 from smoothtool.files.storage.tensors import write_tensors
 
@@ -58,7 +59,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def merged(model, pairs, factor=ALPHA / RANK):
+def merged(model, pairs, factor=ALPHA / RANK) -> None:
     """The algebra: W + (alpha / r) up down, written into the weights."""
     for name, (down, up) in pairs.items():
         part = model.text.text_encoder if name == TEXT_LAYER else model.unet
@@ -136,7 +137,9 @@ def write_processor(folder, pairs, prefix=""):
     return write(folder / "processor.safetensors", tensors)
 
 
-def test_a_loaded_lora_equals_weights_merged_by_hand(model, tmp_path, pairs):
+def test_a_loaded_lora_equals_weights_merged_by_hand(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
     load_lora(model, write_diffusers(tmp_path, pairs))
     loaded = predict(model)
     remove_lora(model, "lora_0")
@@ -146,7 +149,9 @@ def test_a_loaded_lora_equals_weights_merged_by_hand(model, tmp_path, pairs):
 
 
 @pytest.mark.parametrize("dialect", [write_old_diffusers, write_peft, write_named_peft, write_kohya])
-def test_every_dialect_gives_the_same_noise_and_fingerprint(model, tmp_path, pairs, dialect):
+def test_every_dialect_gives_the_same_noise_and_fingerprint(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], dialect
+) -> None:
     first = load_lora(model, write_diffusers(tmp_path, pairs))
     expected = predict(model)
     remove_lora(model, "lora_0")
@@ -156,7 +161,9 @@ def test_every_dialect_gives_the_same_noise_and_fingerprint(model, tmp_path, pai
 
 
 @pytest.mark.parametrize("prefix", ["", "unet."])
-def test_bare_attention_processor_keys_load(model, tmp_path, pairs, prefix):
+def test_bare_attention_processor_keys_load(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], prefix
+) -> None:
     unet_pairs = {name: pair for name, pair in pairs.items() if name != TEXT_LAYER}
     load_lora(model, write_processor(tmp_path, pairs, prefix))
     loaded = predict(model)
@@ -166,7 +173,9 @@ def test_bare_attention_processor_keys_load(model, tmp_path, pairs, prefix):
 
 
 @pytest.mark.parametrize("spatial", [(), (1, 1)])
-def test_one_by_one_convolutions_are_stored_with_or_without_their_ones(model, tmp_path, spatial):
+def test_one_by_one_convolutions_are_stored_with_or_without_their_ones(
+    model: DiffusionModel, tmp_path: Path, spatial
+) -> None:
     name, down, up = "mid_block.attentions.0.proj_in", torch.randn(2, 16), torch.randn(16, 2)
     stem = "lora_unet_" + name.replace(".", "_")
     load_lora(
@@ -186,7 +195,9 @@ def test_one_by_one_convolutions_are_stored_with_or_without_their_ones(model, tm
     torch.testing.assert_close(loaded, predict(model), atol=1e-5, rtol=1e-5)
 
 
-def test_ranks_and_alphas_may_differ_between_layers(model, tmp_path, pairs):
+def test_ranks_and_alphas_may_differ_between_layers(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
     tensors = load_file(write_kohya(tmp_path, pairs))
     key = next(key for key in tensors if key.startswith("lora_unet") and key.endswith("lora_down.weight"))
     stem = key.split(".")[0]
@@ -201,7 +212,9 @@ def test_ranks_and_alphas_may_differ_between_layers(model, tmp_path, pairs):
     torch.testing.assert_close(predict(model), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_disabled_equals_base_and_comes_back(model, tmp_path, pairs):
+def test_disabled_equals_base_and_comes_back(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
     base = predict(model)
     load_lora(model, write_diffusers(tmp_path, pairs))
     loaded = predict(model)
@@ -211,7 +224,9 @@ def test_disabled_equals_base_and_comes_back(model, tmp_path, pairs):
     assert not any(p.requires_grad for p in (*model.unet.parameters(), *model.text.text_encoder.parameters()))
 
 
-def test_two_loras_at_half_scale_equal_one_at_full_scale(model, tmp_path, pairs):
+def test_two_loras_at_half_scale_equal_one_at_full_scale(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
     path = write_diffusers(tmp_path, pairs)
     load_lora(model, path)
     once = predict(model)
@@ -221,7 +236,9 @@ def test_two_loras_at_half_scale_equal_one_at_full_scale(model, tmp_path, pairs)
     assert [info["scale"] for info in model.loras] == [0.5, 0.5]
 
 
-def test_removing_restores_the_original_modules(model, tmp_path, pairs):
+def test_removing_restores_the_original_modules(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
     before, base = snapshot(model), predict(model)
     load_lora(model, write_diffusers(tmp_path, pairs))
     load_lora(model, write_kohya(tmp_path, pairs))
@@ -232,14 +249,14 @@ def test_removing_restores_the_original_modules(model, tmp_path, pairs):
     assert model.loras == []
 
 
-def test_a_fresh_lora_changes_nothing(model):
+def test_a_fresh_lora_changes_nothing(model: DiffusionModel) -> None:
     base = predict(model)
     parameters = add_trainable_lora(model.unet, rank=2)
     assert torch.equal(predict(model), base)
     assert {id(p) for p in model.unet.parameters() if p.requires_grad} == {id(p) for p in parameters}
 
 
-def test_the_same_generator_gives_the_same_start(model):
+def test_the_same_generator_gives_the_same_start(model: DiffusionModel) -> None:
     add_trainable_lora(model.unet, 2, adapter="one", generator=torch.Generator().manual_seed(3))
     add_trainable_lora(model.unet, 2, adapter="two", generator=torch.Generator().manual_seed(3))
     assert same(lora_state(model.unet, "one"), lora_state(model.unet, "two"))
@@ -253,7 +270,9 @@ def train_a_little(model, alpha=4):
     return parameters
 
 
-def test_loading_beside_a_lora_in_training_leaves_it_trainable(model, tmp_path, pairs):
+def test_loading_beside_a_lora_in_training_leaves_it_trainable(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
     parameters = train_a_little(model)
     load_lora(model, write_diffusers(tmp_path, pairs))
     with lora_disabled(model):
@@ -262,7 +281,7 @@ def test_loading_beside_a_lora_in_training_leaves_it_trainable(model, tmp_path, 
 
 
 @pytest.mark.parametrize("contents", [lora_file, kohya_file])
-def test_saved_and_loaded_equals_the_lora_in_memory(model, tmp_path, contents):
+def test_saved_and_loaded_equals_the_lora_in_memory(model: DiffusionModel, tmp_path: Path, contents) -> None:
     train_a_little(model)
     expected = predict(model)
     write_tensors(tmp_path / "out.safetensors", *contents(model.unet, "trained", {"steps": "3"}))
@@ -271,7 +290,7 @@ def test_saved_and_loaded_equals_the_lora_in_memory(model, tmp_path, contents):
     assert torch.equal(predict(model), expected)
 
 
-def test_state_taken_and_put_back_is_equal(model):
+def test_state_taken_and_put_back_is_equal(model: DiffusionModel) -> None:
     train_a_little(model)
     state = lora_state(model.unet)
     for parameter in model.unet.parameters():
@@ -282,7 +301,7 @@ def test_state_taken_and_put_back_is_equal(model):
 
 
 @pytest.mark.parametrize("contents", [lora_file, kohya_file])
-def test_diffusers_reads_our_file_and_predicts_the_same_noise(model, tmp_path, contents):
+def test_diffusers_reads_our_file_and_predicts_the_same_noise(model: DiffusionModel, tmp_path: Path, contents) -> None:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     train_a_little(model)
@@ -341,7 +360,9 @@ def faulty(kind: str, folder: Path, pairs) -> Path:
         ("repeated", "twice"),
     ],
 )
-def test_a_faulty_lora_is_refused_and_the_model_is_as_before(model, tmp_path, pairs, kind, said):
+def test_a_faulty_lora_is_refused_and_the_model_is_as_before(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], kind, said
+) -> None:
     before, base = snapshot(model), predict(model)
     with pytest.raises(ModelError, match=said) as caught:
         load_lora(model, faulty(kind, tmp_path, pairs))
@@ -351,7 +372,9 @@ def test_a_faulty_lora_is_refused_and_the_model_is_as_before(model, tmp_path, pa
     assert model.loras == []
 
 
-def test_a_scale_that_is_no_number_leaves_the_model_as_before(model, tmp_path, pairs):
+def test_a_scale_that_is_no_number_leaves_the_model_as_before(
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]]
+) -> None:
     before = snapshot(model)
     with pytest.raises(ModelError, match="scale"):
         load_lora(model, write_diffusers(tmp_path, pairs), float("nan"))
@@ -359,7 +382,7 @@ def test_a_scale_that_is_no_number_leaves_the_model_as_before(model, tmp_path, p
 
 
 @pytest.mark.parametrize("name", ["evil.safetensors", "evil.bin", "evil.pt", "evil.ckpt"])
-def test_a_pickle_is_refused_and_never_run(model, tmp_path, name):
+def test_a_pickle_is_refused_and_never_run(model: DiffusionModel, tmp_path: Path, name) -> None:
     witness = tmp_path / "ran"
 
     class Evil:

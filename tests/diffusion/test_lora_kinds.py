@@ -15,6 +15,7 @@ from smoothtool.diffusion.ldm_names import ldm_names
 from smoothtool.diffusion.lora import load_lora, lora_disabled
 from smoothtool.diffusion.lora_keys import adaptable
 from smoothtool.diffusion.lora_kinds import WrongShapeError, low_rank_change
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 from smoothtool.weights.lora_names import ENDINGS
 
@@ -154,7 +155,9 @@ def weights_of(model, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("scale", [1.0, 0.4])
-def test_every_kind_changes_the_model_as_its_definition_says(model, tmp_path, kind, scale):
+def test_every_kind_changes_the_model_as_its_definition_says(
+    model: DiffusionModel, tmp_path: Path, kind, scale
+) -> None:
     torch.manual_seed(2)
     tensors, deltas = {}, {}
     for name in PLACES:
@@ -176,7 +179,7 @@ def test_every_kind_changes_the_model_as_its_definition_says(model, tmp_path, ki
     assert not torch.allclose(found, base, atol=1e-3)
 
 
-def test_a_loha_of_low_rank_stays_low(model, tmp_path):
+def test_a_loha_of_low_rank_stays_low(model: DiffusionModel, tmp_path: Path) -> None:
     tensors, _ = loha(weights_of(model, WIDE))
     info = load_lora(model, write(tmp_path / "x.safetensors", {f"{stem(WIDE)}.{k}": v for k, v in tensors.items()}))
     assert info["rank"] == 4
@@ -185,7 +188,7 @@ def test_a_loha_of_low_rank_stays_low(model, tmp_path):
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64]
 )
-def test_every_precision_on_disk_is_applied(model, tmp_path, dtype):
+def test_every_precision_on_disk_is_applied(model: DiffusionModel, tmp_path: Path, dtype) -> None:
     torch.manual_seed(2)
     tensors, _ = lora(weights_of(model, LINEAR))
     stored = {f"{stem(LINEAR)}.{key}": value.to(dtype) for key, value in tensors.items()}
@@ -205,7 +208,7 @@ def test_every_precision_on_disk_is_applied(model, tmp_path, dtype):
     ],
     ids=["kohya, CompVis", "ComfyUI, CompVis", "ComfyUI", "LyCORIS", "peft"],
 )
-def test_every_spelling_of_a_layer_is_understood(model, tmp_path, spell):
+def test_every_spelling_of_a_layer_is_understood(model: DiffusionModel, tmp_path: Path, spell) -> None:
     tensors = {}
     names = [name for name in adaptable(model.unet) if not name.startswith("conv_norm")]
     for name, other in ldm_names(model.unet, names).items():
@@ -238,7 +241,7 @@ def plain(model) -> dict[str, torch.Tensor]:
     ],
 )
 @pytest.mark.parametrize("beside", [False, True])
-def test_a_kind_that_cannot_be_applied_is_named(model, tmp_path, tensors, words, beside):
+def test_a_kind_that_cannot_be_applied_is_named(model: DiffusionModel, tmp_path: Path, tensors, words, beside) -> None:
     made = {key: torch.zeros(shape) for key, shape in tensors.items()} | (plain(model) if beside else {})
     if beside and ("emb_params" not in tensors and all("." not in key for key in tensors)):
         made |= {"bundle_emb.x.string_to_param.*": torch.zeros(2, 16)}
@@ -247,21 +250,21 @@ def test_a_kind_that_cannot_be_applied_is_named(model, tmp_path, tensors, words,
     assert model.loras == []
 
 
-def test_loras_of_integers_are_refused(model, tmp_path):
+def test_loras_of_integers_are_refused(model: DiffusionModel, tmp_path: Path) -> None:
     tensors = {key: value.to(torch.int8) for key, value in plain(model).items()}
     with pytest.raises(ModelError, match="holds I8, not weights"):
         load_lora(model, write(tmp_path / "x.safetensors", tensors))
 
 
 @pytest.mark.parametrize("kind", [loha, lokr, lokr_of_products, whole, dora_of(lora)], ids=lambda kind: kind.__name__)
-def test_pieces_of_another_base_model_are_refused_by_shape(model, tmp_path, kind):
+def test_pieces_of_another_base_model_are_refused_by_shape(model: DiffusionModel, tmp_path: Path, kind) -> None:
     tensors, _ = kind(torch.zeros(48, 40))
     with pytest.raises(ModelError, match=r"this model needs|the LoRA is of"):
         load_lora(model, write(tmp_path / "x.safetensors", {f"{stem(LINEAR)}.{k}": v for k, v in tensors.items()}))
 
 
 @pytest.mark.parametrize("kind", [lora, loha, lokr_of_products, whole, dora_of(lora)], ids=lambda kind: kind.__name__)
-def test_a_kind_with_a_piece_missing_is_refused(model, tmp_path, kind):
+def test_a_kind_with_a_piece_missing_is_refused(model: DiffusionModel, tmp_path: Path, kind) -> None:
     tensors, _ = kind(weights_of(model, LINEAR))
     for lost in [key for key in tensors if key not in ("alpha", "dora_scale")]:
         made = {f"{stem(LINEAR)}.{key}": value for key, value in tensors.items() if key != lost}
@@ -270,7 +273,7 @@ def test_a_kind_with_a_piece_missing_is_refused(model, tmp_path, kind):
                 load_lora(model, write(tmp_path / "x.safetensors", made))
 
 
-def test_a_huge_product_is_refused_before_it_is_made(model, tmp_path):
+def test_a_huge_product_is_refused_before_it_is_made(model: DiffusionModel, tmp_path: Path) -> None:
     sides = {"lokr_w1": torch.zeros(9000, 9), "lokr_w2": torch.zeros(9000, 9)}
     with pytest.raises(ModelError, match="this model needs"):
         load_lora(model, write(tmp_path / "x.safetensors", {f"{stem(LINEAR)}.{k}": v for k, v in sides.items()}))
@@ -306,7 +309,9 @@ def factor(model) -> float:
     ids=str,
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_folder_of_peft_is_applied_with_its_alpha(model, tmp_path, config, expected, encoding):
+def test_a_folder_of_peft_is_applied_with_its_alpha(
+    model: DiffusionModel, tmp_path: Path, config, expected, encoding
+) -> None:
     load_lora(model, peft_folder(model, tmp_path / "adapter", json.dumps(config).encode(encoding)))
     assert factor(model) == pytest.approx(expected)
 
@@ -328,7 +333,7 @@ def test_a_folder_of_peft_is_applied_with_its_alpha(model, tmp_path, config, exp
         b'{"lora_alpha": 1' + b"0" * 6000 + b"}",
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused_in_a_sentence(model, tmp_path, config):
+def test_settings_that_cannot_be_meant_are_refused_in_a_sentence(model: DiffusionModel, tmp_path: Path, config) -> None:
     with pytest.raises(ModelError, match=r"adapter_config\.json") as refused:
         load_lora(model, peft_folder(model, tmp_path / "adapter", config))
     assert "\n" not in refused.value.what
@@ -342,7 +347,7 @@ def test_settings_that_cannot_be_meant_are_refused_in_a_sentence(model, tmp_path
         load_lora(model, path)
 
 
-def test_a_pattern_that_would_run_for_ever_is_refused_at_once(model, tmp_path):
+def test_a_pattern_that_would_run_for_ever_is_refused_at_once(model: DiffusionModel, tmp_path: Path) -> None:
     config = json.dumps({"alpha_pattern": {"(a|a?)+" * 20 + "$": 2, "(.*)*x": 1}}).encode()
     began = time.monotonic()
     with pytest.raises(ModelError, match="is not the name of layers"):
@@ -350,17 +355,17 @@ def test_a_pattern_that_would_run_for_ever_is_refused_at_once(model, tmp_path):
     assert time.monotonic() - began < 5
 
 
-def test_a_folder_without_a_lora_is_named(model, tmp_path):
+def test_a_folder_without_a_lora_is_named(model: DiffusionModel, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no adapter_model\.safetensors"):
         load_lora(model, tmp_path)
 
 
-def test_the_suffix_is_read_whatever_its_case(model, tmp_path):
+def test_the_suffix_is_read_whatever_its_case(model: DiffusionModel, tmp_path: Path) -> None:
     load_lora(model, write(tmp_path / "x.SafeTensors", plain(model)))
     assert load_file(tmp_path / "x.SafeTensors")
 
 
-def test_tensors_of_any_shape_are_a_change_or_refused_by_shape():
+def test_tensors_of_any_shape_are_a_change_or_refused_by_shape() -> None:
     """Every set of pieces with a few dimensions changed: nothing else comes out than a change of the layer's shape."""
     dice = random_module.Random(0)
     weights = [torch.randn(16, 8), torch.randn(8, 16, 3, 3), torch.randn(8, 16, 1, 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ LARGE_BYTES = 40_000_000
 
 
 @pytest.fixture
-def left(monkeypatch: pytest.MonkeyPatch):
+def left(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let the machine have so many megabytes left."""
 
     def limit(megabytes: float) -> None:
@@ -37,7 +38,7 @@ def left(monkeypatch: pytest.MonkeyPatch):
         lambda: [bytes(LARGE_BYTES) for _ in range(5)],
     ],
 )
-def test_an_allocation_beyond_what_is_left_fails_as_out_of_memory(left, use) -> None:
+def test_an_allocation_beyond_what_is_left_fails_as_out_of_memory(left: Callable[..., None], use) -> None:
     left(50)
     with pytest.raises((RuntimeError, MemoryError)) as caught, failing_in_time(CPU):
         use()
@@ -45,7 +46,7 @@ def test_an_allocation_beyond_what_is_left_fails_as_out_of_memory(left, use) -> 
     assert torch.ones(1_000_000).sum() == 1_000_000
 
 
-def test_what_fits_is_untouched_and_the_limit_goes_with_the_block(left) -> None:
+def test_what_fits_is_untouched_and_the_limit_goes_with_the_block(left: Callable[..., None]) -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
     left(200)
     with failing_in_time(CPU):
@@ -54,7 +55,9 @@ def test_what_fits_is_untouched_and_the_limit_goes_with_the_block(left) -> None:
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def test_other_devices_and_other_systems_are_left_alone(left, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_devices_and_other_systems_are_left_alone(
+    left: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     left(0)
     with failing_in_time(torch.device("cuda")):
         torch.ones(10_000_000)

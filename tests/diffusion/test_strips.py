@@ -39,7 +39,9 @@ def stripped(vae: AutoencoderKL, monkeypatch: pytest.MonkeyPatch) -> Autoencoder
 
 @pytest.mark.parametrize(("height", "width"), [(64, 48), (44, 72)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_strips_encode_and_decode_as_the_whole_does(vae, stripped, height: int, width: int, dtype: torch.dtype) -> None:
+def test_strips_encode_and_decode_as_the_whole_does(
+    vae: AutoencoderKL, stripped: AutoencoderKL, height: int, width: int, dtype: torch.dtype
+) -> None:
     vae, stripped = vae.to(dtype), stripped.to(dtype)
     torch.manual_seed(1)
     picture = torch.randn(2, 3, height, width, dtype=dtype)
@@ -50,7 +52,7 @@ def test_strips_encode_and_decode_as_the_whole_does(vae, stripped, height: int, 
     vae.float()
 
 
-def test_gradients_pass_as_ever(vae, stripped) -> None:
+def test_gradients_pass_as_ever(vae: AutoencoderKL, stripped: AutoencoderKL) -> None:
     torch.manual_seed(2)
     latents = torch.randn(1, 4, 16, 16, requires_grad=True)
     expected, found = (torch.autograd.grad(one.decode(latents).sample.sum(), latents)[0] for one in (vae, stripped))

@@ -157,12 +157,12 @@ EDIT = {"image": "x.png", "src": "a red fox", "trg": ["a blue fox"]}
         ({"steps": 1000}, "999"),
     ],
 )
-def test_an_edit_that_would_drop_a_wish_is_refused(settings, reason):
+def test_an_edit_that_would_drop_a_wish_is_refused(settings, reason) -> None:
     with pytest.raises(UsageError, match=reason):
         make_job("edit", {**EDIT, **settings})
 
 
-def test_a_method_has_the_defaults_of_its_program_unless_told_otherwise():
+def test_a_method_has_the_defaults_of_its_program_unless_told_otherwise() -> None:
     assert make_job("edit", EDIT).guidance == 7.5
     assert make_job("edit", {**EDIT, "method": "pix2pix-zero"}).guidance == 5
     assert make_job("edit", {**EDIT, "method": "pix2pix-zero", "guidance": 7.5}).guidance == 7.5
@@ -175,19 +175,19 @@ def test_a_method_has_the_defaults_of_its_program_unless_told_otherwise():
         ({"attention_span": "always"}, "--attention-span is for the method attention, not for slerp"),
     ],
 )
-def test_an_option_of_walks_from_noise_is_refused_elsewhere(settings, reason):
+def test_an_option_of_walks_from_noise_is_refused_elsewhere(settings, reason) -> None:
     with pytest.raises(UsageError, match=reason):
         make_job("interpolate", {"images": ["a.png", "b.png"], **settings})
 
 
-def test_words_of_two_prompts_and_repeated_ratios_are_understood():
+def test_words_of_two_prompts_and_repeated_ratios_are_understood() -> None:
     job = make_job("edit", {**EDIT, "method": "p2p", "blend": ["Fox", "red"], "reweight": ["blue fox=2"]})
     assert job.blend == ["Fox", "red"]
     assert make_job("edit", {**EDIT, "ratio": ["0.8,0.6,0.8"]}).ratio == ["0.8", "0.6"]
     assert make_job("edit", {**EDIT, "compare": True, "blend": ["fox"]}).blend == ["fox"]
 
 
-def test_names_that_are_no_utf8_are_pictures_but_no_prompts():
+def test_names_that_are_no_utf8_are_pictures_but_no_prompts() -> None:
     job = make_job("edit", {"image": "caf\udce9.png", "trg": "a fox"})
     assert job.image == "caf\udce9.png"
     with pytest.raises(UsageError, match="--trg is not UTF-8"):
@@ -196,7 +196,7 @@ def test_names_that_are_no_utf8_are_pictures_but_no_prompts():
         make_job("edit", {"image": "", "trg": "a fox"})
 
 
-def test_a_metric_refuses_what_it_would_not_read():
+def test_a_metric_refuses_what_it_would_not_read() -> None:
     with pytest.raises(UsageError, match="--prompts is for the metric clip, not for recon"):
         make_job("eval", {"metric": "recon", "folders": ["a", "b"], "prompts": "p.txt"})
     with pytest.raises(UsageError, match="--features is for the metric fid, not for walk"):

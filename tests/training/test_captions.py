@@ -24,7 +24,7 @@ def names_of(folder: Path):
     return {one.name: one.captions for one in found}, complaints
 
 
-def test_metadata_jsonl_gives_one_or_several_captions(tmp_path):
+def test_metadata_jsonl_gives_one_or_several_captions(tmp_path: Path) -> None:
     picture(tmp_path, "a.png")
     picture(tmp_path, "sub/b.png")
     rows = [{"file_name": "a.png", "text": " a  cat "}, {"file_name": "sub/b.png", "caption": ["a dog", "dog"]}]
@@ -32,19 +32,19 @@ def test_metadata_jsonl_gives_one_or_several_captions(tmp_path):
     assert names_of(tmp_path) == ({"a.png": ("a cat",), "sub/b.png": ("a dog", "dog")}, [])
 
 
-def test_metadata_csv_is_read(tmp_path):
+def test_metadata_csv_is_read(tmp_path: Path) -> None:
     picture(tmp_path, "a.png")
     (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"a cat, red"\n')
     assert names_of(tmp_path)[0] == {"a.png": ("a cat, red",)}
 
 
-def test_sidecars_are_read_in_sub_folders(tmp_path):
+def test_sidecars_are_read_in_sub_folders(tmp_path: Path) -> None:
     picture(tmp_path, "x/a.png")
     (tmp_path / "x" / "a.txt").write_text("a cat\na kitten\n")
     assert names_of(tmp_path) == ({"x/a.png": ("a cat", "a kitten")}, [])
 
 
-def test_captions_without_pictures_and_the_reverse_are_named(tmp_path):
+def test_captions_without_pictures_and_the_reverse_are_named(tmp_path: Path) -> None:
     for name in ("a.png", "alone.png"):
         picture(tmp_path, name)
     (tmp_path / "a.caption").write_text("a cat")
@@ -54,26 +54,26 @@ def test_captions_without_pictures_and_the_reverse_are_named(tmp_path):
     assert [line.split(":")[0] for line in complaints] == ["lost.txt", "alone.png"]
 
 
-def test_pictures_that_the_metadata_leaves_out_are_named(tmp_path):
+def test_pictures_that_the_metadata_leaves_out_are_named(tmp_path: Path) -> None:
     for name in ("a.png", "sub/b.png"):
         picture(tmp_path, name)
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a cat\n")
     assert names_of(tmp_path) == ({"a.png": ("a cat",)}, ["sub/b.png: there is no caption for this picture"])
 
 
-def test_a_caption_of_two_lines_in_a_csv_is_one_caption(tmp_path):
+def test_a_caption_of_two_lines_in_a_csv_is_one_caption(tmp_path: Path) -> None:
     picture(tmp_path, "a.png")
     (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"a cat,\non red"\n')
     assert names_of(tmp_path)[0] == {"a.png": ("a cat, on red",)}
 
 
-def test_a_csv_that_cannot_be_parsed_names_its_line(tmp_path):
+def test_a_csv_that_cannot_be_parsed_names_its_line(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png," + "x" * 200_000 + "\n")
     with pytest.raises(InputError, match=r"metadata\.csv:2"):
         names_of(tmp_path)
 
 
-def test_bad_rows_missing_files_and_ways_out_of_the_folder_are_named(tmp_path):
+def test_bad_rows_missing_files_and_ways_out_of_the_folder_are_named(tmp_path: Path) -> None:
     data = tmp_path / "data"
     picture(tmp_path, "secret.png")
     picture(data, "a.png")
@@ -92,13 +92,13 @@ def test_bad_rows_missing_files_and_ways_out_of_the_folder_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda folder: None, lambda folder: folder.mkdir()])
-def test_no_data_is_an_input_error(tmp_path, make):
+def test_no_data_is_an_input_error(tmp_path: Path, make) -> None:
     make(tmp_path / "none")
     with pytest.raises(InputError, match="none"):
         read_captioned_folder(tmp_path / "none")
 
 
-def test_sticker_scenes_are_the_same_every_time(tmp_path):
+def test_sticker_scenes_are_the_same_every_time(tmp_path: Path) -> None:
     for style in STYLES:
         for code in CONCEPTS.values():
             picture(tmp_path, f"{style}/{code}.png")
@@ -108,7 +108,7 @@ def test_sticker_scenes_are_the_same_every_time(tmp_path):
     assert scenes[0].load().tobytes() == again[0].load().tobytes()
 
 
-def test_names_that_no_file_can_have_are_complaints(tmp_path):
+def test_names_that_no_file_can_have_are_complaints(tmp_path: Path) -> None:
     picture(tmp_path, "a.png")
     rows = [{"file_name": name, "text": "a cat"} for name in ("a.png", "b\u0000.png", "c" * 300 + ".png")]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -117,7 +117,7 @@ def test_names_that_no_file_can_have_are_complaints(tmp_path):
     assert len(complaints) == 2
 
 
-def test_a_caption_may_hold_a_line_separator(tmp_path):
+def test_a_caption_may_hold_a_line_separator(tmp_path: Path) -> None:
     picture(tmp_path, "a.png")
     row = json.dumps({"file_name": "a.png", "text": "a cat\u2028on a mat"}, ensure_ascii=False)
     (tmp_path / "metadata.jsonl").write_text(row + "\n", encoding="utf-8")

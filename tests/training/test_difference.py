@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from toys import tiny_model
 
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
 from smoothtool.training.difference import finite_difference_step, forbid_tf32, required_difference_step
 
 
 @pytest.fixture
-def velocity(tmp_path):
+def velocity(tmp_path: Path):
     return tiny_model(tmp_path / "velocity", prediction_type="v_prediction")
 
 
-def test_velocities_take_a_tenth_of_the_length_that_noise_takes(model, velocity):
+def test_velocities_take_a_tenth_of_the_length_that_noise_takes(model: DiffusionModel, velocity) -> None:
     lengths = [finite_difference_step("central", one) for one in (model, velocity)]
     assert lengths == [3e-4, 3e-5]
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
-def test_rounded_passes_take_a_long_difference_for_noise_and_none_for_velocities(model, velocity, gradient):
+def test_rounded_passes_take_a_long_difference_for_noise_and_none_for_velocities(
+    model: DiffusionModel, velocity, gradient
+) -> None:
     assert finite_difference_step(gradient, model, mixed=True) > 10 * finite_difference_step(gradient, model)
     with pytest.raises(UsageError, match="predicts velocities") as refused:
         required_difference_step(gradient, velocity, mixed=True)
@@ -30,7 +35,7 @@ def test_rounded_passes_take_a_long_difference_for_noise_and_none_for_velocities
     assert finite_difference_step(gradient, velocity) is None
 
 
-def test_the_double_backward_takes_no_difference_and_any_precision(velocity):
+def test_the_double_backward_takes_no_difference_and_any_precision(velocity) -> None:
     assert required_difference_step("double-backward", velocity, mixed=True) == 0
 
 
@@ -46,7 +51,7 @@ def tf32():
         place.allow_tf32 = value
 
 
-def test_tf32_is_forbidden_where_it_has_no_length(model, velocity, tf32):
+def test_tf32_is_forbidden_where_it_has_no_length(model: DiffusionModel, velocity, tf32) -> None:
     forbid_tf32("double-backward", velocity)
     forbid_tf32("central", model)
     assert tf32() == [True, True]

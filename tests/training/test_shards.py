@@ -45,7 +45,7 @@ def names_of(shards: list[Path]):
     return {one.name: one.captions for one in found}, complaints
 
 
-def test_what_webdataset_writes_is_read(webdataset, tmp_path):
+def test_what_webdataset_writes_is_read(webdataset, tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         writer.write({"__key__": "x/0001", "png": png(1), "txt": "a cat\na kitten"})
         writer.write({"__key__": "x/0002", "png": png(2), "json": {"caption": "a dog"}})
@@ -54,7 +54,7 @@ def test_what_webdataset_writes_is_read(webdataset, tmp_path):
     assert complaints == []
 
 
-def test_pictures_are_read_from_their_place_in_the_shard(tmp_path):
+def test_pictures_are_read_from_their_place_in_the_shard(tmp_path: Path) -> None:
     files = {"1.png": png(1), "1.txt": b"a cat", "2.png": png(2), "2.txt": b"a dog"}
     pictures, _ = read_shards([shard(tmp_path / "a.tar", files)])
     for picture, seed in zip(pictures, (1, 2), strict=True):
@@ -62,7 +62,7 @@ def test_pictures_are_read_from_their_place_in_the_shard(tmp_path):
     assert pictures[0].version != pictures[1].version
 
 
-def test_missing_halves_and_damage_are_named(tmp_path):
+def test_missing_halves_and_damage_are_named(tmp_path: Path) -> None:
     files = {
         "1.png": png(1),
         "1.txt": b"a cat",
@@ -84,7 +84,7 @@ def test_missing_halves_and_damage_are_named(tmp_path):
         pictures[1].load()
 
 
-def test_texts_in_shards_are_read_as_beside_pictures(tmp_path):
+def test_texts_in_shards_are_read_as_beside_pictures(tmp_path: Path) -> None:
     files = {
         "1.png": png(1),
         "1.txt": "ein grüner\u2028Apfel\r\nzwei".encode("utf-16"),
@@ -101,7 +101,7 @@ def test_texts_in_shards_are_read_as_beside_pictures(tmp_path):
     assert complaints == ["a.tar/2.png: a.tar/2.txt:1: is not UTF-8 text"]
 
 
-def test_shards_are_named_by_folder_file_or_pattern(tmp_path):
+def test_shards_are_named_by_folder_file_or_pattern(tmp_path: Path) -> None:
     paths = [shard(tmp_path / f"s-{number}.tar", {}) for number in (0, 1)]
     assert find_shards(str(tmp_path)) == paths
     assert find_shards(str(paths[0])) == paths[:1]
@@ -111,25 +111,27 @@ def test_shards_are_named_by_folder_file_or_pattern(tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["s-{08..11}.tar", "{a,b{0..2}}/s-{1,x}.tar", "s.tar"])
-def test_patterns_mean_what_they_mean_to_webdataset(webdataset, pattern):
+def test_patterns_mean_what_they_mean_to_webdataset(webdataset, pattern) -> None:
     from webdataset.shardlists import expand_urls
 
     assert [str(path) for path in find_shards(pattern)] == expand_urls(pattern)
 
 
-def test_a_pattern_whose_braces_do_not_close_is_named():
+def test_a_pattern_whose_braces_do_not_close_is_named() -> None:
     with pytest.raises(InputError, match="the braces do not close"):
         find_shards("s-{0..3.tar")
 
 
-def test_no_shard_and_an_empty_one_are_input_errors(tmp_path):
+def test_no_shard_and_an_empty_one_are_input_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no\.tar: there is no such shard"):
         read_shards([tmp_path / "no.tar"])
     with pytest.raises(InputError, match="no captioned pictures"):
         read_shards([shard(tmp_path / "a.tar", {"1.png": png(1)})])
 
 
-def test_training_from_shards_skips_the_broken_and_resumes_to_the_bit(tmp_path, monkeypatch):
+def test_training_from_shards_skips_the_broken_and_resumes_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))
     files = {f"{n}.{suffix}": content for n in range(5) for suffix, content in (("png", png(n)), ("txt", b"a cat"))}

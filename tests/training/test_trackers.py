@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from smoothtool.errors import UsageError
@@ -15,7 +17,7 @@ def test_a_missing_tracker_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
         check_tracker("wandb")
 
 
-def test_none_needs_nothing_and_opens_nothing(tmp_path) -> None:
+def test_none_needs_nothing_and_opens_nothing(tmp_path: Path) -> None:
     check_tracker("none")
     assert open_tracker("none", tmp_path) is None
     assert not list(tmp_path.iterdir())
@@ -23,7 +25,7 @@ def test_none_needs_nothing_and_opens_nothing(tmp_path) -> None:
 
 def test_bands_become_names_and_missing_figures_are_left_out() -> None:
     class Kept:
-        def log(self, values, step):
+        def log(self, values, step) -> None:
             self.values, self.step = values, step
 
     kept = Kept()
@@ -33,7 +35,7 @@ def test_bands_become_names_and_missing_figures_are_left_out() -> None:
     assert kept.values == {"base_loss": 0.5, "n/0-249": 2.0, "samples/0-249": 3}
 
 
-def test_tensorboard_finds_the_figures_in_the_output_folder(tmp_path) -> None:
+def test_tensorboard_finds_the_figures_in_the_output_folder(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the extra smoothtool[tensorboard] is not installed")
     tracker = open_tracker("tensorboard", tmp_path)
     track_step(tracker, {"step": 1, "base_loss": 0.5, "bands": {}})

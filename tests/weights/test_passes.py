@@ -94,17 +94,17 @@ def agree(estimated: float, counted: float, factor: float = FACTOR) -> None:
     assert counted / factor <= estimated <= counted * factor, (estimated / 1e6, counted / 1e6)
 
 
-def test_a_forward_pass_holds_what_is_estimated(unet) -> None:
+def test_a_forward_pass_holds_what_is_estimated(unet: tuple[Mapping[str, Any], Any, int]) -> None:
     config, network, side = unet
     agree(2 * unet_pass(config, (side, side)).forward, passed(network, side))
 
 
-def test_a_backward_pass_needs_what_is_estimated(unet) -> None:
+def test_a_backward_pass_needs_what_is_estimated(unet: tuple[Mapping[str, Any], Any, int]) -> None:
     config, network, side = unet
     agree(2 * unet_pass(config, (side, side)).backward, passed(network, side, latents_too=True))
 
 
-def test_gradient_checkpointing_needs_what_is_estimated(unet) -> None:
+def test_gradient_checkpointing_needs_what_is_estimated(unet: tuple[Mapping[str, Any], Any, int]) -> None:
     config, network, side = unet
     network.enable_gradient_checkpointing()
     counted = passed(network, side, latents_too=True)
@@ -112,7 +112,7 @@ def test_gradient_checkpointing_needs_what_is_estimated(unet) -> None:
     agree(2 * unet_pass(config, (side, side)).checkpointed, counted, CHECKPOINTED)
 
 
-def test_a_drag_without_a_mask_needs_what_is_estimated(unet) -> None:
+def test_a_drag_without_a_mask_needs_what_is_estimated(unet: tuple[Mapping[str, Any], Any, int]) -> None:
     config, network, side = unet
     inputs, features = given(network, side, latents_too=True), []
 
@@ -129,7 +129,9 @@ def test_a_drag_without_a_mask_needs_what_is_estimated(unet) -> None:
     agree(2 * unet_pass(config, (side, side), left_out=1).backward, counted.peak)
 
 
-def test_null_text_inversion_fits_into_the_memory_that_it_is_meant_for(unet) -> None:
+def test_null_text_inversion_fits_into_the_memory_that_it_is_meant_for(
+    unet: tuple[Mapping[str, Any], Any, int],
+) -> None:
     """SD 1.5 at 512 px with two pictures into 6 GB, SDXL at 1024 px with one into 12 GB: Gauss-Newton keeps the graph
     of one pass, and goes forward and backward beside it.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from smoothtool.commands.edit.methods import EDITS
 from smoothtool.commands.invert import cached as inverting
 from smoothtool.commands.invert import run as invert
 from smoothtool.commands.invert.methods import INVERSIONS
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.pictures.images import read_settings
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
@@ -27,7 +29,7 @@ PICTURE_PX = (40, 24)
 
 
 @pytest.fixture
-def session(model, monkeypatch, tmp_path):
+def session(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DiffusionModel:
     """The tiny model in place of any that would be loaded, and a cache of its own."""
     monkeypatch.setattr(edit, "open_session", lambda job, track, pool=None: model)
     monkeypatch.setattr(invert, "open_session", lambda job, track, pool=None: model)
@@ -36,14 +38,14 @@ def session(model, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def picture(tmp_path) -> Path:
+def picture(tmp_path: Path) -> Path:
     levels = np.random.default_rng(0).integers(0, 256, (*PICTURE_PX[::-1], 3), dtype=np.uint8)
     Image.fromarray(levels).save(tmp_path / "cat.png")
     return tmp_path / "cat.png"
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> Path:
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_clip(tmp_path_factory.mktemp("tiny") / "clip")
 
 
@@ -78,7 +80,9 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def test_an_edit_leaves_a_picture_of_the_inputs_size_with_its_settings_inside(session, picture):
+def test_an_edit_leaves_a_picture_of_the_inputs_size_with_its_settings_inside(
+    session: DiffusionModel, picture: Path
+) -> None:
     report = run_edit(picture)
     names = sorted(path.name for path in report.folder.iterdir())
     assert names == ["before-after.png", "edited.png", "job.yaml", "report.json"]
@@ -86,7 +90,9 @@ def test_an_edit_leaves_a_picture_of_the_inputs_size_with_its_settings_inside(se
     assert read_settings(report.folder / "edited.png")["jobs"][0]["trg"] == ["a red dog"]
 
 
-def test_a_picture_far_from_the_models_size_comes_back_at_its_own_and_it_is_said(session, tmp_path):
+def test_a_picture_far_from_the_models_size_comes_back_at_its_own_and_it_is_said(
+    session: DiffusionModel, tmp_path: Path
+) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
     Image.fromarray(levels).save(tmp_path / "large.png")
     report = run_edit(tmp_path / "large.png", inversion="ddim")
@@ -99,7 +105,9 @@ def test_a_picture_far_from_the_models_size_comes_back_at_its_own_and_it_is_said
     assert not any("worked on" in note for note in asked.notes)
 
 
-def test_ratio_zero_is_the_reconstruction_bit_for_bit_and_takes_no_unet_call(session, picture):
+def test_ratio_zero_is_the_reconstruction_bit_for_bit_and_takes_no_unet_call(
+    session: DiffusionModel, picture: Path
+) -> None:
     inverted = run_invert(picture)
     report = run_edit(picture, ratio=0)
     assert np.array_equal(pixels(report.folder / "edited.png"), pixels(inverted.folder / "reconstruction.png"))
@@ -107,7 +115,9 @@ def test_ratio_zero_is_the_reconstruction_bit_for_bit_and_takes_no_unet_call(ses
 
 
 @pytest.mark.parametrize("inversion", INVERSION_NAMES)
-def test_an_edit_from_a_cached_inversion_costs_the_steps_after_the_switch(session, picture, inversion):
+def test_an_edit_from_a_cached_inversion_costs_the_steps_after_the_switch(
+    session: DiffusionModel, picture: Path, inversion
+) -> None:
     run_edit(picture, inversion=inversion)
     session.counter.calls = 0
     report = run_edit(picture, inversion=inversion, ratio=0.6)
@@ -117,7 +127,9 @@ def test_an_edit_from_a_cached_inversion_costs_the_steps_after_the_switch(sessio
     assert report.unet_calls == session.counter.calls == per_step * (N - switch_index(0.6, N))
 
 
-def test_several_targets_and_ratios_come_from_one_inversion_on_one_sheet(session, picture):
+def test_several_targets_and_ratios_come_from_one_inversion_on_one_sheet(
+    session: DiffusionModel, picture: Path
+) -> None:
     report = run_edit(picture, trg=["a red dog", "a fox"], ratio="0.4,1")
     assert report.files["edited"] == ["edited-1-r0.4.png", "edited-1-r1.png", "edited-2-r0.4.png", "edited-2-r1.png"]
     assert (report.folder / "sheet.png").is_file()
@@ -126,7 +138,7 @@ def test_several_targets_and_ratios_come_from_one_inversion_on_one_sheet(session
 
 
 @pytest.mark.parametrize("method", sorted(EDITS))
-def test_every_method_changes_the_picture(session, picture, clip, method):
+def test_every_method_changes_the_picture(session: DiffusionModel, picture: Path, clip: Path, method) -> None:
     report = run_edit(picture, method=method, clip=str(clip), steps=3)
     edited, source = pixels(report.folder / "edited.png"), pixels(picture)
     assert edited.shape == source.shape
@@ -135,7 +147,7 @@ def test_every_method_changes_the_picture(session, picture, clip, method):
     assert 0 <= report.figures["edits"][0]["clip_score"] <= 100
 
 
-def test_auto_takes_a_method_and_says_which_and_why(session, picture):
+def test_auto_takes_a_method_and_says_which_and_why(session: DiffusionModel, picture: Path) -> None:
     report = run_edit(picture, method="auto")
     winner = WINNERS.get(REPLACE, WINNERS[ANY])
     assert report.job["method"] == winner.method
@@ -143,26 +155,28 @@ def test_auto_takes_a_method_and_says_which_and_why(session, picture):
     assert f"method: {winner.method}" in (report.folder / "job.yaml").read_text()
 
 
-def test_flowedits_source_guidance_reaches_the_method(session, picture):
+def test_flowedits_source_guidance_reaches_the_method(session: DiffusionModel, picture: Path) -> None:
     first, second = (run_edit(picture, method="flowedit", source_guidance=scale) for scale in (1, 5))
     assert not np.array_equal(pixels(first.folder / "edited.png"), pixels(second.folder / "edited.png"))
 
 
-def test_the_same_seed_gives_the_same_edit(session, picture):
+def test_the_same_seed_gives_the_same_edit(session: DiffusionModel, picture: Path) -> None:
     first, second, other = (run_edit(picture, method="sdedit", seed=seed) for seed in (1, 1, 2))
     same = pixels(first.folder / "edited.png")
     assert np.array_equal(same, pixels(second.folder / "edited.png"))
     assert not np.array_equal(same, pixels(other.folder / "edited.png"))
 
 
-def test_an_inversion_file_edits_like_its_picture(session, picture):
+def test_an_inversion_file_edits_like_its_picture(session: DiffusionModel, picture: Path) -> None:
     inverted = run_invert(picture)
     from_file = run_edit(inverted.folder / "inversion.safetensors", output=picture.parent / "from-file")
     from_picture = run_edit(picture, inversion="nti")
     assert np.array_equal(pixels(from_file.folder / "edited.png"), pixels(from_picture.folder / "edited.png"))
 
 
-def test_an_edict_file_of_the_time_before_its_latents_took_turns_is_refused(session, picture, monkeypatch):
+def test_an_edict_file_of_the_time_before_its_latents_took_turns_is_refused(
+    session: DiffusionModel, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inverting, "REVISION", 1)
     file = run_invert(picture, inversion="edict").folder / "inversion.safetensors"
     with pytest.raises(ModelError, match="another order") as caught:
@@ -173,7 +187,7 @@ def test_an_edict_file_of_the_time_before_its_latents_took_turns_is_refused(sess
 @pytest.mark.parametrize(
     "option", [{"method": "pix2pix-zero", "map_rows": "one"}, {"inversion": "proxnpi", "proximal": "hard"}]
 )
-def test_a_methods_other_way_makes_another_picture(session, picture, option):
+def test_a_methods_other_way_makes_another_picture(session: DiffusionModel, picture: Path, option) -> None:
     default = {key: value for key, value in option.items() if key in ("method", "inversion")}
     one, other = (pixels(run_edit(picture, **settings).folder / "edited.png") for settings in (default, option))
     assert not np.array_equal(one, other)
@@ -189,35 +203,37 @@ def test_a_methods_other_way_makes_another_picture(session, picture, option):
         ({"method": "pnp"}, "under the empty prompt"),
     ],
 )
-def test_an_inversion_file_that_does_not_fit_is_refused(session, picture, settings, words):
+def test_an_inversion_file_that_does_not_fit_is_refused(
+    session: DiffusionModel, picture: Path, settings, words
+) -> None:
     inverted = run_invert(picture)
     with pytest.raises(UsageError, match=words):
         run_edit(inverted.folder / "inversion.safetensors", **settings)
 
 
-def test_a_word_that_is_only_part_of_another_is_refused(session, picture):
+def test_a_word_that_is_only_part_of_another_is_refused(session: DiffusionModel, picture: Path) -> None:
     with pytest.raises(UsageError, match="'re', which is no word of"):
         run_edit(picture, method="p2p", reweight="re=2")
 
 
-def test_blend_words_work_on_a_picture_that_is_not_square(session, picture):
+def test_blend_words_work_on_a_picture_that_is_not_square(session: DiffusionModel, picture: Path) -> None:
     report = run_edit(picture, method="p2p", blend="cat")
     assert Image.open(report.folder / "edited.png").size == PICTURE_PX
 
 
-def test_a_prompt_over_the_limit_says_what_was_cut(session, picture):
+def test_a_prompt_over_the_limit_says_what_was_cut(session: DiffusionModel, picture: Path) -> None:
     report = run_edit(picture, trg=" ".join(["cat"] * 14 + ["dog"]))
     assert any("cut from: 'dog'" in note for note in report.notes)
 
 
-def test_every_method_and_inversion_has_a_station_and_a_rule():
+def test_every_method_and_inversion_has_a_station_and_a_rule() -> None:
     assert set(EDITS) == set(EDIT_INVERSIONS)
     assert set(INVERSION_NAMES) <= set(INVERSIONS)
     assert all(set(fitting) <= set(INVERSION_NAMES) for fitting, _ in EDIT_INVERSIONS.values())
 
 
 @pytest.mark.parametrize("inversion", ["direct", "edict", "belm"])
-def test_exact_inversions_reach_the_vae(session, picture, inversion):
+def test_exact_inversions_reach_the_vae(session: DiffusionModel, picture: Path, inversion) -> None:
     figures = run_invert(picture, inversion=inversion).figures
     assert figures["reconstruction"]["mse"] == pytest.approx(figures["vae"]["mse"], abs=1e-3)
 
@@ -226,11 +242,11 @@ def test_exact_inversions_reach_the_vae(session, picture, inversion):
     ("inversion", "calls"),
     [("ddim", 2 * N), ("npi", 2 * N), ("direct", N), ("belm", 2 * N - 1), ("edict", 4 * N), ("fixed-point", 5 * N)],
 )
-def test_inversions_cost_what_they_should(session, picture, inversion, calls):
+def test_inversions_cost_what_they_should(session: DiffusionModel, picture: Path, inversion, calls) -> None:
     assert run_invert(picture, inversion=inversion).figures["inversion_unet_calls"] == calls
 
 
-def test_comparing_inversions_makes_one_sheet_and_one_row_for_each(session, picture):
+def test_comparing_inversions_makes_one_sheet_and_one_row_for_each(session: DiffusionModel, picture: Path) -> None:
     report = run_invert(picture, compare=True, steps=2)
     rows = report.figures["compare"]
     assert [row["inversion"] for row in rows] == ["VAE alone", "nti", "ddim", "ddim, guidance 1", *INVERSION_NAMES[2:]]
@@ -239,20 +255,24 @@ def test_comparing_inversions_makes_one_sheet_and_one_row_for_each(session, pict
     assert (report.folder / "compare.png").is_file()
 
 
-def test_comparing_edits_makes_one_row_for_each_method(session, picture, clip):
+def test_comparing_edits_makes_one_row_for_each_method(session: DiffusionModel, picture: Path, clip: Path) -> None:
     report = run_edit(picture, compare=True, clip=str(clip), steps=2)
     assert [row["method"] for row in report.figures["compare"]] == list(EDITS)
     assert (report.folder / "compare.png").is_file()
 
 
-def test_a_method_that_cannot_run_is_left_out_of_the_comparison_and_said(session, picture, tmp_path):
+def test_a_method_that_cannot_run_is_left_out_of_the_comparison_and_said(
+    session: DiffusionModel, picture: Path, tmp_path: Path
+) -> None:
     report = run_edit(picture, compare=True, clip=str(tmp_path / "none"), steps=2)
     assert [row["method"] for row in report.figures["compare"]] == [name for name in EDITS if name != "disentangle"]
     assert any(note.startswith("disentangle is left out") for note in report.notes)
 
 
-def test_a_comparison_in_which_every_method_fails_fails(session, picture, monkeypatch):
-    def broken(*given):
+def test_a_comparison_in_which_every_method_fails_fails(
+    session: DiffusionModel, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given) -> NoReturn:
         raise ModelError("NaN")
 
     monkeypatch.setattr(compare, "one_edit", broken)
@@ -260,14 +280,16 @@ def test_a_comparison_in_which_every_method_fails_fails(session, picture, monkey
         run_edit(picture, compare=True, steps=1)
 
 
-def test_sdedit_takes_the_latents_of_any_inversion_file(session, picture):
+def test_sdedit_takes_the_latents_of_any_inversion_file(session: DiffusionModel, picture: Path) -> None:
     file = run_invert(picture, inversion="ddim").folder / "inversion.safetensors"
     of_file, of_picture = (run_edit(place, src="", method="sdedit") for place in (file, picture))
     assert np.array_equal(pixels(of_file.folder / "edited.png"), pixels(of_picture.folder / "edited.png"))
     assert any("as the VAE gives it back" in note for note in of_file.notes)
 
 
-def test_comparing_without_a_source_prompt_leaves_out_what_needs_one(session, picture, clip):
+def test_comparing_without_a_source_prompt_leaves_out_what_needs_one(
+    session: DiffusionModel, picture: Path, clip: Path
+) -> None:
     report = run_edit(picture, compare=True, clip=str(clip), src="", steps=2)
     assert [row["method"] for row in report.figures["compare"]] == [
         "switch",

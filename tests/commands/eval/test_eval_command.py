@@ -44,7 +44,7 @@ def measure(metric: str, folders: list[Path], **settings):
     return evaluate.run(job, silent)
 
 
-def test_reconstruction_is_the_mean_over_pairs_with_a_stand_in_named_as_such(folders, clip: Path):
+def test_reconstruction_is_the_mean_over_pairs_with_a_stand_in_named_as_such(folders: list[Path], clip: Path) -> None:
     report = measure("recon", folders, clip=str(clip))
     a, b = (pixel_values(folder) for folder in folders)
     assert report.figures["mse"] == pytest.approx(float((a - b).square().mean()), rel=1e-5)
@@ -57,19 +57,19 @@ def test_reconstruction_is_the_mean_over_pairs_with_a_stand_in_named_as_such(fol
     assert (report.folder / "report.json").is_file()
 
 
-def test_folders_of_unequal_counts_are_refused(folders, clip: Path):
+def test_folders_of_unequal_counts_are_refused(folders: list[Path], clip: Path) -> None:
     (folders[1] / "3.png").unlink()
     with pytest.raises(InputError, match=r"has 4 pictures, .* has 3"):
         measure("recon", folders, clip=str(clip))
 
 
-def test_pictures_of_another_size_are_named(folders, clip: Path):
+def test_pictures_of_another_size_are_named(folders: list[Path], clip: Path) -> None:
     Image.new("RGB", (16, 32)).save(folders[1] / "2.png")
     with pytest.raises(InputError, match=r"2\.png.*32x32 and 16x32"):
         measure("recon", folders, clip=str(clip))
 
 
-def test_frames_are_taken_in_natural_order(tmp_path: Path, clip: Path):
+def test_frames_are_taken_in_natural_order(tmp_path: Path, clip: Path) -> None:
     for name, at in (("f{}.png", 0), ("f{:03d}.png", 1)):
         (tmp_path / str(at)).mkdir()
         for index in range(11):
@@ -79,17 +79,17 @@ def test_frames_are_taken_in_natural_order(tmp_path: Path, clip: Path):
     assert plain == padded < 0.1
 
 
-def test_a_picture_where_a_folder_is_meant_is_told_so(folders, clip: Path):
+def test_a_picture_where_a_folder_is_meant_is_told_so(folders: list[Path], clip: Path) -> None:
     with pytest.raises(InputError, match="this is a file"):
         measure("recon", [folders[0] / "0.png", folders[1]], clip=str(clip))
 
 
-def test_differing_names_are_paired_in_order_and_noted(folders, clip: Path):
+def test_differing_names_are_paired_in_order_and_noted(folders: list[Path], clip: Path) -> None:
     (folders[1] / "3.png").rename(folders[1] / "9.png")
     assert any("order of their names" in note for note in measure("recon", folders, clip=str(clip)).notes)
 
 
-def test_a_frechet_distance_in_clip_features_is_never_called_fid(folders, clip: Path):
+def test_a_frechet_distance_in_clip_features_is_never_called_fid(folders: list[Path], clip: Path) -> None:
     report = measure("fid", folders, features="clip", clip=str(clip))
     a, b = (load_clip(clip).image_features(pixel_values(folder)) for folder in folders)
     assert report.figures["clip_frechet_distance"] == pytest.approx(frechet_distance(a, b), rel=1e-4)
@@ -98,7 +98,9 @@ def test_a_frechet_distance_in_clip_features_is_never_called_fid(folders, clip: 
     assert "4 pictures are few" in report.notes[0]
 
 
-def test_clip_score_takes_prompts_from_a_file_or_from_beside_the_pictures(folders, clip: Path, tmp_path: Path):
+def test_clip_score_takes_prompts_from_a_file_or_from_beside_the_pictures(
+    folders: list[Path], clip: Path, tmp_path: Path
+) -> None:
     prompts = ["a cat", "a dog", "a fox", "a cake"]
     (tmp_path / "prompts.txt").write_text("\n".join(prompts))
     from_file = measure("clip", folders[:1], clip=str(clip), prompts=str(tmp_path / "prompts.txt"))
@@ -110,12 +112,12 @@ def test_clip_score_takes_prompts_from_a_file_or_from_beside_the_pictures(folder
     assert from_file.figures["clip_score"]["mean"] == pytest.approx(float(expected.mean()), abs=1e-3)
 
 
-def test_a_picture_without_a_prompt_is_named(folders, clip: Path):
+def test_a_picture_without_a_prompt_is_named(folders: list[Path], clip: Path) -> None:
     with pytest.raises(InputError, match=r"0\.png: has no prompt"):
         measure("clip", folders[:1], clip=str(clip))
 
 
-def test_each_folder_is_a_walk_with_its_figures(folders, clip: Path):
+def test_each_folder_is_a_walk_with_its_figures(folders: list[Path], clip: Path) -> None:
     report = measure("walk", folders, clip=str(clip))
     frames = pixel_values(folders[1])
     distances = (frames.diff(dim=0) / 2).flatten(1).norm(dim=1)
@@ -124,14 +126,14 @@ def test_each_folder_is_a_walk_with_its_figures(folders, clip: Path):
     assert figures["path"]["ppl"] == pytest.approx(sum(figures["path"]["distances"]))
 
 
-def test_a_walk_of_one_frame_is_refused(folders, clip: Path):
+def test_a_walk_of_one_frame_is_refused(folders: list[Path], clip: Path) -> None:
     for index in (1, 2, 3):
         (folders[0] / f"{index}.png").unlink()
     with pytest.raises(InputError, match="needs two frames, this has 1"):
         measure("walk", folders, clip=str(clip))
 
 
-def test_missing_and_empty_folders_are_named(tmp_path: Path, clip: Path):
+def test_missing_and_empty_folders_are_named(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder, words in ((tmp_path / "nowhere", "no such folder"), (tmp_path / "empty", "no pictures")):
         with pytest.raises(InputError, match=words):
@@ -139,6 +141,6 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path, clip: Path):
 
 
 @pytest.mark.parametrize(("metric", "count"), [("recon", 1), ("fid", 3), ("clip", 2)])
-def test_a_wrong_number_of_folders_is_refused(metric: str, count: int):
+def test_a_wrong_number_of_folders_is_refused(metric: str, count: int) -> None:
     with pytest.raises(ValueError, match=f"are {count}"):
         EvalJob(metric=metric, folders=["x"] * count)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def walk(folder: Path, place: Path):
+def walk(folder: Path, place: Path) -> Callable[..., Any]:
     """Interpolate the pictures of these names into the folder `out`."""
 
     def run(*names: str, out: str = "out", **settings):
@@ -74,7 +76,7 @@ def frames(report) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in sorted((report.folder / "frames").iterdir())]).astype(int)
 
 
-def test_a_walk_leaves_exactly_what_is_promised(walk):
+def test_a_walk_leaves_exactly_what_is_promised(walk: Callable[..., Any]) -> None:
     report = walk("cat", "dog", src=["a cat", "a dog"])
     assert sorted(path.name for path in report.folder.iterdir()) == LEFT
     assert sorted(path.name for path in (report.folder / "frames").iterdir()) == [f"{i:03d}.png" for i in range(4)]
@@ -89,19 +91,21 @@ def test_a_walk_leaves_exactly_what_is_promised(walk):
     assert len(written["figures"]["adjacent_l2"]["distances"]) == 3
 
 
-def test_a_gif_is_written_where_it_is_asked_for(walk):
+def test_a_gif_is_written_where_it_is_asked_for(walk: Callable[..., Any]) -> None:
     report = walk("cat", "dog", method="vae", gif=True)
     assert Image.open(report.folder / report.files["gif"]).n_frames == 6
 
 
-def test_mp4_without_pyav_is_refused_before_any_work(walk, place: Path, monkeypatch: pytest.MonkeyPatch):
+def test_mp4_without_pyav_is_refused_before_any_work(
+    walk: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UsageError, match="MP4 needs PyAV"):
         walk("cat", "dog", mp4=True)
     assert not (place / "out").exists()
 
 
-def test_the_second_run_takes_the_inversion_from_the_cache_and_only_samples(walk):
+def test_the_second_run_takes_the_inversion_from_the_cache_and_only_samples(walk: Callable[..., Any]) -> None:
     first, second = walk("cat", "dog"), walk("cat", "dog", out="again")
     assert [run.figures["inversion"]["cached"] for run in (first, second)] == [False, True]
     assert first.unet_calls == first.figures["inversion"]["inversion_unet_calls"] + N
@@ -109,8 +113,8 @@ def test_the_second_run_takes_the_inversion_from_the_cache_and_only_samples(walk
     assert np.array_equal(frames(first), frames(second))
 
 
-def test_a_failed_run_leaves_nothing(walk, place: Path, monkeypatch: pytest.MonkeyPatch):
-    def full_disk(*_):
+def test_a_failed_run_leaves_nothing(walk: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_) -> NoReturn:
         raise OSError("disk full")
 
     before = sorted(place.iterdir())
@@ -120,7 +124,7 @@ def test_a_failed_run_leaves_nothing(walk, place: Path, monkeypatch: pytest.Monk
     assert sorted(place.iterdir()) == before
 
 
-def test_an_output_folder_with_results_is_replaced_only_by_force(walk):
+def test_an_output_folder_with_results_is_replaced_only_by_force(walk: Callable[..., Any]) -> None:
     first = walk("cat", "dog", method="vae")
     with pytest.raises(UsageError, match="not empty") as refusal:
         walk("cat", "dog", method="vae", frames=1)
@@ -145,15 +149,15 @@ def inversions(place: Path, folder: Path) -> list[str]:
     return ["cat/inversion.safetensors", "dog/inversion.safetensors"]
 
 
-def test_inversion_files_walk_like_their_pictures(walk, inversions: list[str]):
+def test_inversion_files_walk_like_their_pictures(walk: Callable[..., Any], inversions: list[str]) -> None:
     from_files = walk(*inversions)
     from_pictures = walk("cat", "dog", src=["a cat", "a dog"], out="pictures")
     assert np.abs(frames(from_files) - frames(from_pictures)).max() <= 2
 
 
 def test_inversion_files_of_another_path_or_of_other_prompts_are_refused(
-    walk, inversions: list[str], place: Path, folder: Path
-):
+    walk: Callable[..., Any], inversions: list[str], place: Path, folder: Path
+) -> None:
     settings = {
         "image": str(place / "cat.png"),
         "src": "a cat",
@@ -170,20 +174,24 @@ def test_inversion_files_of_another_path_or_of_other_prompts_are_refused(
         walk(*inversions, src=["a cat"])
 
 
-def test_inversion_files_of_other_weights_are_refused_with_exit_code_4(walk, inversions: list[str], folder: Path):
+def test_inversion_files_of_other_weights_are_refused_with_exit_code_4(
+    walk: Callable[..., Any], inversions: list[str], folder: Path
+) -> None:
     with pytest.raises(ModelError, match="belongs to other weights") as refusal:
         walk(*inversions, model=str(folder.parent / "other"))
     assert refusal.value.exit_code == 4
 
 
-def test_inversion_files_of_other_steps_and_beside_pictures_are_refused(walk, inversions: list[str]):
+def test_inversion_files_of_other_steps_and_beside_pictures_are_refused(
+    walk: Callable[..., Any], inversions: list[str]
+) -> None:
     with pytest.raises(UsageError, match="have 3 steps, the walk 4 / try: --steps 3"):
         walk(*inversions, steps=4)
     with pytest.raises(UsageError, match="mixed"):
         walk(inversions[0], "dog")
 
 
-def test_adain_changes_the_frames_between_and_leaves_the_ends(walk):
+def test_adain_changes_the_frames_between_and_leaves_the_ends(walk: Callable[..., Any]) -> None:
     plain, evened = (
         frames(walk("cat", "dog", inversion="ddim", out=str(adain), adain=adain)) for adain in (False, True)
     )
@@ -191,7 +199,7 @@ def test_adain_changes_the_frames_between_and_leaves_the_ends(walk):
     assert not np.array_equal(evened[1], plain[1])
 
 
-def test_a_loop_through_three_pictures_ends_on_its_first_frame(walk):
+def test_a_loop_through_three_pictures_ends_on_its_first_frame(walk: Callable[..., Any]) -> None:
     report = walk("cat", "dog", "fox", loop=True, inversion="ddim")
     seen = frames(report)
     assert len(seen) == 3 * 3 + 1
@@ -201,7 +209,7 @@ def test_a_loop_through_three_pictures_ends_on_its_first_frame(walk):
     assert report.unet_calls == 2 * N + 3 * N
 
 
-def test_a_noise_walk_is_decided_by_its_seed(walk):
+def test_a_noise_walk_is_decided_by_its_seed(walk: Callable[..., Any]) -> None:
     def noise_walk(seed: int, out: str):
         return walk(prompt="a cat", seed=seed, out=out, size="32")
 
@@ -214,13 +222,13 @@ def test_a_noise_walk_is_decided_by_its_seed(walk):
     assert "/trainedAlgorithmicMedia<" in frame.info["XML:com.adobe.xmp"]
 
 
-def test_a_noise_walk_of_a_size_the_model_cannot_make_is_refused(walk):
+def test_a_noise_walk_of_a_size_the_model_cannot_make_is_refused(walk: Callable[..., Any]) -> None:
     with pytest.raises(UsageError, match=r"--size 36x36: .* multiples of 8"):
         walk(prompt="a cat", size="36")
 
 
 @pytest.mark.parametrize(("method", "calls"), [("vae", 0), ("anid", 2), ("attention", 4), ("freemorph", 3 * (5 + 2))])
-def test_every_method_ends_on_the_pictures_at_its_own_cost(walk, method: str, calls: int):
+def test_every_method_ends_on_the_pictures_at_its_own_cost(walk: Callable[..., Any], method: str, calls: int) -> None:
     report = walk("cat", "dog", method=method, frames=3, steps=4, inversion="ddim")
     faded = frames(walk("cat", "dog", method="vae", frames=3, out="vae"))
     assert report.unet_calls - report.figures.get("inversion", {}).get("inversion_unet_calls", 0) == calls
@@ -230,7 +238,7 @@ def test_every_method_ends_on_the_pictures_at_its_own_cost(walk, method: str, ca
     assert ("parameters" in Image.open(report.folder / "frames" / "001.png").info) == (method != "vae")
 
 
-def test_diffmorpher_learns_every_picture_once_whatever_is_made_of_it(walk):
+def test_diffmorpher_learns_every_picture_once_whatever_is_made_of_it(walk: Callable[..., Any]) -> None:
     learned = {"method": "diffmorpher", "lora_steps": 2}
     first = walk("cat", "dog", **learned)
     again = walk("dog", "fox", "cat", **learned, loop=True, out="again")
@@ -246,18 +254,18 @@ def test_diffmorpher_learns_every_picture_once_whatever_is_made_of_it(walk):
     assert "CFG scale: 1.0," in Image.open(first.folder / "frames" / "001.png").info["parameters"]
 
 
-def test_learning_the_pictures_changes_the_frames_of_diffmorpher(walk):
+def test_learning_the_pictures_changes_the_frames_of_diffmorpher(walk: Callable[..., Any]) -> None:
     fitted, plain = (
         frames(walk("cat", "dog", method="diffmorpher", lora_steps=steps, out=str(steps))) for steps in (4, 0)
     )
     assert not np.array_equal(fitted, plain)
 
 
-def test_diffmorpher_from_inversion_files_needs_no_captions(walk, inversions: list[str]):
+def test_diffmorpher_from_inversion_files_needs_no_captions(walk: Callable[..., Any], inversions: list[str]) -> None:
     assert len(walk(*inversions, method="diffmorpher", lora_steps=1).files["frames"]) == 4
 
 
-def test_freemorph_is_decided_by_its_seed(walk):
+def test_freemorph_is_decided_by_its_seed(walk: Callable[..., Any]) -> None:
     one, same, other = (
         frames(walk("cat", "dog", method="freemorph", seed=seed, out=out, steps=5))
         for seed, out in ((1, "one"), (1, "same"), (2, "other"))
@@ -267,7 +275,9 @@ def test_freemorph_is_decided_by_its_seed(walk):
 
 
 @pytest.mark.parametrize(("corners", "between", "rows"), [(3, 1, [1, 2, 3]), (4, 1, [3, 3, 3])])
-def test_a_grid_has_its_pictures_at_the_corners_and_mixtures_between(walk, corners: int, between: int, rows: list[int]):
+def test_a_grid_has_its_pictures_at_the_corners_and_mixtures_between(
+    walk: Callable[..., Any], corners: int, between: int, rows: list[int]
+) -> None:
     names = ["cat", "dog", "fox", "cat"][:corners]
     report = walk(*names, grid=True, frames=between, inversion="ddim")
     assert sorted(path.name for path in report.folder.iterdir()) == ["frames", "job.yaml", "report.json", "sheet.png"]
@@ -281,7 +291,7 @@ def test_a_grid_has_its_pictures_at_the_corners_and_mixtures_between(walk, corne
     assert report.unet_calls == 2 * N + N
 
 
-def test_a_grid_is_asked_for_by_three_or_four_pictures_and_is_no_film():
+def test_a_grid_is_asked_for_by_three_or_four_pictures_and_is_no_film() -> None:
     grid = {"images": ["a", "b", "c"], "grid": True}
     assert (make_job("interpolate", grid).frames, make_job("interpolate", {**grid, "frames": 5}).frames) == (3, 5)
     for settings, words in (
@@ -296,7 +306,7 @@ def test_a_grid_is_asked_for_by_three_or_four_pictures_and_is_no_film():
             make_job("interpolate", {**grid, **settings})
 
 
-def test_all_methods_are_compared_on_one_sheet_and_in_one_table(walk):
+def test_all_methods_are_compared_on_one_sheet_and_in_one_table(walk: Callable[..., Any]) -> None:
     report = walk("cat", "dog", compare=True, steps=4, frames=3, lora_steps=1, inversion="ddim", reschedule=True)
     rows = {row["method"]: row for row in report.figures["compare"]}
     assert tuple(rows) == MORPH_NAMES
@@ -309,7 +319,7 @@ def test_all_methods_are_compared_on_one_sheet_and_in_one_table(walk):
     assert rows["anid"]["ends_psnr_db"] == rows["freemorph"]["ends_psnr_db"] == rows["vae"]["ends_psnr_db"]
 
 
-def test_a_comparison_says_which_costs_the_cache_hides(walk):
+def test_a_comparison_says_which_costs_the_cache_hides(walk: Callable[..., Any]) -> None:
     settings = {"compare": True, "steps": 2, "frames": 2, "lora_steps": 1, "inversion": "ddim"}
     walk("cat", "dog", **settings)
     again = walk("cat", "dog", **settings, out="again")
@@ -321,7 +331,7 @@ def test_a_comparison_says_which_costs_the_cache_hides(walk):
     assert "anid is left out" in "".join(again.notes)
 
 
-def test_a_comparison_is_of_two_pictures_and_of_frames_that_all_methods_make():
+def test_a_comparison_is_of_two_pictures_and_of_frames_that_all_methods_make() -> None:
     pair = {"images": ["a", "b"], "compare": True}
     assert (make_job("interpolate", pair).frames, make_job("interpolate", {**pair, "frames": 3}).frames) == (7, 3)
     for settings, words in (
@@ -334,7 +344,7 @@ def test_a_comparison_is_of_two_pictures_and_of_frames_that_all_methods_make():
             make_job("interpolate", {**pair, **settings})
 
 
-def test_rescheduling_keeps_the_ends_and_evens_out_the_steps(walk):
+def test_rescheduling_keeps_the_ends_and_evens_out_the_steps(walk: Callable[..., Any]) -> None:
     plain = walk("cat", "dog", inversion="ddim", frames=4)
     even = walk("cat", "dog", inversion="ddim", frames=4, reschedule=True, out="even")
     assert np.array_equal(frames(plain)[[0, -1]], frames(even)[[0, -1]])
@@ -344,7 +354,7 @@ def test_rescheduling_keeps_the_ends_and_evens_out_the_steps(walk):
     assert even.unet_calls == plain.unet_calls - 2 * N + N
 
 
-def test_a_walk_that_does_not_move_keeps_its_ratios(walk, monkeypatch: pytest.MonkeyPatch):
+def test_a_walk_that_does_not_move_keeps_its_ratios(walk: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DiffusionModel, "decode_latents", lambda self, latents: torch.zeros(len(latents), 3, 32, 32))
     report = walk(prompt="a cat", size="32", reschedule=True)
     assert report.figures["ratios"][0] == pytest.approx([1 / 3, 2 / 3])
@@ -369,20 +379,20 @@ def test_a_walk_that_does_not_move_keeps_its_ratios(walk, monkeypatch: pytest.Mo
         ({"method": "diffmorpher", "adain": True}, "--adain is for the method slerp or attention, not for diffmorpher"),
     ],
 )
-def test_combinations_that_make_no_sense_are_refused_in_one_sentence(settings, words: str):
+def test_combinations_that_make_no_sense_are_refused_in_one_sentence(settings, words: str) -> None:
     with pytest.raises(UsageError) as refusal:
         make_job("interpolate", {"images": ["a", "b"], **settings})
     assert refusal.value.what.startswith(words)
     assert "\n" not in refusal.value.what
 
 
-def test_anid_with_too_few_steps_for_its_levels_says_how_many_it_needs(walk, place: Path):
+def test_anid_with_too_few_steps_for_its_levels_says_how_many_it_needs(walk: Callable[..., Any], place: Path) -> None:
     with pytest.raises(UsageError, match="3 steps are too few for 3 levels of frames"):
         walk("cat", "dog", method="anid", frames=7)
     assert not (place / "out").exists()
 
 
-def test_what_happens_to_pictures_and_prompts_unasked_is_said(walk, place: Path) -> None:
+def test_what_happens_to_pictures_and_prompts_unasked_is_said(walk: Callable[..., Any], place: Path) -> None:
     Image.new("RGBA", (48, 24), (255, 0, 0, 0)).save(place / "wide.png")
     report = walk("cat", "wide", method="vae", src=["a (red:1.4) cat"])
     said = "\n".join(report.notes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Invert a picture of 40 x 24 px into the folder `out`, with a cache of its own."""
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     levels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -53,7 +55,7 @@ def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_the_folder_has_a_loadable_inversion_the_reconstruction_and_the_reports(run):
+def test_the_folder_has_a_loadable_inversion_the_reconstruction_and_the_reports(run: Callable[..., Any]) -> None:
     report = run()
     names = sorted(path.name for path in report.folder.iterdir())
     assert names == ["inversion.json", "inversion.safetensors", "job.yaml", "reconstruction.png", "report.json"]
@@ -65,7 +67,7 @@ def test_the_folder_has_a_loadable_inversion_the_reconstruction_and_the_reports(
     assert read_settings(report.folder / "reconstruction.png")["jobs"][0]["command"] == "invert"
 
 
-def test_the_report_has_the_reconstruction_beside_the_vae_and_the_losses(run):
+def test_the_report_has_the_reconstruction_beside_the_vae_and_the_losses(run: Callable[..., Any]) -> None:
     report = run()
     figures = json.loads((report.folder / "report.json").read_text())["figures"]
     for part in ("reconstruction", "vae"):
@@ -75,14 +77,14 @@ def test_the_report_has_the_reconstruction_beside_the_vae_and_the_losses(run):
     assert figures["inversion_unet_calls"] == report.unet_calls > 2 * N
 
 
-def test_a_second_run_takes_the_inversion_from_the_cache_without_a_unet_call(run):
+def test_a_second_run_takes_the_inversion_from_the_cache_without_a_unet_call(run: Callable[..., Any]) -> None:
     first, second = run(), run("again")
     assert (first.figures["cached"], second.figures["cached"], second.unet_calls) == (False, True, 0)
     assert first.figures["reconstruction"] == second.figures["reconstruction"]
     assert run("other", src="a dog").unet_calls > 0
 
 
-def test_ddim_is_also_measured_at_guidance_1(run):
+def test_ddim_is_also_measured_at_guidance_1(run: Callable[..., Any]) -> None:
     report = run(inversion="ddim")
     figures = report.figures
     assert figures["guidance_1"].keys() == figures["reconstruction"].keys()
@@ -92,7 +94,7 @@ def test_ddim_is_also_measured_at_guidance_1(run):
     assert unguided.tobytes() != guided.tobytes()
 
 
-def test_a_missing_picture_is_refused_and_nothing_is_left(run, tmp_path: Path):
+def test_a_missing_picture_is_refused_and_nothing_is_left(run: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"wolf\.png"):
         run(image=str(tmp_path / "wolf.png"))
     assert not (tmp_path / "out").exists()

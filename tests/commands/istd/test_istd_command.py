@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ PROMPTS = ["a cat", "a dog", "a red fox", "a cake on a fox", "a blue cat"]
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., IstdJob]:
     """A maker of jobs on the tiny model, five prompts and two steps."""
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     monkeypatch.setattr(istd, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))
@@ -44,7 +45,7 @@ def deviations(report) -> dict[str, float]:
     return {prompt: part["population_std"] for prompt, part in report.figures["per_prompt"].items()}
 
 
-def test_istd_is_the_mean_of_the_prompts_and_all_definitions_are_given(job):
+def test_istd_is_the_mean_of_the_prompts_and_all_definitions_are_given(job: Callable[..., IstdJob]) -> None:
     report = istd.run(job(), silent)
     values = list(deviations(report).values())
     assert report.figures["istd"]["mean"] == pytest.approx(sum(values) / 5)
@@ -57,13 +58,15 @@ def test_istd_is_the_mean_of_the_prompts_and_all_definitions_are_given(job):
     assert names == {"walks.jsonl", "distances.png", "sheet-base.png", "report.json", "job.yaml"}
 
 
-def test_the_definition_of_the_job_is_the_one_reported(job):
+def test_the_definition_of_the_job_is_the_one_reported(job: Callable[..., IstdJob]) -> None:
     report = istd.run(job(std="sample", pixel_range="0..255"), silent)
     assert report.figures["istd"]["mean"] == pytest.approx(report.figures["by_definition"]["sample"]["0..255"])
 
 
 @pytest.mark.parametrize("batch_size", [3, 9])
-def test_two_shards_give_exactly_the_figures_of_one_run(job, tmp_path: Path, batch_size: int):
+def test_two_shards_give_exactly_the_figures_of_one_run(
+    job: Callable[..., IstdJob], tmp_path: Path, batch_size: int
+) -> None:
     whole = istd.run(job(batch_size=batch_size), silent)
     shards = [
         istd.run(job(output=tmp_path / "shards", shard=shard, batch_size=batch_size), silent)
@@ -75,7 +78,7 @@ def test_two_shards_give_exactly_the_figures_of_one_run(job, tmp_path: Path, bat
     assert shards[1].figures == whole.figures
 
 
-def test_a_second_run_goes_on_where_a_killed_one_stopped_and_agrees_to_the_bit(job):
+def test_a_second_run_goes_on_where_a_killed_one_stopped_and_agrees_to_the_bit(job: Callable[..., IstdJob]) -> None:
     whole = istd.run(job(batch_size=8), silent)
     records = whole.folder / "walks.jsonl"
     lines = records.read_bytes().splitlines(keepends=True)
@@ -86,14 +89,14 @@ def test_a_second_run_goes_on_where_a_killed_one_stopped_and_agrees_to_the_bit(j
     assert istd.run(job(batch_size=8), silent).unet_calls == 0
 
 
-def test_other_settings_in_the_same_folder_are_measured_anew(job):
+def test_other_settings_in_the_same_folder_are_measured_anew(job: Callable[..., IstdJob]) -> None:
     istd.run(job(), silent)
     other = istd.run(job(seed=1), silent)
     assert other.unet_calls > 0
     assert len(other.figures["per_prompt"]) == 5
 
 
-def test_the_sheet_shows_the_walks_of_the_last_run(job):
+def test_the_sheet_shows_the_walks_of_the_last_run(job: Callable[..., IstdJob]) -> None:
     first = istd.run(job(), silent).folder / "sheet-base.png"
     shown = first.read_bytes()
     istd.run(job(seed=1), silent)
@@ -102,18 +105,20 @@ def test_the_sheet_shows_the_walks_of_the_last_run(job):
     assert first.read_bytes() == shown
 
 
-def test_a_lora_that_is_not_there_is_told_before_the_base_is_walked(job, tmp_path: Path):
+def test_a_lora_that_is_not_there_is_told_before_the_base_is_walked(
+    job: Callable[..., IstdJob], tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match="nope"):
         istd.run(job(compare_lora=["nope.safetensors"]), silent)
     assert not (tmp_path / "out").exists()
 
 
-def test_force_begins_again(job):
+def test_force_begins_again(job: Callable[..., IstdJob]) -> None:
     first = istd.run(job(), silent)
     assert istd.run(job(force=True), silent).unet_calls == first.unet_calls
 
 
-def test_a_folder_with_other_files_is_left_alone(job, tmp_path: Path):
+def test_a_folder_with_other_files_is_left_alone(job: Callable[..., IstdJob], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "holiday.jpg").write_bytes(b"")
     with pytest.raises(UsageError, match="not empty"):
@@ -132,7 +137,7 @@ def lora(tmp_path: Path) -> Path:
     return tmp_path / "smooth.safetensors"
 
 
-def test_a_compared_lora_is_measured_on_the_same_noise_in_pairs(job, lora: Path):
+def test_a_compared_lora_is_measured_on_the_same_noise_in_pairs(job: Callable[..., IstdJob], lora: Path) -> None:
     report = istd.run(job(compare_lora=[str(lora)]), silent)
     base, compared = report.figures["per_prompt"], report.figures["compared"]["per_prompt"]
     differences = [compared[p]["population_std"] - base[p]["population_std"] for p in PROMPTS]
@@ -143,7 +148,9 @@ def test_a_compared_lora_is_measured_on_the_same_noise_in_pairs(job, lora: Path)
     assert not unchanged.figures["difference"]["excludes_zero"]
 
 
-def test_nan_walks_are_named_left_out_and_end_in_an_error(job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_nan_walks_are_named_left_out_and_end_in_an_error(
+    job: Callable[..., IstdJob], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def broken_session(job, track, pool):
         model = tiny_model(tmp_path / "tokenizer")
         encode = model.encode_prompts
@@ -163,7 +170,7 @@ def test_nan_walks_are_named_left_out_and_end_in_an_error(job, monkeypatch: pyte
     assert report["figures"]["istd"]["count"] == 4
 
 
-def test_prompts_that_repeat_count_once_and_are_noted(job, tmp_path: Path):
+def test_prompts_that_repeat_count_once_and_are_noted(job: Callable[..., IstdJob], tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\na  cat\n\na dog\n")
     report = istd.run(job(), silent)
     assert list(report.figures["per_prompt"]) == ["a cat", "a dog"]
@@ -174,13 +181,15 @@ def test_prompts_that_repeat_count_once_and_are_noted(job, tmp_path: Path):
     ]
 
 
-def test_an_empty_prompt_file_is_refused(job, tmp_path: Path):
+def test_an_empty_prompt_file_is_refused(job: Callable[..., IstdJob], tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n\n")
     with pytest.raises(InputError, match="no prompts"):
         istd.run(job(), silent)
 
 
-def test_shards_at_work_together_see_each_other_at_the_end(job, monkeypatch):
+def test_shards_at_work_together_see_each_other_at_the_end(
+    job: Callable[..., IstdJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second share is walked while the first one is at work."""
     real, begun = istd.prompt_walks, []
 
@@ -195,7 +204,9 @@ def test_shards_at_work_together_see_each_other_at_the_end(job, monkeypatch):
     assert len(report.figures["per_prompt"]) == 5
 
 
-def test_the_models_own_lora_is_compared_with_the_model_without_it(job, tmp_path, monkeypatch):
+def test_the_models_own_lora_is_compared_with_the_model_without_it(
+    job: Callable[..., IstdJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = []
     monkeypatch.setattr(istd, "open_session", lambda job, *_: opened.append(job) or tiny_model(tmp_path / "t"))
     monkeypatch.setattr(istd, "_compared", lambda job: [])
@@ -205,11 +216,11 @@ def test_the_models_own_lora_is_compared_with_the_model_without_it(job, tmp_path
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "two", "1/0"])
-def test_a_share_that_cannot_be_is_refused(shard: str):
+def test_a_share_that_cannot_be_is_refused(shard: str) -> None:
     with pytest.raises(ValueError, match="not a share"):
         IstdJob(shard=shard)
 
 
-def test_the_shipped_prompts_are_five_hundred_different_ones():
+def test_the_shipped_prompts_are_five_hundred_different_ones() -> None:
     lines = istd.DEFAULT_PROMPTS.read_text().splitlines()
     assert len(lines) == len(set(lines)) == 500

@@ -43,7 +43,9 @@ def job_of(command, settings: dict, path: str):
 
 
 @pytest.mark.parametrize(("command", "missing", "given"), COMMANDS)
-def test_a_bad_source_is_named_before_a_model_is_loaded(no_model, tmp_path: Path, command, missing, given) -> None:
+def test_a_bad_source_is_named_before_a_model_is_loaded(
+    no_model: None, tmp_path: Path, command, missing, given
+) -> None:
     with pytest.raises(InputError, match="no such sample picture"):
         command.run(job_of(command, missing, ""), silent)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")

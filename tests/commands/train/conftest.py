@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch):
+def job(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainJob]:
     """A maker of small jobs: rank 2, two pictures a batch, on the CPU."""
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))

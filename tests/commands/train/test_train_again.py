@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from storage_toys import names
@@ -12,6 +14,7 @@ from training_toys import log, weights
 from smoothtool.commands.train import run as train
 from smoothtool.errors import ModelError, Stopped, UsageError
 from smoothtool.files.storage.leftovers import held
+from smoothtool.jobs import TrainJob
 from smoothtool.types import Silent, silent
 
 
@@ -47,8 +50,10 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_training_that_cannot_begin_destroys_nothing(job, earlier, monkeypatch):
-    def no_lora(job, track, pool):
+def test_a_training_that_cannot_begin_destroys_nothing(
+    job: Callable[..., TrainJob], earlier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lora(job, track, pool) -> NoReturn:
         raise ModelError("nosuch: there is no such LoRA", "check the path")
 
     before = contents(earlier)
@@ -58,14 +63,18 @@ def test_a_training_that_cannot_begin_destroys_nothing(job, earlier, monkeypatch
     assert contents(earlier) == before
 
 
-def test_a_training_that_cannot_begin_leaves_no_folder(job, tmp_path, monkeypatch):
+def test_a_training_that_cannot_begin_leaves_no_folder(
+    job: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(train, "open_session", lambda *_: (_ for _ in ()).throw(ModelError("no", "yes")))
     with pytest.raises(ModelError):
         train.run(job(), silent)
     assert not (tmp_path / "out").exists()
 
 
-def test_begun_again_and_stopped_the_old_one_stands_and_resume_finishes_the_new(job, earlier):
+def test_begun_again_and_stopped_the_old_one_stands_and_resume_finishes_the_new(
+    job: Callable[..., TrainJob], earlier: Path
+) -> None:
     before = contents(earlier)
     with pytest.raises(Stopped, match="checkpoint after step 1 is kept"):
         train.run(job(force=True, max_steps=2), Interrupting())
@@ -79,13 +88,15 @@ def test_begun_again_and_stopped_the_old_one_stands_and_resume_finishes_the_new(
     assert not (earlier / ".again").exists()
 
 
-def test_a_second_training_in_the_same_folder_says_so(job, tmp_path):
+def test_a_second_training_in_the_same_folder_says_so(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with held(tmp_path / "out"), pytest.raises(UsageError, match="another run is at work there"):
         train.run(job(), silent)
 
 
-def test_stopped_before_its_first_checkpoint_nothing_is_kept(job, tmp_path, monkeypatch):
+def test_stopped_before_its_first_checkpoint_nothing_is_kept(
+    job: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(train, "train_to_the_end", lambda state: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Stopped) as stop:
         train.run(job(), silent)

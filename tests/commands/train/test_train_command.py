@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ def figures(row: dict) -> dict:
     return {key: row[key] for key in ("step", "base_loss", "regulariser", "running_mean", "bands")}
 
 
-def test_a_training_leaves_everything_that_is_promised(job):
+def test_a_training_leaves_everything_that_is_promised(job: Callable[..., TrainJob]) -> None:
     report = train.run(job(sample_every=4, steps=2), silent)
     names = {path.name for path in report.folder.iterdir()}
     assert names == {
@@ -41,7 +43,9 @@ def test_a_training_leaves_everything_that_is_promised(job):
     assert {"n", "regulariser", "base_loss", "samples"} == set(next(iter(report.figures["bands"].values())))
 
 
-def test_every_kth_step_has_the_regulariser_with_k_times_its_weight(job, tmp_path):
+def test_every_kth_step_has_the_regulariser_with_k_times_its_weight(
+    job: Callable[..., TrainJob], tmp_path: Path
+) -> None:
     lazy = train.run(job(**{"lambda": 2.0}, every=3, output=tmp_path / "lazy"), silent)
     assert [row["regulariser"] is not None for row in log(lazy)] == [True, False, False, True]
     assert lazy.unet_calls == 3 + 1 + 1 + 3 + checks(lazy)
@@ -59,7 +63,7 @@ def checks(report) -> int:
     return 6 * sum(row["checked"] for row in log(report))
 
 
-def test_a_step_without_the_regulariser_is_one_of_plain_training(job, tmp_path):
+def test_a_step_without_the_regulariser_is_one_of_plain_training(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     """Both go on from one checkpoint: the second of two lazy steps, and a second step of lambda 0."""
     lazy = train.run(job(every=2, max_steps=2, output=tmp_path / "lazy"), silent)
     train.run(job(every=2, max_steps=1), silent)
@@ -68,7 +72,9 @@ def test_a_step_without_the_regulariser_is_one_of_plain_training(job, tmp_path):
     assert same(load_file(plain.folder / "lora.safetensors"), weights(lazy))
 
 
-def test_the_log_and_the_report_say_how_often_the_difference_was_right(job, tmp_path, monkeypatch):
+def test_the_log_and_the_report_say_how_often_the_difference_was_right(
+    job: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = train.run(job(max_steps=1, output=tmp_path / "right"), silent)
     assert report.figures["difference"] == {"relative_step": 3e-4, "checked": 1, "unresolved": 0}
     monkeypatch.setattr(trainer, "disagreement", lambda *_: torch.tensor(0.5))
@@ -78,7 +84,9 @@ def test_the_log_and_the_report_say_how_often_the_difference_was_right(job, tmp_
     assert not same(weights(wrong), weights(report))
 
 
-def test_a_difference_that_is_wrong_as_a_rule_ends_the_training(job, tmp_path, monkeypatch):
+def test_a_difference_that_is_wrong_as_a_rule_ends_the_training(
+    job: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trainer, "disagreement", lambda *_: torch.tensor(torch.nan))
     monkeypatch.setattr(trainer, "CHECKED_EVERY", 1)
     with pytest.raises(ModelError, match=r"step 4: .* is wrong for 8 of 8 samples") as refused:
@@ -87,7 +95,9 @@ def test_a_difference_that_is_wrong_as_a_rule_ends_the_training(job, tmp_path, m
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
-def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(job, tmp_path, gradient):
+def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(
+    job: Callable[..., TrainJob], tmp_path: Path, gradient
+) -> None:
     settings = {
         "gradient": gradient,
         "accumulate": 2,
@@ -103,7 +113,9 @@ def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(job, tmp_path, 
     assert [figures(row) for row in log(resumed)] == [figures(row) for row in log(whole)]
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_no_lines_in_the_log(job):
+def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_no_lines_in_the_log(
+    job: Callable[..., TrainJob],
+) -> None:
     folder = train.run(job(max_steps=2, checkpoint_every=9), silent).folder
     for path in (folder / "checkpoints").iterdir():
         path.unlink()
@@ -111,26 +123,26 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_no_lines_in_th
     assert [row["step"] for row in log(resumed)] == [1, 2, 3, 4]
 
 
-def test_averages_may_begin_at_a_checkpoint(job):
+def test_averages_may_begin_at_a_checkpoint(job: Callable[..., TrainJob]) -> None:
     train.run(job(max_steps=2), silent)
     resumed = train.run(job(resume=True, force=True, ema=0.5), silent)
     assert [row["step"] for row in log(resumed)] == [1, 2, 3, 4]
 
 
-def test_float16_on_a_cpu_and_recomputed_second_derivatives_are_refused(job):
+def test_float16_on_a_cpu_and_recomputed_second_derivatives_are_refused(job: Callable[..., TrainJob]) -> None:
     with pytest.raises(UsageError, match="needs a CUDA device"):
         train.run(job(mixed_precision="fp16", device="cpu"), silent)
     with pytest.raises(ValueError, match="gradient_checkpointing would compute otherwise"):
         TrainJob(data="x", gradient="double-backward", gradient_checkpointing=True)
 
 
-def test_trainings_of_one_process_may_differ_in_precision(job, tmp_path):
+def test_trainings_of_one_process_may_differ_in_precision(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     train.run(job(**{"lambda": 0}, mixed_precision="bf16", max_steps=1, output=tmp_path / "a"), silent)
     report = train.run(job(max_steps=1, output=tmp_path / "b"), silent)
     assert report.job["mixed_precision"] == "no"
 
 
-def test_ctrl_c_writes_a_checkpoint_and_leaves(job, tmp_path):
+def test_ctrl_c_writes_a_checkpoint_and_leaves(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     class Interrupting(Silent):
         def __call__(self, items, description, total):
             for index, item in enumerate(items):
@@ -150,7 +162,9 @@ def test_ctrl_c_writes_a_checkpoint_and_leaves(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(job, tmp_path):
+def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(
+    job: Callable[..., TrainJob], tmp_path: Path
+) -> None:
     whole = train.run(job(output=tmp_path / "whole"), silent)
     killed = job(output=tmp_path / "killed")
     given = (killed.model_dump_json(by_alias=True), tmp_path / "tokenizer2", {}, Killed())
@@ -164,7 +178,9 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(job,
     assert [row["step"] for row in log(resumed)] == [1, 2, 3, 4]
 
 
-def test_both_outputs_give_the_noise_of_the_trained_model(job, tmp_path, monkeypatch):
+def test_both_outputs_give_the_noise_of_the_trained_model(
+    job: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = tiny_model(tmp_path / "tokenizer")
     monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: trained)
     report = train.run(job(), silent)
@@ -182,7 +198,7 @@ def test_both_outputs_give_the_noise_of_the_trained_model(job, tmp_path, monkeyp
         torch.testing.assert_close(predict(loaded), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_first_order_training_follows_the_double_backward(job, tmp_path):
+def test_first_order_training_follows_the_double_backward(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     """The curves differ by 2e-5. With half the weight on the regulariser they differ by 3e-3 and 9e-3."""
     settings = {"max_steps": 8, "learning_rate": 3e-2, "lambda": 300.0, "checkpoint_every": 8, "sample_every": 0}
     runs = {
@@ -195,7 +211,7 @@ def test_first_order_training_follows_the_double_backward(job, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_regulariser_lowers_the_variation(job, tmp_path):
+def test_the_regulariser_lowers_the_variation(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     settings = {"max_steps": 30, "learning_rate": 5e-3, "running_mean_start": "zero"}
     plain = train.run(job(**{**settings, "lambda": 0.0, "max_steps": 1}, output=tmp_path / "plain"), silent)
     smooth = train.run(job(**{**settings, "lambda": 10.0}, output=tmp_path / "smooth"), silent)
@@ -204,7 +220,7 @@ def test_the_regulariser_lowers_the_variation(job, tmp_path):
     assert sum(row["regulariser"] for row in rows[-10:]) < 0.8 * sum(row["regulariser"] for row in rows[:10])
 
 
-def test_full_training_leaves_a_whole_model_folder(job, tmp_path):
+def test_full_training_leaves_a_whole_model_folder(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     from smoothtool.diffusion.loading import load_model
 
     report = train.run(job(full=True, learning_rate=1e-3), silent)
@@ -214,7 +230,7 @@ def test_full_training_leaves_a_whole_model_folder(job, tmp_path):
     assert loaded.schedule.alphas_cumprod == base.schedule.alphas_cumprod
 
 
-def test_a_broken_picture_is_named_counted_and_skipped(job, data):
+def test_a_broken_picture_is_named_counted_and_skipped(job: Callable[..., TrainJob], data) -> None:
     (data / "1.png").write_bytes(b"no picture")
     report = train.run(job(max_steps=1), silent)
     assert report.figures["skipped"] == 1
@@ -223,14 +239,16 @@ def test_a_broken_picture_is_named_counted_and_skipped(job, data):
     assert again.figures["skipped"] == 1
 
 
-def test_nothing_readable_is_an_input_error(job, data):
+def test_nothing_readable_is_an_input_error(job: Callable[..., TrainJob], data) -> None:
     for path in data.glob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="none of the 5 pictures"):
         train.run(job(), silent)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(job, tmp_path):
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+    job: Callable[..., TrainJob], tmp_path: Path
+) -> None:
     class Breaking(Silent):
         """Poisons a weight after the second step."""
 
@@ -248,7 +266,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(job, tmp_p
     assert all(bool(torch.isfinite(value).all()) for value in kept.values())
 
 
-def test_changed_settings_are_listed_and_refused_without_force(job):
+def test_changed_settings_are_listed_and_refused_without_force(job: Callable[..., TrainJob]) -> None:
     train.run(job(max_steps=2), silent)
     with pytest.raises(UsageError, match=r"batch_size was 2, is 1.*learning_rate was 0.01, is 0.001") as caught:
         train.run(job(resume=True, batch_size=1, learning_rate=1e-3), silent)
@@ -257,7 +275,9 @@ def test_changed_settings_are_listed_and_refused_without_force(job):
     assert [row["step"] for row in log(report)] == [1, 2, 3, 4]
 
 
-def test_a_resumed_training_keeps_the_seed_and_folder_that_were_chosen_for_it(job, tmp_path, monkeypatch):
+def test_a_resumed_training_keeps_the_seed_and_folder_that_were_chosen_for_it(
+    job: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     first = train.run(job(max_steps=2, seed=None, output=None, resume=True), silent)
     second = train.run(job(seed=None, output=None, resume=True), silent)
@@ -265,13 +285,13 @@ def test_a_resumed_training_keeps_the_seed_and_folder_that_were_chosen_for_it(jo
     assert [row["step"] for row in log(second)] == [1, 2, 3, 4]
 
 
-def test_an_earlier_training_is_not_overwritten_by_accident(job):
+def test_an_earlier_training_is_not_overwritten_by_accident(job: Callable[..., TrainJob]) -> None:
     train.run(job(max_steps=1), silent)
     with pytest.raises(UsageError, match="earlier training"):
         train.run(job(), silent)
 
 
-def test_a_foreign_folder_is_refused_with_and_without_resume(job, tmp_path):
+def test_a_foreign_folder_is_refused_with_and_without_resume(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "holiday.txt").write_text("mine")
     for settings in ({}, {"resume": True}, {"force": True}):
@@ -289,13 +309,13 @@ def test_a_foreign_folder_is_refused_with_and_without_resume(job, tmp_path):
         {"full": True, "lora": ["a.safetensors"]},
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(settings):
+def test_settings_that_cannot_be_meant_are_refused(settings) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         TrainJob(**{"data": "x", **settings})
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_twice_the_batch(job, tmp_path):
+def test_two_processes_equal_one_with_twice_the_batch(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     """The running mean included: it is the mean over both. Gradients agree to rounding, so short runs are compared."""
     settings = {"accumulate": 2, "learning_rate": 1e-3}
     one = train.run(job(**settings, batch_size=2, output=tmp_path / "one"), silent)
@@ -336,7 +356,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided"])
-def test_gradient_checkpointing_changes_no_number(job, tmp_path, gradient):
+def test_gradient_checkpointing_changes_no_number(job: Callable[..., TrainJob], tmp_path: Path, gradient) -> None:
     plain = train.run(job(gradient=gradient, max_steps=2, output=tmp_path / "plain"), silent)
     saving = train.run(
         job(gradient=gradient, max_steps=2, gradient_checkpointing=True, output=tmp_path / "saving"), silent
@@ -347,7 +367,7 @@ def test_gradient_checkpointing_changes_no_number(job, tmp_path, gradient):
         torch.testing.assert_close(weights(saving)[key], value, atol=1e-4, rtol=1e-3)
 
 
-def test_without_data_no_folder_is_made(job, tmp_path):
+def test_without_data_no_folder_is_made(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         train.run(job(data=str(tmp_path / "nowhere"), output=tmp_path / "made"), silent)
     assert not (tmp_path / "made").exists()
@@ -365,7 +385,9 @@ class Compiled(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("factor", "told"), [(1.0, False), (1.5, True)])
-def test_a_compiled_unet_with_a_wrong_gradient_is_told_and_not_trained_with(job, monkeypatch, factor, told):
+def test_a_compiled_unet_with_a_wrong_gradient_is_told_and_not_trained_with(
+    job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch, factor, told
+) -> None:
     monkeypatch.setattr(train.shutil, "which", lambda name: name)
     plain = train.run(job(max_steps=2), silent)
     monkeypatch.setattr(torch, "compile", lambda unet: Compiled(unet, factor))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +19,7 @@ from smoothtool.commands.train import loop as training_loop
 from smoothtool.commands.train import run as train
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
+from smoothtool.jobs import TrainJob
 from smoothtool.training import trainer
 from smoothtool.types import silent
 
@@ -24,7 +27,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
 
 
 @pytest.fixture
-def memory_for(monkeypatch):
+def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let the UNet run out of memory with more than so many pictures at once."""
     whole = DiffusionModel.predict_noise_at
 
@@ -39,7 +42,9 @@ def memory_for(monkeypatch):
     return limit
 
 
-def test_a_full_memory_divides_the_batch_and_keeps_what_is_learned(job, tmp_path, memory_for):
+def test_a_full_memory_divides_the_batch_and_keeps_what_is_learned(
+    job: Callable[..., TrainJob], tmp_path: Path, memory_for: Callable[..., None]
+) -> None:
     settings = {"batch_size": 4, "accumulate": 2, "lambda": 0, "max_steps": 2, "learning_rate": 1e-3}
     whole = log(train.run(job(**settings, output=tmp_path / "whole"), silent))
     memory_for(1)
@@ -55,7 +60,9 @@ def test_a_full_memory_divides_the_batch_and_keeps_what_is_learned(job, tmp_path
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided"])
-def test_a_divided_batch_is_still_divided_when_resumed(job, tmp_path, memory_for, gradient):
+def test_a_divided_batch_is_still_divided_when_resumed(
+    job: Callable[..., TrainJob], tmp_path: Path, memory_for: Callable[..., None], gradient
+) -> None:
     memory_for(2)
     whole = train.run(job(batch_size=3, gradient=gradient, output=tmp_path / "whole"), silent)
     train.run(job(batch_size=3, gradient=gradient, max_steps=2), silent)
@@ -65,7 +72,9 @@ def test_a_divided_batch_is_still_divided_when_resumed(job, tmp_path, memory_for
     assert same(weights(resumed), weights(whole))
 
 
-def test_one_picture_that_does_not_fit_is_one_sentence_after_all_has_been_tried(job, memory_for, tmp_path, monkeypatch):
+def test_one_picture_that_does_not_fit_is_one_sentence_after_all_has_been_tried(
+    job: Callable[..., TrainJob], memory_for: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory_for(0)
     model = tiny_model(tmp_path / "tokenizer")
     monkeypatch.setattr(train, "open_session", lambda *asked: model)
@@ -75,7 +84,7 @@ def test_one_picture_that_does_not_fit_is_one_sentence_after_all_has_been_tried(
     assert ["--gradient-checkpointing" in line for line in model.economies.lines] == [True]
 
 
-def test_one_of_several_processes_names_flags_for_the_same_effective_batch():
+def test_one_of_several_processes_names_flags_for_the_same_effective_batch() -> None:
     settings = trainer.TrainSettings(max_steps=1, batch_size=6, accumulate=4)
     one_of_two = SimpleNamespace(at_once=None, settings=settings, step=0, accelerator=SimpleNamespace(num_processes=2))
     with pytest.raises(MemoryExhaustedError, match="6 pictures at once") as caught:
@@ -83,7 +92,9 @@ def test_one_of_several_processes_names_flags_for_the_same_effective_batch():
     assert "--batch-size 3 --accumulate 8" in caught.value.hint
 
 
-def test_every_figure_is_shown_while_training_goes_on(job, monkeypatch):
+def test_every_figure_is_shown_while_training_goes_on(
+    job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(training_loop, "SHOWN_EVERY_S", 0.0)
     watching = Told()
     train.run(job(), watching)
@@ -92,14 +103,16 @@ def test_every_figure_is_shown_while_training_goes_on(job, monkeypatch):
         assert figure in watching.statuses[-1]
 
 
-def test_figures_are_shown_at_intervals(job, monkeypatch):
+def test_figures_are_shown_at_intervals(job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_loop, "SHOWN_EVERY_S", 1e9)
     watching = Told()
     train.run(job(), watching)
     assert len(watching.statuses) == 1
 
 
-def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(job, tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(
+    job: Callable[..., TrainJob], tmp_path: Path
+) -> None:
     train.run(job(max_steps=2), silent)
     with limited_files(20_000), pytest.raises(StorageError, match=r"step-00000004.* cannot be written") as caught:
         train.run(job(resume=True), silent)
@@ -109,7 +122,9 @@ def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(job, tmp_pa
     assert load_file(checkpoints[0])
 
 
-def test_a_dtype_that_is_too_coarse_for_differences_is_refused_before_anything_is_loaded(job, monkeypatch):
+def test_a_dtype_that_is_too_coarse_for_differences_is_refused_before_anything_is_loaded(
+    job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: pytest.fail("a model was loaded"))
     with pytest.raises(UsageError, match="bfloat16 is too coarse"):
         train.run(job(dtype="bfloat16"), silent)
@@ -117,13 +132,15 @@ def test_a_dtype_that_is_too_coarse_for_differences_is_refused_before_anything_i
         train.run(job(dtype="float16"), silent)
 
 
-def flip_a_bit(path):
+def flip_a_bit(path) -> None:
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
 
 
-def test_a_damaged_cache_is_computed_again_and_gives_the_same_lora(job, tmp_path):
+def test_a_damaged_cache_is_computed_again_and_gives_the_same_lora(
+    job: Callable[..., TrainJob], tmp_path: Path
+) -> None:
     whole = train.run(job(max_steps=1, output=tmp_path / "whole"), silent)
     parts = sorted((tmp_path / "cache" / "training").glob("*/part-*.safetensors"))
     assert len(parts) == 2
@@ -133,7 +150,9 @@ def test_a_damaged_cache_is_computed_again_and_gives_the_same_lora(job, tmp_path
     assert same(weights(again), weights(whole))
 
 
-def test_a_cache_that_cannot_be_written_costs_a_training_a_note(job, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_costs_a_training_a_note(
+    job: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = train.run(job(max_steps=1, output=tmp_path / "whole"), silent)
     (tmp_path / "file").touch()
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "file"))
@@ -145,7 +164,9 @@ def test_a_cache_that_cannot_be_written_costs_a_training_a_note(job, tmp_path, m
     assert same(weights(again), weights(whole))
 
 
-def test_two_equal_trainings_leave_the_same_bytes_with_the_usual_rights(job, tmp_path):
+def test_two_equal_trainings_leave_the_same_bytes_with_the_usual_rights(
+    job: Callable[..., TrainJob], tmp_path: Path
+) -> None:
     files = [train.run(job(max_steps=1, output=tmp_path / name), silent).folder for name in ("one", "two")]
     for name in ("smooth-lora.safetensors", "smooth-lora-kohya.safetensors"):
         one, two = (folder / name for folder in files)
@@ -154,7 +175,7 @@ def test_two_equal_trainings_leave_the_same_bytes_with_the_usual_rights(job, tmp
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), flip_a_bit])
-def test_a_damaged_checkpoint_is_passed_over_and_replaced(job, tmp_path, damage):
+def test_a_damaged_checkpoint_is_passed_over_and_replaced(job: Callable[..., TrainJob], tmp_path: Path, damage) -> None:
     whole = train.run(job(max_steps=6, output=tmp_path / "whole"), silent)
     train.run(job(), silent)
     newest = tmp_path / "out" / "checkpoints" / "step-00000004.safetensors"
@@ -166,7 +187,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_replaced(job, tmp_path, damage)
     assert same(weights(resumed), weights(whole))
 
 
-def test_checkpoints_of_another_program_are_refused_and_kept(job, tmp_path):
+def test_checkpoints_of_another_program_are_refused_and_kept(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     foreign = tmp_path / "out" / "checkpoints" / "step-00030000.safetensors"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"not ours")

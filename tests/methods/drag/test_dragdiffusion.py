@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from smoothtool.diffusion.model import DiffusionModel
+
 sys.path.insert(0, str(Path(__file__).parent))
+from typing import NoReturn
+
 from drag_toys import transcribed_drag
 
 from smoothtool.diffusion.ddim import ddim_step
@@ -47,27 +51,27 @@ TASK = DragTask(torch.tensor([[12.0, 7.0]]), torch.tensor([[9.0, 16.0]]), (24, 2
 STRONG = DragSettings(iterations=80, mask_weight=1e3)
 
 
-def test_a_planted_blob_reaches_its_target():
+def test_a_planted_blob_reaches_its_target() -> None:
     steps = list(drag_steps(planted(HALF), torch.zeros(1, 2, 8, 8), TASK, DragSettings()))
     assert steps[-1].arrived
     shift = 30 * steps[-1].latents[..., :4].mean(dim=(0, 2, 3))
     assert float((torch.tensor([12.0, 7.0]) + shift - TASK.targets_rc[0]).norm()) < 2.5  # tracking sees whole pixels
 
 
-def test_latents_outside_the_region_stay_while_the_blob_moves_inside():
+def test_latents_outside_the_region_stay_while_the_blob_moves_inside() -> None:
     steps = list(drag_steps(planted(HALF), torch.zeros(1, 2, 8, 8), TASK, STRONG))
     assert steps[-1].arrived
     assert float(steps[-1].latents[..., 4:].abs().max()) <= 1e-6
 
 
-def test_latents_that_the_mask_forbids_to_change_hardly_move_however_the_points_pull():
+def test_latents_that_the_mask_forbids_to_change_hardly_move_however_the_points_pull() -> None:
     steps = list(drag_steps(planted(1 - HALF), torch.zeros(1, 2, 8, 8), TASK, STRONG))
     assert not steps[-1].arrived
     assert float(steps[-1].latents.abs().max()) <= 2 * STRONG.learning_rate
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_handle_paths_equal_those_of_the_published_loop(model, masked):
+def test_handle_paths_equal_those_of_the_published_loop(model: DiffusionModel, masked) -> None:
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(1, 4, 16, 16, generator=generator)
     region = (torch.rand(1, 1, 16, 16, generator=generator) > 0.4).float() if masked else None
@@ -91,7 +95,7 @@ def test_handle_paths_equal_those_of_the_published_loop(model, masked):
     torch.testing.assert_close(steps[-1].latents, final, atol=2e-3, rtol=0)
 
 
-def test_no_weight_requires_a_gradient_while_dragging(model):
+def test_no_weight_requires_a_gradient_while_dragging(model: DiffusionModel) -> None:
     text = model.encode_prompts(["a fox"])
     look = unet_look(model, 0, 4, text, text, 1.0, masked=False)
     task = DragTask(torch.tensor([[10.0, 10.0]]), torch.tensor([[10.0, 20.0]]), (32, 32))
@@ -99,8 +103,8 @@ def test_no_weight_requires_a_gradient_while_dragging(model):
         assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.unet.parameters())
 
 
-def test_without_a_mask_the_last_block_does_not_run(model):
-    def fail(*args):
+def test_without_a_mask_the_last_block_does_not_run(model: DiffusionModel) -> None:
+    def fail(*args) -> NoReturn:
         raise AssertionError("the last block ran")
 
     text, latents = model.encode_prompts(["a fox"]), torch.randn(1, 4, 16, 16)
@@ -111,8 +115,8 @@ def test_without_a_mask_the_last_block_does_not_run(model):
     torch.testing.assert_close(feature, whole)
 
 
-def test_the_features_hook_is_gone_after_an_exception(model):
-    def fail(*args):
+def test_the_features_hook_is_gone_after_an_exception(model: DiffusionModel) -> None:
+    def fail(*args) -> NoReturn:
         raise RuntimeError("out of paper")
 
     handle = model.unet.mid_block.register_forward_pre_hook(fail)
@@ -124,7 +128,7 @@ def test_the_features_hook_is_gone_after_an_exception(model):
     assert model.predict_noise(torch.randn(1, 4, 16, 16), 500, text).shape == (1, 4, 16, 16)
 
 
-def test_guided_features_weigh_text_by_w_over_2w_minus_1(model):
+def test_guided_features_weigh_text_by_w_over_2w_minus_1(model: DiffusionModel) -> None:
     text, null = model.encode_prompts(["a fox"]), model.encode_prompts([""])
     latents = torch.randn(1, 4, 16, 16)
     sight = unet_look(model, 1, 4, text, null, 3.0, masked=True)(latents)
@@ -135,14 +139,14 @@ def test_guided_features_weigh_text_by_w_over_2w_minus_1(model):
     )
 
 
-def test_an_unchanged_row_beside_the_original_samples_the_original(model):
+def test_an_unchanged_row_beside_the_original_samples_the_original(model: DiffusionModel) -> None:
     text, latents = model.encode_prompts(["a fox"]), torch.randn(1, 4, 16, 16)
     steps = list(sample_beside_original(model, latents, latents.clone(), text, text, 6, 1.0, start=2))
     assert [step.step_index for step in steps] == [2, 3, 4, 5]
     torch.testing.assert_close(steps[-1].latents[0], steps[-1].latents[1])
 
 
-def test_lengths_are_the_papers_on_their_grid_and_shares_of_the_picture_on_smaller_ones():
+def test_lengths_are_the_papers_on_their_grid_and_shares_of_the_picture_on_smaller_ones() -> None:
     assert DragSettings().on_grid((256, 192)) == DragSettings()
     assert GOODDRAG.on_grid((256, 256)) == GOODDRAG
     small = GOODDRAG.on_grid((96, 128))
@@ -151,7 +155,7 @@ def test_lengths_are_the_papers_on_their_grid_and_shares_of_the_picture_on_small
     assert (least.patch_radius, least.window_radius, least.stride, least.arrived) == (1, 3, 1.0, 0.5)
 
 
-def test_on_a_small_grid_the_blob_must_reach_its_very_target():
+def test_on_a_small_grid_the_blob_must_reach_its_very_target() -> None:
     def drag(settings):
         task = DragTask(torch.tensor([[12.0, 7.0]]), torch.tensor([[12.0, 15.0]]), (24, 24))
         *_, last = drag_steps(planted(torch.ones(1, 1, 8, 8)), torch.zeros(1, 2, 8, 8), task, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from diffusers import DDIMScheduler
 from toys import tiny_model
 
 from smoothtool.diffusion.lora import lora_layers, lora_state, remove_lora
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.jobs import identity_steps, make_job
 from smoothtool.methods.drag.dragdiffusion import DragSettings, DragTask, Sight, _loss
 from smoothtool.methods.drag.fastdrag import warp_latents
@@ -26,14 +28,14 @@ def run_gooddrag(model, latents, targets):
     return list(gooddrag_steps(model, latents, task, text, text, 8, 1.0, 3, settings, denoising_steps=2))
 
 
-def test_gooddrag_alternates_dragging_and_denoising(model):
+def test_gooddrag_alternates_dragging_and_denoising(model: DiffusionModel) -> None:
     records = run_gooddrag(model, torch.randn(1, 4, 16, 16), POINTS[1])
     assert [r.step_index for r in records] == [3, 3, 3, 4, 4, 4, 5]
     assert isinstance(records[-1], GoodDragResult)
     assert all(isinstance(r, GoodDragStep) for r in records[:-1])
 
 
-def test_gooddrag_leaves_the_original_on_its_own_sampling_path(model):
+def test_gooddrag_leaves_the_original_on_its_own_sampling_path(model: DiffusionModel) -> None:
     latents = torch.randn(1, 4, 16, 16)
     text = model.encode_prompts(["a fox"])
     from smoothtool.diffusion.sampling import constant, denoise
@@ -42,7 +44,7 @@ def test_gooddrag_leaves_the_original_on_its_own_sampling_path(model):
     torch.testing.assert_close(run_gooddrag(model, latents, POINTS[1])[-1].original, plain[1])
 
 
-def test_gooddrag_counts_the_mean_over_a_patch_of_nine_by_nine_sixty_four_times():
+def test_gooddrag_counts_the_mean_over_a_patch_of_nine_by_nine_sixty_four_times() -> None:
     feature = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     grid = FeatureGrid.over(feature, (32, 32))
     losses = []
@@ -52,7 +54,7 @@ def test_gooddrag_counts_the_mean_over_a_patch_of_nine_by_nine_sixty_four_times(
     assert losses[0] == pytest.approx(losses[1] * 8**2 / 9**2)
 
 
-def test_gooddrag_has_the_defaults_of_its_program():
+def test_gooddrag_has_the_defaults_of_its_program() -> None:
     job = make_job("drag", {"image": "cat.png", "point": ["1,2:3,4"], "method": "gooddrag"})
     assert job.strength == 0.75
     assert round(job.strength * job.steps) == 38
@@ -67,7 +69,7 @@ def test_gooddrag_has_the_defaults_of_its_program():
     assert (other.strength, identity_steps(other.method, other.lora_steps)) == (0.7, 80)
 
 
-def test_gooddrag_stops_at_once_when_the_points_are_there(model):
+def test_gooddrag_stops_at_once_when_the_points_are_there(model: DiffusionModel) -> None:
     latents = torch.randn(1, 4, 16, 16)
     records = run_gooddrag(model, latents, POINTS[0] + 1)
     assert records[-1].step_index == 3
@@ -79,14 +81,14 @@ def field() -> torch.Tensor:
     return torch.arange(1.0, 65.0).view(1, 1, 8, 8)
 
 
-def test_the_latent_at_the_handle_lands_on_the_target():
+def test_the_latent_at_the_handle_lands_on_the_target() -> None:
     region = torch.zeros(8, 8, dtype=torch.bool)
     region[1:6, 1:6] = True
     warped = warp_latents(field(), torch.tensor([[3.0, 2.0]]), torch.tensor([[3.0, 4.0]]), region)
     assert warped[0, 0, 3, 4] == field()[0, 0, 3, 2]
 
 
-def test_latents_outside_the_region_that_nothing_lands_on_stay():
+def test_latents_outside_the_region_that_nothing_lands_on_stay() -> None:
     region = torch.zeros(8, 8, dtype=torch.bool)
     region[1:6, 1:6] = True
     warped = warp_latents(field(), torch.tensor([[3.0, 2.0]]), torch.tensor([[3.0, 4.0]]), region)
@@ -94,7 +96,7 @@ def test_latents_outside_the_region_that_nothing_lands_on_stay():
     assert torch.equal(warped[..., 0, :], field()[..., 0, :])
 
 
-def test_what_is_left_behind_is_the_distance_weighted_mean_of_its_four_neighbours():
+def test_what_is_left_behind_is_the_distance_weighted_mean_of_its_four_neighbours() -> None:
     latents = torch.zeros(1, 1, 5, 5)
     latents[0, 0, 2, 0], latents[0, 0, 2, 4], latents[0, 0, 0, 2], latents[0, 0, 4, 2] = 1.0, 2.0, 3.0, 4.0
     from smoothtool.methods.drag.fastdrag import filled_from_nearest
@@ -106,13 +108,13 @@ def test_what_is_left_behind_is_the_distance_weighted_mean_of_its_four_neighbour
     assert torch.equal(filled[0, 0][known], latents[0, 0][known])
 
 
-def test_no_drag_leaves_the_latents_as_they_are():
+def test_no_drag_leaves_the_latents_as_they_are() -> None:
     region = torch.ones(8, 8, dtype=torch.bool)
     points = torch.tensor([[3.0, 2.0]])
     assert torch.equal(warp_latents(field(), points, points, region), field())
 
 
-def test_the_identity_lora_learns_the_picture_and_leaves_no_gradients(model):
+def test_the_identity_lora_learns_the_picture_and_leaves_no_gradients(model: DiffusionModel) -> None:
     latents, text = torch.randn(1, 4, 20, 16), model.encode_prompts(["a fox"])
     generator = torch.Generator().manual_seed(0)
     losses = [s.loss for s in fit_identity_lora(model, latents, text, 30, generator, rank=4, learning_rate=3e-2)]
@@ -123,7 +125,7 @@ def test_the_identity_lora_learns_the_picture_and_leaves_no_gradients(model):
     assert not lora_layers(model.unet, IDENTITY)
 
 
-def test_the_identity_lora_is_the_same_for_the_same_seed(model):
+def test_the_identity_lora_is_the_same_for_the_same_seed(model: DiffusionModel) -> None:
     latents, text = torch.randn(1, 4, 16, 16), model.encode_prompts(["a fox"])
     runs = []
     for _ in range(2):
@@ -132,7 +134,9 @@ def test_the_identity_lora_is_the_same_for_the_same_seed(model):
     assert runs[0] == runs[1]
 
 
-def test_large_crops_are_learned_in_parts_by_the_same_steps(model, monkeypatch):
+def test_large_crops_are_learned_in_parts_by_the_same_steps(
+    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     latents, text = torch.randn(1, 4, 16, 16), model.encode_prompts(["a fox"])
     rows, predict = [], model.predict_noise
     monkeypatch.setattr(model, "predict_noise", lambda z, *given: (rows.append(len(z)), predict(z, *given))[1])
@@ -148,7 +152,9 @@ def test_large_crops_are_learned_in_parts_by_the_same_steps(model, monkeypatch):
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_the_identity_lora_is_fitted_with_the_loss_that_the_model_was_trained_with(tmp_path, prediction_type):
+def test_the_identity_lora_is_fitted_with_the_loss_that_the_model_was_trained_with(
+    tmp_path: Path, prediction_type
+) -> None:
     model = tiny_model(tmp_path, prediction_type=prediction_type)
     latents, noise, text = torch.randn(4, 4, 16, 16), torch.randn(4, 4, 16, 16), model.encode_prompts(["a fox"])
     times = torch.randint(1000, (4,), generator=torch.Generator().manual_seed(3))

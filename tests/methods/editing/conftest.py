@@ -31,7 +31,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(model) -> Scene:
+def scene(model: DiffusionModel) -> Scene:
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
     source, target, null = (model.encode_prompts([text]) for text in ("a red cat", "a red dog", ""))
     trajectory = trajectory_of(latents, list(ddim_inversion_steps(model, latents, source, N)))

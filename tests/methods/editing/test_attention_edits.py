@@ -42,48 +42,48 @@ def masactrl(scene, target=None, **options):
     return last.latents
 
 
-def close(found, wanted):
+def close(found, wanted) -> None:
     torch.testing.assert_close(found, wanted, atol=2e-4, rtol=2e-4)
 
 
-def test_plug_and_play_without_injection_is_plain_sampling(scene):
+def test_plug_and_play_without_injection_is_plain_sampling(scene) -> None:
     close(pnp(scene, feature_ratio=0.0, attention_ratio=0.0), plain(scene, scene.path[0]))
 
 
-def test_plug_and_play_injects_features_and_queries_each_on_its_own(scene):
+def test_plug_and_play_injects_features_and_queries_each_on_its_own(scene) -> None:
     without = pnp(scene, feature_ratio=0.0, attention_ratio=0.0)
     features, queries = pnp(scene, attention_ratio=0.0), pnp(scene, feature_ratio=0.0)
     for one, other in ((features, without), (queries, without), (features, queries)):
         assert float((one - other).abs().max()) > 1e-4
 
 
-def test_plug_and_play_under_the_empty_prompt_takes_the_sources_first_step(scene):
+def test_plug_and_play_under_the_empty_prompt_takes_the_sources_first_step(scene) -> None:
     # all three rows are then the same row
     first = next(plug_and_play_steps(scene.model, scene.inversion.trajectory, *[scene.null] * 3, W))
     step = next(denoise(scene.model, scene.path[0], constant(scene.null), constant(scene.null), N, 1.0))
     close(first.latents, step.latents)
 
 
-def test_masactrl_that_never_starts_is_plain_sampling(scene):
+def test_masactrl_that_never_starts_is_plain_sampling(scene) -> None:
     close(masactrl(scene, start_step=N), plain(scene, scene.path[0]))
 
 
-def test_masactrl_under_the_source_prompt_is_the_reconstruction(scene):
+def test_masactrl_under_the_source_prompt_is_the_reconstruction(scene) -> None:
     close(masactrl(scene, scene.source, start_step=0, start_layer=0), scene.inversion.reconstruction)
 
 
-def test_masactrl_mixes_the_source_in(scene):
+def test_masactrl_mixes_the_source_in(scene) -> None:
     assert float((masactrl(scene, start_step=0, start_layer=0) - plain(scene, scene.path[0])).abs().max()) > 1e-3
 
 
-def test_a_split_batch_is_refused_by_plug_and_play_and_masactrl(scene):
+def test_a_split_batch_is_refused_by_plug_and_play_and_masactrl(scene) -> None:
     scene.model.max_batch = 2
     for edit in (pnp, masactrl):
         with pytest.raises(MemoryExhaustedError):
             edit(scene)
 
 
-def test_every_edit_leaves_the_unet_as_it_was(scene):
+def test_every_edit_leaves_the_unet_as_it_was(scene) -> None:
     before = [layer.module.processor for layer in attention_layers(scene.model.unet)]
     pnp(scene), masactrl(scene)
     assert all(
@@ -92,34 +92,34 @@ def test_every_edit_leaves_the_unet_as_it_was(scene):
     assert "forward" not in scene.model.unet.up_blocks[1].resnets[1].conv2.__dict__
 
 
-def test_an_edit_given_up_halfway_leaves_no_control_behind(scene):
+def test_an_edit_given_up_halfway_leaves_no_control_behind(scene) -> None:
     steps = plug_and_play_steps(scene.model, scene.inversion.trajectory, scene.null, scene.target, scene.null, W)
     next(steps)
     processors = {type(layer.module.processor).__name__ for layer in attention_layers(scene.model.unet)}
     assert processors == {"AttnProcessor2_0"}
 
 
-def test_edit_direction_is_the_difference_of_means(scene):
+def test_edit_direction_is_the_difference_of_means(scene) -> None:
     both = [scene.model.encode_prompts(texts) for texts in (["a cat", "red cat"], ["a dog", "red dog", "dog"])]
     direction = edit_direction(*both)
     assert torch.equal(direction.prompt_embeds[0], both[1].prompt_embeds.mean(0) - both[0].prompt_embeds.mean(0))
 
 
-def test_pix2pix_zero_without_direction_is_guided_sampling(scene):
+def test_pix2pix_zero_without_direction_is_guided_sampling(scene) -> None:
     # the maps then equal the reference's, so their gradient vanishes
     direction = scene.source.map(torch.zeros_like)
     *_, last = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W)
     close(last.latents, scene.inversion.reconstruction)
 
 
-def test_pix2pix_zero_without_learning_rate_is_plain_sampling(scene):
+def test_pix2pix_zero_without_learning_rate_is_plain_sampling(scene) -> None:
     direction = scene.target.combine(scene.source, torch.sub)
     steps = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W, learning_rate=0.0)
     *_, last = steps
     close(last.latents, plain(scene, scene.path[0]))
 
 
-def test_pix2pix_zero_guidance_changes_the_result(scene):
+def test_pix2pix_zero_guidance_changes_the_result(scene) -> None:
     direction = scene.target.combine(scene.source, torch.sub)
     results = []
     for rate in (0.0, 10.0):
@@ -176,7 +176,7 @@ def two_row_reference(scene, shifted, guidance_scale, learning_rate=0.1):
     return latents
 
 
-def test_pix2pix_zero_moves_both_rows_as_its_program_does(scene):
+def test_pix2pix_zero_moves_both_rows_as_its_program_does(scene) -> None:
     direction = scene.target.combine(scene.source, torch.sub)
     *_, ours = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.source, N, 5.0, 20.0)
     *_, single = pix2pix_zero_steps(
@@ -187,7 +187,7 @@ def test_pix2pix_zero_moves_both_rows_as_its_program_does(scene):
     assert float((single.latents - theirs).abs().max()) > 1e-2
 
 
-def test_noise_is_compared_with_copies_shifted_by_one_to_half_a_side_less_one_by_channel():
+def test_noise_is_compared_with_copies_shifted_by_one_to_half_a_side_less_one_by_channel() -> None:
     """The witness takes all correlations of a channel from its spectrum: the squared Fourier transform's inverse."""
     noise = torch.randn(1, 4, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     draws, expected, plane = torch.Generator().manual_seed(7), 0.0, noise[0]
@@ -204,14 +204,14 @@ def test_noise_is_compared_with_copies_shifted_by_one_to_half_a_side_less_one_by
     assert float(autocorrelation(noise, torch.Generator().manual_seed(7))) == pytest.approx(expected, rel=1e-10)
 
 
-def test_regularised_noise_keeps_its_deviation():
+def test_regularised_noise_keeps_its_deviation() -> None:
     """A shift of 0 would pull 8 x 8 noise to a deviation of 0.73."""
     draws = torch.Generator().manual_seed(1)
     deviations = [float(regularised(torch.randn(1, 4, 8, 8, generator=draws), draws).std()) for _ in range(20)]
     assert sum(deviations) / 20 == pytest.approx(0.97, abs=0.03)
 
 
-def test_regularisation_lowers_the_autocorrelation_of_correlated_noise():
+def test_regularisation_lowers_the_autocorrelation_of_correlated_noise() -> None:
     smooth = torch.nn.functional.avg_pool2d(torch.randn(1, 4, 18, 18, generator=torch.Generator().manual_seed(0)), 3, 1)
     smooth = smooth / smooth.std()
 
@@ -222,7 +222,7 @@ def test_regularisation_lowers_the_autocorrelation_of_correlated_noise():
     assert score(regularised(smooth, torch.Generator().manual_seed(1))) < 0.7 * score(smooth)
 
 
-def test_kl_is_zero_for_standard_and_positive_for_scaled_noise():
+def test_kl_is_zero_for_standard_and_positive_for_scaled_noise() -> None:
     noise = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     noise = (noise - noise.mean()) / noise.std()
     assert abs(float(kl_to_standard_normal(noise))) < 1e-5
@@ -231,7 +231,7 @@ def test_kl_is_zero_for_standard_and_positive_for_scaled_noise():
     )
 
 
-def test_regularised_inversion_is_ddim_inversion_but_for_the_noise(scene):
+def test_regularised_inversion_is_ddim_inversion_but_for_the_noise(scene) -> None:
     generator = torch.Generator().manual_seed(0)
     steps = list(regularised_inversion_steps(scene.model, scene.latents, scene.source, N, generator))
     plain_steps = list(ddim_inversion_steps(scene.model, scene.latents, scene.source, N))

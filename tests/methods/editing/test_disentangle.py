@@ -27,11 +27,11 @@ def epochs(scene, loss_of, count, **options):
     )
 
 
-def test_mixing_starts_with_the_source_for_twenty_of_fifty_steps():
+def test_mixing_starts_with_the_source_for_twenty_of_fifty_steps() -> None:
     assert first_mixing(50).tolist() == [1.0] * 20 + [0.0] * 30
 
 
-def test_the_first_epoch_is_a_prompt_switch_at_two_fifths(scene):
+def test_the_first_epoch_is_a_prompt_switch_at_two_fifths(scene) -> None:
     def text_at(index):
         return scene.source if index < 2 else scene.target
 
@@ -40,14 +40,14 @@ def test_the_first_epoch_is_a_prompt_switch_at_two_fifths(scene):
     torch.testing.assert_close(only.latents, wanted.latents, atol=1e-4, rtol=1e-4)
 
 
-def test_learning_lowers_the_loss_and_moves_every_step(scene):
+def test_learning_lowers_the_loss_and_moves_every_step(scene) -> None:
     wanted = torch.zeros(1, 3, 32, 32)
     steps = epochs(scene, lambda picture: (picture - wanted).square().mean(), 4, learning_rate=0.02)
     assert steps[-1].loss < steps[0].loss
     assert bool((steps[-1].mixing != steps[0].mixing).all())
 
 
-def test_nothing_but_mixing_is_learned(scene):
+def test_nothing_but_mixing_is_learned(scene) -> None:
     before = [parameter.clone() for parameter in scene.model.unet.parameters()]
     epochs(scene, lambda picture: picture.mean(), 2)
     assert all(torch.equal(a, b) for a, b in zip(before, scene.model.unet.parameters(), strict=True))

@@ -58,18 +58,18 @@ def run(scene, target, source_guidance: float = W, strength: float = 1.0, seed: 
     return list(flowedit_steps(scene.model, scene.latents, *texts, N, W, [generator], source_guidance, strength))
 
 
-def test_equal_prompts_and_guidance_leave_the_picture(scene):
+def test_equal_prompts_and_guidance_leave_the_picture(scene) -> None:
     torch.testing.assert_close(run(scene, scene.source)[-1].latents, scene.latents, atol=1e-4, rtol=1e-4)
 
 
-def test_another_prompt_changes_the_picture_and_repeats_by_seed(scene):
+def test_another_prompt_changes_the_picture_and_repeats_by_seed(scene) -> None:
     first = run(scene, scene.target)[-1].latents
     assert float((first - scene.latents).abs().max()) > 1e-3
     assert torch.equal(first, run(scene, scene.target)[-1].latents)
     assert not torch.equal(first, run(scene, scene.target, seed=1)[-1].latents)
 
 
-def test_strength_says_how_many_steps_are_taken_and_each_is_one_call_of_four_rows(scene):
+def test_strength_says_how_many_steps_are_taken_and_each_is_one_call_of_four_rows(scene) -> None:
     assert run(scene, scene.target, strength=0.0) == []
     assert [step.step_index for step in run(scene, scene.target, strength=0.5)] == [3, 4, 5]
     assert (scene.model.counter.calls, scene.model.counter.rows) == (3, 12)

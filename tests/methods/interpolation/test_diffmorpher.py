@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from smoothtool.diffusion.lora import add_trainable_lora, lora_file, lora_state, remove_lora, set_lora_state
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.row_loras import mix_loras, read_state, row_loras
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.errors import MemoryExhaustedError
@@ -34,7 +37,7 @@ def put(model, state) -> None:
 
 
 @pytest.fixture
-def loras(model):
+def loras(model: DiffusionModel):
     """Two LoRAs that change much, and nothing on the model."""
     add_trainable_lora(model.unet, 2, adapter="own")
     zeros = lora_state(model.unet, "own")
@@ -54,7 +57,7 @@ def predict(model, latents, prompts):
     return model.predict_noise(latents, 501, model.encode_prompts(prompts))
 
 
-def test_every_row_is_computed_under_its_own_mixture_of_loras(model, loras):
+def test_every_row_is_computed_under_its_own_mixture_of_loras(model: DiffusionModel, loras) -> None:
     latents, prompts = noise(3), ["a cat", "a cake", "a dog"]
     plain = predict(model, latents, prompts)
     with row_loras(model.unet, mix_loras(loras, torch.tensor([[1.0, 0.0], [0.7, 0.3], [0.0, 1.0]]))):
@@ -67,7 +70,7 @@ def test_every_row_is_computed_under_its_own_mixture_of_loras(model, loras):
         assert (together[row] - plain[row]).abs().max() > 1e-3
 
 
-def test_row_loras_stack_on_a_lora_that_the_model_has(model, loras):
+def test_row_loras_stack_on_a_lora_that_the_model_has(model: DiffusionModel, loras) -> None:
     put(model, loras[0])
     base = predict(model, noise(1), ["a cat"])
     remove_lora(model, "own")
@@ -78,13 +81,13 @@ def test_row_loras_stack_on_a_lora_that_the_model_has(model, loras):
         assert (predict(model, noise(1), ["a cat"]) - base).abs().max() > 1e-3
 
 
-def test_a_call_of_other_rows_is_refused(model, loras):
+def test_a_call_of_other_rows_is_refused(model: DiffusionModel, loras) -> None:
     with row_loras(model.unet, mix_loras(loras, torch.eye(2))), pytest.raises(MemoryExhaustedError, match="needs 2"):
         predict(model, noise(1), ["a cat"])
     predict(model, noise(1), ["a cat"])
 
 
-def test_the_ends_keep_their_own_keys_and_the_frames_between_take_the_ends(model):
+def test_the_ends_keep_their_own_keys_and_the_frames_between_take_the_ends(model: DiffusionModel) -> None:
     latents, prompts = noise(3), ["a cat", "a cake", "a dog"]
     plain = predict(model, latents, prompts)
     with keys_between_ends(model.unet, torch.tensor([0.0, 0.5, 1.0])):
@@ -94,7 +97,7 @@ def test_the_ends_keep_their_own_keys_and_the_frames_between_take_the_ends(model
     assert torch.equal(predict(model, latents, prompts), plain)
 
 
-def test_each_picture_is_inverted_and_sampled_under_its_own_lora(model, loras):
+def test_each_picture_is_inverted_and_sampled_under_its_own_lora(model: DiffusionModel, loras) -> None:
     pictures, text = noise(2), model.encode_prompts(PROMPTS)
     *_, both = learnt_inversion_steps(model, pictures, text, loras, 3)
     *_, back = learnt_sampling_steps(model, both.latents, text, loras, 3)
@@ -107,7 +110,7 @@ def test_each_picture_is_inverted_and_sampled_under_its_own_lora(model, loras):
         assert_close(back.latents[[row]], given.latents, rtol=1e-4, atol=1e-4)
 
 
-def test_a_frame_without_the_ends_keys_is_sampled_alone_under_the_lerped_lora(model, loras):
+def test_a_frame_without_the_ends_keys_is_sampled_alone_under_the_lerped_lora(model: DiffusionModel, loras) -> None:
     ends, text, ratio = noise(2), model.encode_prompts(PROMPTS), 0.3
     *_, frames = diffmorpher_steps(model, ends, text, loras, [0.1, ratio], 3, shared_to=0.0)
     put(model, lerped(loras, ratio))
@@ -117,7 +120,7 @@ def test_a_frame_without_the_ends_keys_is_sampled_alone_under_the_lerped_lora(mo
     assert_close(frames.latents[[1]], alone.latents, rtol=1e-3, atol=1e-3)
 
 
-def test_guidance_treats_the_null_half_like_the_text_half(model, loras):
+def test_guidance_treats_the_null_half_like_the_text_half(model: DiffusionModel, loras) -> None:
     text = model.encode_prompts(["a cat", "a cat"])
     *_, plain = diffmorpher_steps(model, noise(2), text, loras, [0.3, 0.6], 3)
     *_, guided = diffmorpher_steps(model, noise(2), text, loras, [0.3, 0.6], 3, null=text[:1], guidance_scale=4.0)
@@ -127,7 +130,7 @@ def test_guidance_treats_the_null_half_like_the_text_half(model, loras):
     assert_close(guided_end.latents, end.latents, rtol=1e-3, atol=1e-3)
 
 
-def test_a_lora_file_is_read_as_the_state_that_was_written(model, loras, tmp_path):
+def test_a_lora_file_is_read_as_the_state_that_was_written(model: DiffusionModel, loras, tmp_path: Path) -> None:
     put(model, loras[0])
     write_tensors(tmp_path / "own.safetensors", *lora_file(model.unet, "own"))
     remove_lora(model, "own")
@@ -136,7 +139,9 @@ def test_a_lora_file_is_read_as_the_state_that_was_written(model, loras, tmp_pat
     assert all(torch.equal(read[key], loras[0][key]) for key in read)
 
 
-def test_the_ends_keys_are_used_in_the_first_part_of_the_steps(model, loras, monkeypatch):
+def test_the_ends_keys_are_used_in_the_first_part_of_the_steps(
+    model: DiffusionModel, loras, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hooked, predict_noise = [], model.predict_noise
     attention = model.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1
 
@@ -151,7 +156,9 @@ def test_the_ends_keys_are_used_in_the_first_part_of_the_steps(model, loras, mon
     assert hooked == [True] * 3 + [False] * 2
 
 
-def test_more_frames_than_fit_one_call_are_the_same_frames(model, loras, monkeypatch):
+def test_more_frames_than_fit_one_call_are_the_same_frames(
+    model: DiffusionModel, loras, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = (model, noise(2), model.encode_prompts(PROMPTS), loras, [0.2, 0.4, 0.6, 0.8], 2)
     *_, whole = diffmorpher_steps(*arguments)
     monkeypatch.setattr(model, "max_batch", 5)
@@ -159,7 +166,7 @@ def test_more_frames_than_fit_one_call_are_the_same_frames(model, loras, monkeyp
     assert_close(chunked.latents, whole.latents, rtol=1e-4, atol=1e-4)
 
 
-def test_a_morph_run_backwards_gives_the_frames_in_reverse(model, loras):
+def test_a_morph_run_backwards_gives_the_frames_in_reverse(model: DiffusionModel, loras) -> None:
     text = model.encode_prompts(PROMPTS)
     *_, forth = diffmorpher_steps(model, noise(2), text, loras, [0.2, 0.6], 3)
     *_, back = diffmorpher_steps(model, noise(2).flip(0), text[[1, 0]], loras[::-1], [0.4, 0.8], 3)

@@ -8,6 +8,7 @@ from scipy.stats import beta
 from torch.testing import assert_close
 
 from smoothtool.diffusion.ddim import add_noise
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
 from smoothtool.methods.interpolation import freemorph
 from smoothtool.methods.interpolation.freemorph import (
@@ -32,24 +33,24 @@ def morph(model, ends: torch.Tensor, detail: torch.Tensor, prompts=("a cat", "a 
     return list(freemorph_steps(model, ends, text, null, detail, uniform_ratios(frames), steps, 2.0))
 
 
-def test_the_mixing_follows_the_quantiles_of_the_beta_distribution():
+def test_the_mixing_follows_the_quantiles_of_the_beta_distribution() -> None:
     ratios = [0, 1 / 6, 0.3, 0.5, 0.9, 1]
     assert beta_quantiles(ratios) == pytest.approx(beta.ppf(ratios, 20, 20).tolist(), abs=1e-9)
 
 
-def test_rows_are_interpolated_each_by_itself():
+def test_rows_are_interpolated_each_by_itself() -> None:
     first, last = noise(2)
     mixed = slerp_rows(first, last, 0.3)
     assert_close(mixed[2, 5], slerp(first[2, 5], last[2, 5], 0.3))
 
 
-def test_rows_without_an_angle_are_interpolated_straight():
+def test_rows_without_an_angle_are_interpolated_straight() -> None:
     first, last = torch.zeros(SHAPE), noise(1)[0]
     assert_close(slerp_rows(first, last, 0.25), 0.25 * last)
     assert_close(slerp_rows(last, 2 * last, 0.5), 1.5 * last)
 
 
-def test_in_betweens_keep_their_low_frequencies_and_share_the_rest():
+def test_in_betweens_keep_their_low_frequencies_and_share_the_rest() -> None:
     frames, detail = noise(3), noise(1, seed=5)
     mixed, own, shared = (torch.fft.fft2(part) for part in (with_shared_detail(frames, detail), frames, detail))
     frequencies = torch.fft.fftfreq(16, 1 / 16).abs()
@@ -59,7 +60,7 @@ def test_in_betweens_keep_their_low_frequencies_and_share_the_rest():
     assert_close(mixed[0], mixed[0].conj().flip(-1, -2).roll((1, 1), (-1, -2)))  # of a real picture
 
 
-def test_looking_through_both_ends_weighs_two_attentions():
+def test_looking_through_both_ends_weighs_two_attentions() -> None:
     query, key, value = torch.randn(3, 3, 2, 5, 4)
 
     def attended(row: int, end: int, *, own: bool) -> torch.Tensor:
@@ -74,7 +75,9 @@ def test_looking_through_both_ends_weighs_two_attentions():
             assert_close(result[row], expected)
 
 
-def test_equal_pictures_come_back_when_the_noise_is_constant_and_the_detail_their_own(model, monkeypatch):
+def test_equal_pictures_come_back_when_the_noise_is_constant_and_the_detail_their_own(
+    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     constant, picture = noise(1, seed=9), noise(1)
     monkeypatch.setattr(model, "predict_noise", lambda latents, timestep, text: constant.expand_as(latents))
     noisy = add_noise(picture, constant, model.schedule.alpha_pairs(10)[2][1])
@@ -83,14 +86,16 @@ def test_equal_pictures_come_back_when_the_noise_is_constant_and_the_detail_thei
     assert_close(steps[-1].latents, start.expand(3, *SHAPE), rtol=1e-3, atol=1e-3)
 
 
-def test_a_morph_run_backwards_gives_the_frames_in_reverse(model):
+def test_a_morph_run_backwards_gives_the_frames_in_reverse(model: DiffusionModel) -> None:
     ends, detail = noise(2), noise(1, seed=5)
     forth = morph(model, ends, detail, steps=5)
     back = morph(model, ends.flip(0), detail, prompts=("a dog", "a cat"), steps=5)
     assert_close(forth[-1].latents, back[-1].latents.flip(0), rtol=1e-3, atol=1e-3)
 
 
-def test_attention_is_drawn_together_in_the_published_parts_of_the_way(model, monkeypatch):
+def test_attention_is_drawn_together_in_the_published_parts_of_the_way(
+    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, plain = [], type(next(iter(model.unet.attn_processors.values())))
     predict = model.predict_noise
 
@@ -109,7 +114,7 @@ def test_attention_is_drawn_together_in_the_published_parts_of_the_way(model, mo
     assert set(sampling[1::2]) == {"plain"}  # the null half
 
 
-def test_more_frames_than_one_call_holds_are_refused(model, monkeypatch):
+def test_more_frames_than_one_call_holds_are_refused(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "max_batch", 4)
     with pytest.raises(UsageError, match="holds 4 here with both ends, not 5") as refusal:
         morph(model, noise(2), noise(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.methods.inversion import edict
 from smoothtool.methods.inversion.belm import belm_inversion_steps, belm_steps
@@ -22,7 +23,7 @@ def latents() -> torch.Tensor:
 
 
 @pytest.fixture
-def text(model):
+def text(model: DiffusionModel):
     return model.encode_prompts(["a cat", "a red fox"])
 
 
@@ -49,17 +50,23 @@ def belm_round_trip(model, latents, text):
 
 
 @pytest.mark.parametrize("round_trip", [edict_round_trip, belm_round_trip])
-def test_exact_inversions_give_latents_back_in_float64(model, latents, text, round_trip):
+def test_exact_inversions_give_latents_back_in_float64(
+    model: DiffusionModel, latents: torch.Tensor, text, round_trip
+) -> None:
     model.predict_noise = curved_noise
     assert relative(round_trip(model, latents, text), latents) < 1e-9
 
 
 @pytest.mark.parametrize("round_trip", [edict_round_trip, belm_round_trip])
-def test_exact_inversions_give_latents_back_through_a_float32_unet(model, latents, text, round_trip):
+def test_exact_inversions_give_latents_back_through_a_float32_unet(
+    model: DiffusionModel, latents: torch.Tensor, text, round_trip
+) -> None:
     assert relative(round_trip(model, latents, text), latents) < 1e-4
 
 
-def test_edict_moves_its_two_latents_in_turn_first_by_the_other(model, latents, text):
+def test_edict_moves_its_two_latents_in_turn_first_by_the_other(
+    model: DiffusionModel, latents: torch.Tensor, text
+) -> None:
     """Two sampling steps written out: x before y in step 0, y before x in step 1; x mixes before y in both."""
     model.predict_noise = curved_noise
     (t0, high, middle), (t1, _, low) = model.schedule.alpha_pairs(2)
@@ -82,7 +89,9 @@ def test_edict_moves_its_two_latents_in_turn_first_by_the_other(model, latents, 
     torch.testing.assert_close((steps[1].latents, steps[1].coupled), (x, y), rtol=1e-12, atol=1e-12)
 
 
-def test_edicts_two_latents_part_less_when_they_take_turns(model, latents, text, monkeypatch):
+def test_edicts_two_latents_part_less_when_they_take_turns(
+    model: DiffusionModel, latents: torch.Tensor, text, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On Gaussian data of deviation 0.5, whose denoiser is known: 0.25 % apart instead of 3.1 %."""
 
     def noise_of_gaussian_data(latents, timestep, conditioning):
@@ -99,7 +108,7 @@ def test_edicts_two_latents_part_less_when_they_take_turns(model, latents, text,
     assert taking_turns < 0.005 < 0.02 < parted()
 
 
-def test_plain_ddim_is_not_exact_where_edict_and_belm_are(model, latents, text):
+def test_plain_ddim_is_not_exact_where_edict_and_belm_are(model: DiffusionModel, latents: torch.Tensor, text) -> None:
     model.predict_noise = curved_noise
     *_, noise = ddim_inversion_steps(model, latents, text, N)
     *_, image = denoise(model, noise.latents, constant(text), constant(text), N, 1.0)
@@ -109,7 +118,9 @@ def test_plain_ddim_is_not_exact_where_edict_and_belm_are(model, latents, text):
 @pytest.mark.parametrize(
     "invert", [ddim_inversion_steps, fixed_point_steps, edict_inversion_steps, belm_inversion_steps]
 )
-def test_every_inversion_is_ddims_own_line_when_noise_is_constant(model, latents, text, invert):
+def test_every_inversion_is_ddims_own_line_when_noise_is_constant(
+    model: DiffusionModel, latents: torch.Tensor, text, invert
+) -> None:
     noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(4))
     model.predict_noise = lambda *_: noise
     *_, last = invert(model, latents, text, N)
@@ -120,21 +131,23 @@ def test_every_inversion_is_ddims_own_line_when_noise_is_constant(model, latents
     torch.testing.assert_close(last.latents.float(), scaled * pairs[0][1] ** 0.5, atol=1e-4, rtol=1e-4)
 
 
-def test_belm_costs_one_unet_call_a_step_and_edict_two(model, latents, text):
+def test_belm_costs_one_unet_call_a_step_and_edict_two(model: DiffusionModel, latents: torch.Tensor, text) -> None:
     list(belm_inversion_steps(model, latents, text, N))
     belm_calls = model.counter.calls
     list(edict_inversion_steps(model, latents, text, N))
     assert (belm_calls, model.counter.calls - belm_calls) == (N, 2 * N)
 
 
-def test_inversion_steps_are_those_of_the_sampler_in_reverse(model, latents, text):
+def test_inversion_steps_are_those_of_the_sampler_in_reverse(
+    model: DiffusionModel, latents: torch.Tensor, text
+) -> None:
     for invert in (fixed_point_steps, edict_inversion_steps, belm_inversion_steps):
         steps = list(invert(model, latents, text, N))
         assert [step.step_index for step in steps] == list(range(N))[::-1]
         assert tuple(step.timestep for step in reversed(steps)) == model.schedule.timesteps(N)
 
 
-def test_fixed_point_residual_falls_with_rounds(model, latents, text):
+def test_fixed_point_residual_falls_with_rounds(model: DiffusionModel, latents: torch.Tensor, text) -> None:
     model.predict_noise = curved_noise
     worst = [
         max(max(s.last_residuals) for s in fixed_point_steps(model, latents, text, N, rounds)) for rounds in (1, 3, 5)
@@ -142,7 +155,7 @@ def test_fixed_point_residual_falls_with_rounds(model, latents, text):
     assert worst[0] > 2 * worst[1] > 4 * worst[2]
 
 
-def test_fixed_point_reconstruction_error_falls_with_rounds(model, latents, text):
+def test_fixed_point_reconstruction_error_falls_with_rounds(model: DiffusionModel, latents: torch.Tensor, text) -> None:
     def error(rounds: int) -> float:
         *_, noise = fixed_point_steps(model, latents, text, N, rounds)
         *_, image = denoise(model, noise.latents, constant(text), constant(text), N, 1.0)
@@ -152,13 +165,13 @@ def test_fixed_point_reconstruction_error_falls_with_rounds(model, latents, text
     assert error(0) > 3 * error(2) > 9 * error(4)
 
 
-def test_fixed_point_without_rounds_is_plain_ddim_inversion(model, latents, text):
+def test_fixed_point_without_rounds_is_plain_ddim_inversion(model: DiffusionModel, latents: torch.Tensor, text) -> None:
     *_, plain = ddim_inversion_steps(model, latents, text, N)
     *_, fixed = fixed_point_steps(model, latents, text, N, rounds=0)
     assert torch.equal(plain.latents, fixed.latents)
 
 
-def test_negative_prompt_embeds_are_the_source_text_at_every_step(text):
+def test_negative_prompt_embeds_are_the_source_text_at_every_step(text) -> None:
     embeds = negative_prompt_embeds(text, N)
     assert embeds.shape == (N, *text.prompt_embeds.shape)
     assert all(torch.equal(step, text.prompt_embeds) for step in embeds)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NoReturn
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.methods.smoothness import istd
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_noises, prompt_walks
@@ -20,7 +22,7 @@ PROMPTS = ["a cat", "a dog on a cake", "a red fox"]
 
 
 @pytest.fixture
-def linear(model, monkeypatch):
+def linear(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch):
     """A generator that is an isometry up to scale: the UNet predicts no noise, the decoder reshapes 4 channels to 3."""
     monkeypatch.setattr(model, "predict_noise", lambda latents, timestep, text: torch.zeros_like(latents))
     monkeypatch.setattr(
@@ -40,7 +42,9 @@ def walks(model, prompts=PROMPTS, settings=SETTINGS, batch_size=32):
     return list(prompt_walks(model, prompts, settings, batch_size))
 
 
-def test_an_isometry_walked_between_equally_long_noises_has_no_deviation(linear, monkeypatch):
+def test_an_isometry_walked_between_equally_long_noises_has_no_deviation(
+    linear, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends = torch.zeros(2, *SHAPE)
     ends[0, 0], ends[1, 1] = 1.0, 1.0
     monkeypatch.setattr(istd, "prompt_noises", lambda *_: ends)
@@ -51,7 +55,7 @@ def test_an_isometry_walked_between_equally_long_noises_has_no_deviation(linear,
         assert result.population_std < 1e-4 * chord
 
 
-def test_a_walk_between_noises_of_other_lengths_has_its_computed_deviation(linear):
+def test_a_walk_between_noises_of_other_lengths_has_its_computed_deviation(linear) -> None:
     walk = walks(linear)[1]
     a, b = (end.double().flatten() for end in prompt_noises(3, PROMPTS[1], SHAPE))
     angle = math.acos(float(a @ b / (a.norm() * b.norm())))
@@ -65,19 +69,19 @@ def test_a_walk_between_noises_of_other_lengths_has_its_computed_deviation(linea
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 11])
-def test_the_batch_size_does_not_change_a_walk(model, batch_size: int):
+def test_the_batch_size_does_not_change_a_walk(model: DiffusionModel, batch_size: int) -> None:
     for walk, whole in zip(walks(model, batch_size=batch_size), walks(model, batch_size=33), strict=True):
         assert walk.prompt == whole.prompt
         assert_close(walk.pixel_values, whole.pixel_values, rtol=0, atol=1e-5)
 
 
-def test_order_and_selection_of_prompts_do_not_change_a_walk(model):
+def test_order_and_selection_of_prompts_do_not_change_a_walk(model: DiffusionModel) -> None:
     alone = walks(model, prompts=PROMPTS[2:], batch_size=11)[0]
     among = walks(model, prompts=PROMPTS[::-1], batch_size=11)[0]
     assert torch.equal(alone.pixel_values, among.pixel_values)
 
 
-def test_seed_and_prompt_decide_the_noise():
+def test_seed_and_prompt_decide_the_noise() -> None:
     noise = prompt_noises(0, "a cat", SHAPE)
     assert torch.equal(noise, prompt_noises(0, "a cat", SHAPE))
     assert not torch.equal(noise, prompt_noises(1, "a cat", SHAPE))
@@ -85,7 +89,7 @@ def test_seed_and_prompt_decide_the_noise():
     assert not torch.equal(noise[0], noise[1])
 
 
-def test_the_ends_of_a_walk_are_the_pictures_of_its_noises(model):
+def test_the_ends_of_a_walk_are_the_pictures_of_its_noises(model: DiffusionModel) -> None:
     from smoothtool.diffusion.sampling import constant, denoise
 
     walk = walks(model, prompts=PROMPTS[:1])[0]
@@ -94,7 +98,7 @@ def test_the_ends_of_a_walk_are_the_pictures_of_its_noises(model):
     assert_close(walk.pixel_values[[0, -1]], model.decode_latents(last.latents), rtol=0, atol=1e-5)
 
 
-def test_a_nan_picture_spoils_its_own_walk_only(model, monkeypatch):
+def test_a_nan_picture_spoils_its_own_walk_only(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt = model.encode_prompts([PROMPTS[1]]).prompt_embeds[0]
     predict = model.predict_noise
 
@@ -109,14 +113,14 @@ def test_a_nan_picture_spoils_its_own_walk_only(model, monkeypatch):
         model.decode_latents(torch.full((1, *SHAPE), torch.nan))
 
 
-def test_no_prompts_and_single_frames_are_refused(model):
+def test_no_prompts_and_single_frames_are_refused(model: DiffusionModel) -> None:
     with pytest.raises(UsageError, match="no prompts"):
         walks(model, prompts=[])
     with pytest.raises(UsageError, match="1 frames"):
         walks(model, settings=WalkSettings(0, SHAPE, frames=1))
 
 
-def test_a_batch_that_does_not_fit_is_halved_until_it_does(linear, monkeypatch):
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(linear, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, sizes, predict = walks(linear), [], linear.predict_noise
 
     def small(latents, timestep, text):
@@ -133,8 +137,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(linear, monkeypatch):
         assert_close(one.pixel_values, other.pixel_values)
 
 
-def test_one_picture_that_does_not_fit_is_told(linear, monkeypatch):
-    def full(*_):
+def test_one_picture_that_does_not_fit_is_told(linear, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_) -> NoReturn:
         raise MemoryError
 
     monkeypatch.setattr(linear, "predict_noise", full)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from toys import tiny_model
 
 from smoothtool.diffusion.lora import add_trainable_lora
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.methods.smoothness.step_variation import (
     NoisyBatch,
     Regularisation,
@@ -51,7 +54,7 @@ def one_level_unet() -> UNet2DConditionModel:
 
 
 @pytest.fixture
-def trained(model):
+def trained(model: DiffusionModel):
     return with_lora(model)
 
 
@@ -102,7 +105,9 @@ def relative(found, expected):
 
 @pytest.mark.parametrize("timestep", [20, 500, 980])
 @pytest.mark.parametrize(("gradient", "tolerance"), [("central", 1e-3), ("one-sided", 5e-3), ("double-backward", 1e-5)])
-def test_the_regulariser_gradient_equals_double_backward(model, trained, gradient, tolerance, timestep):
+def test_the_regulariser_gradient_equals_double_backward(
+    model: DiffusionModel, trained, gradient, tolerance, timestep
+) -> None:
     batch, predict, mean = noisy_batch(model, timestep), predictor(model, timestep), torch.tensor(0.3)
     base, *_ = witness(predict, batch, trained, mean, weight=0.0)
     once, *_ = witness(predict, batch, trained, mean)
@@ -115,7 +120,7 @@ def test_the_regulariser_gradient_equals_double_backward(model, trained, gradien
     torch.testing.assert_close(term.variation.running_mean, after)
 
 
-def test_a_model_that_predicts_velocity_gets_the_same_gradient_as_by_double_backward(tmp_path):
+def test_a_model_that_predicts_velocity_gets_the_same_gradient_as_by_double_backward(tmp_path: Path) -> None:
     model = tiny_model(tmp_path, prediction_type="v_prediction")
     parameters = with_lora(model)
     for timestep in (20, 980):
@@ -126,7 +131,7 @@ def test_a_model_that_predicts_velocity_gets_the_same_gradient_as_by_double_back
         torch.testing.assert_close(term.variation.norms, norms, atol=1e-5, rtol=1e-4)
 
 
-def test_weights_of_one_over_abar_turn_the_loss_in_eps_into_the_loss_in_velocity(model):
+def test_weights_of_one_over_abar_turn_the_loss_in_eps_into_the_loss_in_velocity(model: DiffusionModel) -> None:
     batch, found = noisy_batch(model, 700), torch.randn(2, 4, 16, 16)
     weighted = replace(batch, loss_weights=1 / batch.alphas_cumprod)
 
@@ -138,7 +143,9 @@ def test_weights_of_one_over_abar_turn_the_loss_in_eps_into_the_loss_in_velocity
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
-def test_gradient_checkpointing_computes_again_and_gives_the_same_gradient(model, trained, gradient):
+def test_gradient_checkpointing_computes_again_and_gives_the_same_gradient(
+    model: DiffusionModel, trained, gradient
+) -> None:
     batch, predict, calls = noisy_batch(model, 500), predictor(model, 500), []
     model.unet.down_blocks[1].resnets[0].register_forward_pre_hook(lambda *_: calls.append(1))
     expected, _ = gradient_of(gradient, predict, batch, trained, torch.tensor(0.3))
@@ -149,7 +156,7 @@ def test_gradient_checkpointing_computes_again_and_gives_the_same_gradient(model
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
-def test_a_traced_unet_gives_the_same_gradient(model):
+def test_a_traced_unet_gives_the_same_gradient(model: DiffusionModel) -> None:
     """torch.compile's tracing and its graphs of derivatives; what a compiler makes of these is checked at run time."""
     model.unet = one_level_unet()  # tracing takes its time by the layer
     trained = with_lora(model)
@@ -166,7 +173,7 @@ def test_a_traced_unet_gives_the_same_gradient(model):
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided"])
-def test_gradients_accumulate_with_the_running_mean_carried_on(model, trained, gradient):
+def test_gradients_accumulate_with_the_running_mean_carried_on(model: DiffusionModel, trained, gradient) -> None:
     mean, expected_mean = torch.tensor(0.5), torch.tensor(0.5)
     found, expected = 0.0, 0.0
     for seed, timestep in enumerate((100, 600)):
@@ -180,7 +187,7 @@ def test_gradients_accumulate_with_the_running_mean_carried_on(model, trained, g
 
 
 @pytest.mark.parametrize("gradient", ["central", "forward-variation"])
-def test_the_base_loss_of_a_pair_is_the_plain_one_to_first_order(model, trained, gradient):
+def test_the_base_loss_of_a_pair_is_the_plain_one_to_first_order(model: DiffusionModel, trained, gradient) -> None:
     batch, predict = noisy_batch(model, 500), predictor(model, 500)
     plain = batch.base_loss(batch.noise, predict(batch.noisy(batch.noise)))
     settings = Regularisation(gradient, 1.0, 1e-2)
@@ -190,7 +197,7 @@ def test_the_base_loss_of_a_pair_is_the_plain_one_to_first_order(model, trained,
 
 @pytest.mark.parametrize("gradient", STEPS)
 @pytest.mark.parametrize("timestep", [20, 500, 980])
-def test_the_variation_of_gaussian_data_has_its_closed_form(model, gradient, timestep):
+def test_the_variation_of_gaussian_data_has_its_closed_form(model: DiffusionModel, gradient, timestep) -> None:
     data_deviation = 0.7
     batch = noisy_batch(model, timestep)
     abar = model.schedule.alpha_prod(timestep)
@@ -202,7 +209,7 @@ def test_the_variation_of_gaussian_data_has_its_closed_form(model, gradient, tim
 
 
 @pytest.mark.slow
-def test_forward_variation_points_the_same_way_as_the_definition_on_average(model, trained):
+def test_forward_variation_points_the_same_way_as_the_definition_on_average(model: DiffusionModel, trained) -> None:
     predict, total = predictor(model, 500), {"forward-variation": 0.0, "double-backward": 0.0}
     for seed in range(12):
         batch = noisy_batch(model, 500, seed=seed)
@@ -215,7 +222,7 @@ def test_forward_variation_points_the_same_way_as_the_definition_on_average(mode
     assert torch.cosine_similarity(*total.values(), dim=0) > 0.95
 
 
-def test_the_weights_are_the_derivative_of_the_regulariser():
+def test_the_weights_are_the_derivative_of_the_regulariser() -> None:
     norms = torch.rand(5, dtype=torch.float64, requires_grad=True)
     before = torch.tensor(0.4, dtype=torch.float64)
     after = before + 0.01 * (norms.mean() - before)
@@ -225,13 +232,13 @@ def test_the_weights_are_the_derivative_of_the_regulariser():
     torch.testing.assert_close(found.running_mean, after.detach())
 
 
-def test_the_first_batch_starts_the_running_mean_and_zero_reproduces_the_reference():
+def test_the_first_batch_starts_the_running_mean_and_zero_reproduces_the_reference() -> None:
     norms = torch.tensor([1.0, 3.0])
     assert float(variation(norms, None).running_mean) == 2.0
     assert float(variation(norms, torch.tensor(0.0)).running_mean) == pytest.approx(0.02)
 
 
-def test_lambda_zero_is_plain_training(model, trained):
+def test_lambda_zero_is_plain_training(model: DiffusionModel, trained) -> None:
     batch, predict = noisy_batch(model, 500), predictor(model, 500)
     expected, *_ = witness(predict, batch, trained, torch.tensor(0.0), weight=0.0)
     found, term = gradient_of("central", predict, batch, trained, weight=0.0)
@@ -240,7 +247,9 @@ def test_lambda_zero_is_plain_training(model, trained):
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided"])
-def test_the_variation_gradient_is_the_double_backwards_and_is_left_nowhere(model, trained, gradient):
+def test_the_variation_gradient_is_the_double_backwards_and_is_left_nowhere(
+    model: DiffusionModel, trained, gradient
+) -> None:
     batch, predict = noisy_batch(model, 500, size=1), predictor(model, 500, size=1)
     with sdpa_kernel(SDPBackend.MATH):
         expected = variation_gradient(predict, batch, Regularisation("double-backward"), trained)
@@ -250,7 +259,7 @@ def test_the_variation_gradient_is_the_double_backwards_and_is_left_nowhere(mode
 
 
 @pytest.mark.parametrize(("width", "agrees"), [(100.0, True), (0.02, False)])
-def test_two_lengths_disagree_where_the_difference_is_longer_than_the_models_waves(width, agrees):
+def test_two_lengths_disagree_where_the_difference_is_longer_than_the_models_waves(width, agrees) -> None:
     """eps = theta sin(z / width); r = 0.1 moves every entry of z by about 0.1. The witness is the double backward."""
     torch.manual_seed(0)
     theta = torch.nn.Parameter(torch.ones(1, 4, 16, 16, dtype=torch.float64) + 0.1 * torch.rand(1, 4, 16, 16))
@@ -273,7 +282,9 @@ def test_two_lengths_disagree_where_the_difference_is_longer_than_the_models_wav
 
 
 @pytest.mark.parametrize("gradient", STEPS)
-def test_a_sample_whose_difference_is_not_resolved_trains_without_the_regulariser(model, trained, gradient):
+def test_a_sample_whose_difference_is_not_resolved_trains_without_the_regulariser(
+    model: DiffusionModel, trained, gradient
+) -> None:
     batch, predict, mean = noisy_batch(model, 500), predictor(model, 500), torch.tensor(0.3)
 
     def with_resolved(*resolved: float):
@@ -290,8 +301,8 @@ def test_a_sample_whose_difference_is_not_resolved_trains_without_the_regularise
     assert relative(none, plain) < 1e-2
 
 
-def test_parameters_are_trainable_again_after_an_error(model, trained):
-    def fails(latents):
+def test_parameters_are_trainable_again_after_an_error(model: DiffusionModel, trained) -> None:
+    def fails(latents) -> NoReturn:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
