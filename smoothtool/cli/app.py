@@ -70,8 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.show.json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     with steady_streams():
         try:
-            if console.show.json:
-                sys.exit(get_command(app)(arguments, prog_name="smoothtool", standalone_mode=False) or 0)
-            get_command(app)(arguments, prog_name="smoothtool")
+            sys.exit(get_command(app)(arguments, prog_name="smoothtool", standalone_mode=False) or 0)
         except (Exception, KeyboardInterrupt) as fault:
             sys.exit(report_fault(as_usage_error(fault)))

@@ -10,6 +10,9 @@ from smoothtool.cli import console
 from smoothtool.cli.streams import visible
 from smoothtool.errors import INTERRUPTED, UsageError, explain
 
+HELP_SHOWN = "a command is missing"
+"""Without one, Typer has shown the help already, and has nothing to say."""
+
 
 def report_fault(fault: BaseException) -> int:
     """Tell what happened, with the traceback under --debug; returns the exit code."""
@@ -20,7 +23,8 @@ def report_fault(fault: BaseException) -> int:
         _document("interrupted", "interrupted", "", INTERRUPTED)
         return INTERRUPTED
     known = explain(fault)
-    console.error(known.what, known.hint)
+    if known.what != HELP_SHOWN:
+        console.error(known.what, known.hint)
     _document(known.code, known.what, known.hint, known.exit_code)
     return known.exit_code
 
@@ -33,7 +37,7 @@ def as_usage_error(fault: BaseException) -> BaseException:
     if not hasattr(fault, "format_message"):
         return fault
     command = getattr(getattr(fault, "ctx", None), "command_path", "smoothtool")
-    return UsageError(str(fault.format_message()), f"{command} --help")
+    return UsageError(str(fault.format_message()) or HELP_SHOWN, f"{command} --help")
 
 
 def failure(code: str, message: str, hint: str, exit_code: int) -> dict[str, Any]:

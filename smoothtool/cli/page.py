@@ -74,7 +74,7 @@ def pick(job: DragJob, track: Track) -> Report:
     if job.image is None:
         raise UsageError("--pick: there is no picture to click in", "smoothtool drag picture.png --pick")
     from smoothtool.commands.shared.folders import stopped_with
-    from smoothtool.commands.shared.session import begin, open_picture
+    from smoothtool.commands.shared.session import begin, read_picture
     from smoothtool.files.lists.points import load_mask
     from smoothtool.files.storage.output import output_folder
     from smoothtool.ui.forms import accepted_keys
@@ -82,7 +82,7 @@ def pick(job: DragJob, track: Track) -> Report:
     from smoothtool.weights.sample_pictures import resolve_picture
 
     begun, root, track = begin(job, [job.image], track)
-    picture = open_picture(job.image, track)
+    picture = read_picture(job.image, track)
     root.folder = output_folder(root.folder, force=job.force)
     given = {name: value for name, value in begun.settings().items() if name in job.model_fields_set}
     given |= begun.handover() | {"seed": begun.seed}

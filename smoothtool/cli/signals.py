@@ -22,7 +22,7 @@ def obey() -> None:
 def at_once(tell: Callable[[], object]) -> Iterator[None]:
     """Signals end the process there and then: libraries that are being loaded may swallow an exception, or show one.
 
-    tell  what is said after Ctrl-C
+    tell  called first after Ctrl-C, to say so
     """
 
     def leave(number: int, frame: object) -> None:

@@ -38,7 +38,7 @@ class Captions:
         return [str(folder / name) if sample_name(name) is None else name for name in self.rows]
 
     def about(self, picture: Picture) -> list[Located]:
-        """The options given to a picture: of a table once per row; where nothing is said, nothing is given, once.
+        """The options for a picture: one set per row of the table that names it, or one empty set when none does.
 
         Raises: InputError when the text beside it, or the table of its folder, cannot be read.
         """

@@ -43,8 +43,8 @@ INVERSION_CALLS = {"none": 0, "direct": 1, "regularised": 1, "edict": 4, "fixed-
 """Per denoising step, one to invert and what the method does to find its way back; 2 for the others, but for those that
 solve each step: `NULL_TEXT_CALLS` and `SOLVER_CALLS`.
 """
-NULL_TEXT_CALLS = 10
-"""With Gauss-Newton; Adam takes 3 and its inner steps."""
+NULL_TEXT_CALLS, GAUSS_NEWTON_CALLS = 13, 10
+"""With Adam, 3 and its inner steps, of which there are ten unless others are asked for; with Gauss-Newton."""
 SOLVER_CALLS = {"anderson": 4, "plain": 5, "adamw": 25}
 EDIT_CALLS = {"pix2pix-zero": 3, "disentangle": 19}
 """Per denoising step; 1 for the others, which take only a part of the steps where `STARTS_LATE`."""
@@ -135,7 +135,7 @@ def name_of_inversion(job: Settings) -> str:
 
 def _inversion_of(job: Settings, name: str) -> float:
     if name == "nti":
-        return float(job["steps"] * (NULL_TEXT_CALLS if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]))
+        return float(job["steps"] * (GAUSS_NEWTON_CALLS if job["solver"] == "gauss-newton" else 3 + job["inner_steps"]))
     if name in ("spdinv", "dci"):
         return float(job["steps"] * SOLVER_CALLS[job["fixed_point_solver"]])
     return float(job["steps"] * INVERSION_CALLS.get(name, 2))

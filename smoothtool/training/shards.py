@@ -120,7 +120,7 @@ def _picture(shard: Path, files: dict[str, Member]) -> tuple[CaptionedPicture | 
 
 
 def _captions(files: dict[str, Member], kind: str, shard: str) -> tuple[str, ...]:
-    """What is said about a picture, in the order in which `PictureCaptions` asks, then in its .json.
+    """A picture's captions, looked for in the order of `PictureCaptions`, then in its .json.
 
     kind  the picture's own suffix
     Raises: InputError when it is no text, or too long to be a caption.

@@ -88,77 +88,85 @@ def create_app(session: Session, token: str, hosts: set[str], invitation: str | 
     hosts       the `Host` headers it answers to, such as 127.0.0.1:8123
     invitation  stands for the token once, in an address that others may see
     """
+    return Guard(Starlette(routes=Answers(session).routes()), token, hosts, invitation)
 
-    async def page(request: Request) -> Response:
+
+class Answers:
+    """What the page asks of its session, address by address."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/", self.page),
+            Route("/static/{name}", self.static),
+            Route("/state", self.state),
+            Route("/runs", self.runs),
+            Route("/runs", self.start, methods=["POST"]),
+            Route("/points", self.save_points, methods=["POST"]),
+            Route("/finish", self.finish, methods=["POST"]),
+            Route("/runs/{number:int}/stop", self.stop, methods=["POST"]),
+            Route("/runs/{number:int}/files/{name:path}", self.result),
+            Route("/pictures", self.add_picture, methods=["POST"]),
+            Route("/pictures/{name}", self.picture),
+        ]
+
+    async def page(self, request: Request) -> Response:
         return Response((HERE / "page.html").read_text("utf-8"), media_type="text/html", headers=HEADERS)
 
-    async def static(request: Request) -> Response:
+    async def static(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in STATIC:
             return _say(404, "there is nothing here")
         return Response((HERE / name).read_text("utf-8"), media_type=STATIC[name], headers=HEADERS)
 
-    async def state(request: Request) -> Response:
+    async def state(self, request: Request) -> Response:
         return _json(
             {
                 "forms": [form_of(command) for command in COMMANDS],
-                "pictures": list(session.pictures),
-                "runs": [run.shown() for run in session.runs],
-                "start": session.start and asdict(session.start),
+                "pictures": list(self.session.pictures),
+                "runs": [run.shown() for run in self.session.runs],
+                "start": self.session.start and asdict(self.session.start),
             }
         )
 
-    async def runs(request: Request) -> Response:
-        return _json({"runs": [run.shown() for run in session.runs]})
+    async def runs(self, request: Request) -> Response:
+        return _json({"runs": [run.shown() for run in self.session.runs]})
 
-    async def add_picture(request: Request) -> Response:
+    async def add_picture(self, request: Request) -> Response:
         content = await _body(request, LARGEST_PICTURE_BYTES)
         if content is None:
             return _say(413, f"a picture of over {LARGEST_PICTURE_BYTES // 1_000_000} MB")
         try:
-            return _json({"name": await run_in_threadpool(session.add_picture, content)}, 201)
+            return _json({"name": await run_in_threadpool(self.session.add_picture, content)}, 201)
         except SmoothtoolError as error:
             return _say(400, str(error))
 
-    async def picture(request: Request) -> Response:
-        path = session.pictures.get(request.path_params["name"])
+    async def picture(self, request: Request) -> Response:
+        path = self.session.pictures.get(request.path_params["name"])
         return FileResponse(path, headers=HEADERS) if path is not None else _say(404, "there is no such picture")
 
-    async def start(request: Request) -> Response:
-        return await _asked(request, lambda *asked: (session.run(*asked).shown(), 201))
+    async def start(self, request: Request) -> Response:
+        return await _asked(request, lambda *asked: (self.session.run(*asked).shown(), 201))
 
-    async def save_points(request: Request) -> Response:
-        return await _asked(request, lambda _, *asked: ({"saved": str(session.save_points(*asked))}, 200))
+    async def save_points(self, request: Request) -> Response:
+        return await _asked(request, lambda _, *asked: ({"saved": str(self.session.save_points(*asked))}, 200))
 
-    async def stop(request: Request) -> Response:
-        session.stop(request.path_params["number"])
+    async def stop(self, request: Request) -> Response:
+        self.session.stop(request.path_params["number"])
         return _json({})
 
-    async def result(request: Request) -> Response:
+    async def result(self, request: Request) -> Response:
         number, name = request.path_params["number"], request.path_params["name"]
-        run = session.runs[number - 1] if 1 <= number <= len(session.runs) else None
+        run = self.session.runs[number - 1] if 1 <= number <= len(self.session.runs) else None
         if run is None or run.report is None or name not in run.files:
             return _say(404, "there is no such file")
         return FileResponse(run.report.folder / name, headers=HEADERS)
 
-    async def finish(request: Request) -> Response:
-        session.finished.set()
+    async def finish(self, request: Request) -> Response:
+        self.session.finished.set()
         return _json({})
-
-    routes = [
-        Route("/", page),
-        Route("/static/{name}", static),
-        Route("/state", state),
-        Route("/runs", runs),
-        Route("/runs", start, methods=["POST"]),
-        Route("/points", save_points, methods=["POST"]),
-        Route("/finish", finish, methods=["POST"]),
-        Route("/runs/{number:int}/stop", stop, methods=["POST"]),
-        Route("/runs/{number:int}/files/{name:path}", result),
-        Route("/pictures", add_picture, methods=["POST"]),
-        Route("/pictures/{name}", picture),
-    ]
-    return Guard(Starlette(routes=routes), token, hosts, invitation)
 
 
 async def _asked(request: Request, work: Callable[[str, dict[str, Any], list[str]], tuple[Any, int]]) -> Response:

@@ -127,6 +127,33 @@ def test_usage_errors_exit_with_2(call: Callable[..., tuple[int, str, str]], arg
     assert err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["interpolate", "--promt", "x"],
+        ["nosuch"],
+        ["recipe", "validate"],
+        ["ui", "--port", "99999"],
+        ["doctor", "--no"],
+    ],
+)
+def test_every_mistake_in_a_command_line_has_the_same_form(
+    call: Callable[..., tuple[int, str, str]], arguments: list[str]
+) -> None:
+    lines = call(*arguments)[2].splitlines()
+    assert [line.split(":")[0] for line in lines] == ["error", "try"]
+    assert lines[-1].endswith("--help")
+
+
+@pytest.mark.parametrize("arguments", [[], ["recipe"], ["models"], ["lora"], ["cache"]])
+def test_without_a_command_the_help_is_shown_and_nothing_else(
+    call: Callable[..., tuple[int, str, str]], arguments: list[str]
+) -> None:
+    code, out, err = call(*arguments)
+    assert (code, err) == (2, "")
+    assert "Usage: smoothtool" in out
+
+
 def test_a_dry_run_is_a_recipe_that_runs_the_same_job(
     call: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:

@@ -196,7 +196,7 @@ SWITCH = {"image": "x", "trg": "t", "method": "switch", "inversion": "ddim", "st
         ("edit", {"image": "x", "trg": "t", "method": "cycle", "steps": 10, "strength": 0.5}, 5),
         ("edit", {"image": "x", "trg": "t", "method": "flowedit", "steps": 10, "strength": 0.5}, 5),
         ("invert", {"image": "x", "inversion": "dci", "steps": 10, "fixed_point_solver": "adamw"}, 250),
-        ("invert", {"image": "x", "compare": True, "steps": 10}, 10 * (10 + 2 + 2 + 2 + 1 + 5 + 4 + 4 + 4 + 2 + 1)),
+        ("invert", {"image": "x", "compare": True, "steps": 10}, 10 * (13 + 2 + 2 + 2 + 1 + 5 + 4 + 4 + 4 + 2 + 1)),
         ("interpolate", {"prompt": "x", "steps": 10}, 10 + 10),
         ("interpolate", {"images": ["x", "y", "z"], "inversion": "ddim", "steps": 10, "loop": True}, 20 + 3 * 10),
         ("interpolate", {"images": ["x", "y"], "method": "vae", "steps": 10}, 0),
@@ -205,7 +205,7 @@ SWITCH = {"image": "x", "trg": "t", "method": "switch", "inversion": "ddim", "st
         ("interpolate", {"images": ["x"] * 4, "grid": True, "inversion": "ddim", "steps": 10}, 20 + 10),
         ("interpolate", {"images": ["x"] * 4, "grid": True, "frames": 9, "inversion": "ddim", "steps": 10}, 20 + 40),
         ("interpolate", {"images": ["x", "y"], "compare": True, "inversion": "ddim", "steps": 10}, 45 + 56 + 430),
-        ("tables", {"n": 2, "pictures": 32, "inverted": 1, "pairs": 2, "steps": 10, "train_steps": 0}, 60 + 260 + 490),
+        ("tables", {"n": 2, "pictures": 32, "inverted": 1, "pairs": 2, "steps": 10, "train_steps": 0}, 60 + 320 + 610),
         ("eval", {"metric": "clip", "folders": ["x"]}, 0),
     ],
 )

@@ -34,8 +34,8 @@ from smoothtool.commands.shared.session import (
     note_prompts,
     note_size,
     open_session,
+    read_picture,
 )
-from smoothtool.commands.shared.session import open_picture as open_picture_file
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
 from smoothtool.figures import DragFigures, DragPathFigures
@@ -86,7 +86,7 @@ def drag_picture(job: DragJob, track: Track, pool: ModelPool) -> Report[DragFigu
     """One picture from its file, or from the prompt it is made of, to its folder."""
     report: Report[DragFigures]
     job, report, track = begin(job, [job.image or job.prompt or "drag"], track)
-    picture = open_picture_file(job.image, track) if job.image else None
+    picture = read_picture(job.image, track) if job.image else None
     with result_folder(report, job) as folder:
         # 1. picture, points and mask; then the model, which takes seconds to load
         with timed(report, "load"):

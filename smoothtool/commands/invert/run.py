@@ -22,8 +22,8 @@ from smoothtool.commands.shared.session import (
     note_cropped,
     note_prompts,
     note_size,
-    open_picture,
     open_session,
+    read_picture,
 )
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.figures import InvertFigures
@@ -42,7 +42,7 @@ def run(job: InvertJob, track: Track, pool: ModelPool | None = None) -> Report[I
     """Invert one picture; leaves inversion.safetensors (+ .json), reconstruction.png, report.json, job.yaml."""
     pool = pool or ModelPool()
     job, report, track = begin(job, [job.image], track)
-    opened = open_picture(job.image, track)
+    opened = read_picture(job.image, track)
     with result_folder(report, job) as folder:
         # 1. model and picture
         with timed(report, "load"):

@@ -143,26 +143,26 @@ def open_sources(names: Sequence[str], track: Track) -> list[SourceFile]:
         else SourceFile(name, picture=load_image(resolve_picture(name)))
         for name in names
     ]
-    notes = PictureNotes()
-    for file in files:
-        if file.picture is not None:
-            notes.add(resolve_picture(file.name).name, file.picture)
-    for line in notes.lines():
-        track.note(line)
+    _note_pictures({file.name: file.picture for file in files if file.picture is not None}, track)
     return files
 
 
-def open_picture(name: str, track: Track) -> Image.Image:
-    """Read one picture where no inversion file will do, as `open_sources` does.
+def read_picture(name: str, track: Track) -> Image.Image:
+    """Read one picture where no inversion file will do, with the notes of `open_sources`.
 
     Raises: InputError.
     """
-    path = resolve_picture(name)
+    picture = load_image(resolve_picture(name))
+    _note_pictures({name: picture}, track)
+    return picture
+
+
+def _note_pictures(pictures: Mapping[str, Image.Image], track: Track) -> None:
     notes = PictureNotes()
-    picture = notes.add(path.name, load_image(path))
+    for name, picture in pictures.items():
+        notes.add(resolve_picture(name).name, picture)
     for line in notes.lines():
         track.note(line)
-    return picture
 
 
 def with_seed(job: Job) -> Job:

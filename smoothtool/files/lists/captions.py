@@ -37,7 +37,7 @@ class PictureCaptions:
     names: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
 
     def of(self, picture: Path, root: Path | None = None) -> tuple[str, ...]:
-        """The captions of a picture; none where nothing is said about it.
+        """The captions of a picture; () when it has none.
 
         root  the uppermost folder whose table may speak of it; its own by default
         Raises: InputError for a text or table that cannot be read.

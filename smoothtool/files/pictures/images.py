@@ -163,8 +163,7 @@ def _decode(path: Path, max_pixels: int, content: bytes | None = None, at_least_
 
 
 def _opened(path: Path, content: bytes | None) -> Image.Image:
-    """The file as Pillow opens it, without decoding its pixels; what is said about them is kept where it has a form
-    that Pillow itself can go on with."""
+    """The file as Pillow opens it, its pixels not yet decoded, with the metadata that Pillow can go on with."""
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         image = Image.open(path if content is None else BytesIO(content), formats=formats)

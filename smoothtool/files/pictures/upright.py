@@ -70,7 +70,7 @@ def exif_orientation(block: bytes) -> int:
 def without_exif(file: Path | BytesIO) -> bytes | None:
     """An AVIF file with its EXIF block disowned: decoders refuse the whole file for it where it is broken.
 
-    None for what is no AVIF file or has no such block. Its own turning is told by the picture, and stays.
+    None for what is no AVIF file or has no such block. AVIF keeps a rotation outside EXIF, and that stays.
     """
     with file.open("rb") if isinstance(file, Path) else file as opened:
         head = opened.read(64)

@@ -9,6 +9,8 @@ judge, pack, guidance, measure. When recipes/train-smooth-lora-stickers.yaml has
 from __future__ import annotations
 
 import argparse
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 RATE = 1.5e-3  # of the UNet
@@ -16,11 +18,16 @@ STEPS = {"vae": 2_000, "unet": 80_000, "decoder": 4_000, "clip": 3_000, "judge":
 
 
 def main() -> None:
+    arguments = _parser().parse_args()
+    from smoothtool.stickers.world.icons import fetch_icons
+
+    fetch_icons(arguments.work / "icons")
+    STAGES[arguments.stage](arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m smoothtool.stickers.making", description=__doc__)
-    parser.add_argument(
-        "stage",
-        choices=["icons", "unpack", "latents", *STEPS, "pack", "guidance", "samples", "measure", "measure-smooth"],
-    )
+    parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("--work", type=Path, required=True, help="working folder, outside the repository")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rate", type=float)
@@ -34,72 +41,107 @@ def main() -> None:
     unet.add_argument("--compile", action="store_true", help="compile the model first, on a GPU")
     parser.add_argument("--start", type=Path, help="of unet and clip: a model folder to go on from")
     parser.add_argument("--shard", default="0/1", help="of latents: INDEX/COUNT, for several processes")
-    arguments = parser.parse_args()
-    rate = {} if arguments.rate is None else {"rate": arguments.rate}
-    steps = arguments.steps or STEPS.get(arguments.stage, 0)
-    from smoothtool.stickers.world.icons import fetch_icons
+    return parser
 
-    fetch_icons(arguments.work / "icons")
-    if arguments.stage in ("vae", "decoder"):
-        from smoothtool.stickers.making.vae import train_vae
 
-        train_vae(arguments.work, steps, decoder_only=arguments.stage == "decoder", **rate)
-    elif arguments.stage == "latents":
-        from smoothtool.stickers.making.latents import SHARDS, encode_shard, tokenize_shard
+def _steps(arguments: Namespace) -> int:
+    return int(arguments.steps or STEPS[arguments.stage])
 
-        index, count = map(int, arguments.shard.split("/"))
-        for shard in range(index, SHARDS, count):
-            print(
-                encode_shard(arguments.work, shard, arguments.device), tokenize_shard(arguments.work, shard), flush=True
-            )
-    elif arguments.stage == "clip":
-        from smoothtool.stickers.making.clip import train_clip
 
-        train_clip(arguments.work, steps, start=arguments.start, **rate)
-    elif arguments.stage == "judge":
-        from smoothtool.stickers.making.judge import train_judge
+def _rate(arguments: Namespace) -> dict[str, float]:
+    """The rate that was asked for, if any; else the stage has its own."""
+    return {} if arguments.rate is None else {"rate": arguments.rate}
 
-        train_judge(arguments.work, steps, **rate)
-    elif arguments.stage == "unpack":
-        from smoothtool.stickers.making.pack import unpack
 
-        unpack(arguments.work)
-    elif arguments.stage == "pack":
-        from smoothtool.stickers.making.pack import pack
+def _vae(arguments: Namespace) -> None:
+    from smoothtool.stickers.making.vae import train_vae
 
-        pack(arguments.work)
-    elif arguments.stage == "guidance":
-        from smoothtool.stickers.making.guidance import measure_guidance
+    train_vae(arguments.work, _steps(arguments), decoder_only=arguments.stage == "decoder", **_rate(arguments))
 
-        measure_guidance(arguments.work)
-    elif arguments.stage == "samples":
-        from smoothtool.stickers.world.samples import draw_samples
 
-        draw_samples(arguments.work / "icons")
-    elif arguments.stage == "measure":
-        from smoothtool.stickers.making.measure import measure
+def _latents(arguments: Namespace) -> None:
+    from smoothtool.stickers.making.latents import SHARDS, encode_shard, tokenize_shard
 
-        measure(arguments.work)
-    elif arguments.stage == "measure-smooth":
-        from smoothtool.stickers.making.measure import measure_smooth
+    index, count = map(int, arguments.shard.split("/"))
+    for shard in range(index, SHARDS, count):
+        print(encode_shard(arguments.work, shard, arguments.device), tokenize_shard(arguments.work, shard), flush=True)
 
-        measure_smooth(arguments.work)
-    elif arguments.stage == "unet":
-        from smoothtool.stickers.making.unet import train_unet
 
-        train_unet(
-            arguments.work,
-            steps,
-            start=arguments.start,
-            decay=arguments.decay,
-            rate=arguments.rate or RATE,
-            batch=arguments.batch,
-            frozen_from=arguments.text_steps + 1,
-            workers=arguments.workers,
-            device=arguments.device,
-            minutes=arguments.minutes,
-            compiled=arguments.compile,
-        )
+def _unet(arguments: Namespace) -> None:
+    from smoothtool.stickers.making.unet import train_unet
+
+    train_unet(
+        arguments.work,
+        _steps(arguments),
+        start=arguments.start,
+        decay=arguments.decay,
+        rate=arguments.rate or RATE,
+        batch=arguments.batch,
+        frozen_from=arguments.text_steps + 1,
+        workers=arguments.workers,
+        device=arguments.device,
+        minutes=arguments.minutes,
+        compiled=arguments.compile,
+    )
+
+
+def _clip(arguments: Namespace) -> None:
+    from smoothtool.stickers.making.clip import train_clip
+
+    train_clip(arguments.work, _steps(arguments), start=arguments.start, **_rate(arguments))
+
+
+def _judge(arguments: Namespace) -> None:
+    from smoothtool.stickers.making.judge import train_judge
+
+    train_judge(arguments.work, _steps(arguments), **_rate(arguments))
+
+
+def _unpack(arguments: Namespace) -> None:
+    from smoothtool.stickers.making.pack import unpack
+
+    unpack(arguments.work)
+
+
+def _pack(arguments: Namespace) -> None:
+    from smoothtool.stickers.making.pack import pack
+
+    pack(arguments.work)
+
+
+def _guidance(arguments: Namespace) -> None:
+    from smoothtool.stickers.making.guidance import measure_guidance
+
+    measure_guidance(arguments.work)
+
+
+def _samples(arguments: Namespace) -> None:
+    from smoothtool.stickers.world.samples import draw_samples
+
+    draw_samples(arguments.work / "icons")
+
+
+def _measure(arguments: Namespace) -> None:
+    from smoothtool.stickers.making.measure import measure, measure_smooth
+
+    (measure if arguments.stage == "measure" else measure_smooth)(arguments.work)
+
+
+STAGES: dict[str, Callable[[Namespace], None]] = {
+    "icons": lambda arguments: None,  # every stage begins with them
+    "unpack": _unpack,
+    "latents": _latents,
+    "vae": _vae,
+    "unet": _unet,
+    "decoder": _vae,
+    "clip": _clip,
+    "judge": _judge,
+    "pack": _pack,
+    "guidance": _guidance,
+    "samples": _samples,
+    "measure": _measure,
+    "measure-smooth": _measure,
+}
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_what_has_to_be_known_of_a_picture_is_noted_for_pictures_and_sources_ali
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     one, several = Told(), Told()
-    session.open_picture(str(tmp_path / "a.gif"), one)
+    session.read_picture(str(tmp_path / "a.gif"), one)
     session.open_sources([str(tmp_path / "a.gif")], several)
     assert one.notes == several.notes
     assert "frame" in one.notes[0]
