@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from smoothtool.diffusion.model import DiffusionModel
+if TYPE_CHECKING:
+    from smoothtool.diffusion.model import DiffusionModel
 
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from smoothtool.threads import limit_spinning
 
-limit_spinning()  # before any test file loads torch
+limit_spinning()  # before anything loads torch: tests/test_threads.py
 if os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes share the cores already
 

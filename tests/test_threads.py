@@ -14,7 +14,8 @@ from smoothtool.threads import limit_spinning
 
 
 def in_new_process(program: str, **environment: str) -> str:
-    kept = {name: text for name, text in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    chosen = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+    kept = {name: text for name, text in os.environ.items() if name not in chosen}
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=Path(__file__).parents[1],
@@ -30,6 +31,12 @@ def in_new_process(program: str, **environment: str) -> str:
 def test_the_count_is_set_before_torch_is_loaded_wherever_smoothtool_is_imported_first() -> None:
     program = "import smoothtool, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     assert in_new_process(program) == "100 False"
+
+
+def test_tests_that_share_the_cores_take_one_each_since_torch_is_loaded_after_that_is_said() -> None:
+    program = "import sys; sys.path.insert(0, 'tests'); import conftest; print('torch' in sys.modules); "
+    program += "import torch; print(torch.get_num_threads())"
+    assert in_new_process(program, PYTEST_XDIST_WORKER="gw0").split() == ["False", "1"]
 
 
 @pytest.mark.parametrize(("name", "chosen"), [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "ACTIVE")])

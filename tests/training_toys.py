@@ -29,10 +29,12 @@ def processes() -> ForkServerContext:
     return context
 
 
-def train_in_process(job: str, tokenizer: Path, environment: Mapping[str, str], track: Track = silent) -> None:
-    """Train a tiny model by a job as JSON, in a process that has this environment besides."""
+def train_in_process(
+    job: str, tokenizer: Path, environment: Mapping[str, str], threads: int = 1, track: Track = silent
+) -> None:
+    """Train a tiny model by a job as JSON, in a process that has this environment besides, on this many threads."""
     os.environ.update(environment)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     train.open_session = lambda *_: tiny_model(tokenizer)
     train.run(TrainJob.model_validate(json.loads(job)), track)
 
