@@ -139,6 +139,15 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
 
 
+def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
+    """False for a CPU without instructions for float16 or bfloat16: there they can take a hundred times as long as
+    float32."""
+    if device.type != "cpu" or dtype == torch.float32:
+        return True
+    ask = "_is_mkldnn_fp16_supported" if dtype == torch.float16 else "_is_mkldnn_bf16_supported"
+    return bool(torch.backends.mkldnn.is_available() and getattr(torch.ops.mkldnn, ask)())
+
+
 def check_folder(folder: Path, name: str) -> str:
     """The family of the model in a diffusers folder, from its small files.
 

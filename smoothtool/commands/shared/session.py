@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from smoothtool.commands.shared.loras import lora_files
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.diffusion.economies import ECONOMIES
-from smoothtool.diffusion.loading import load_model
+from smoothtool.diffusion.loading import computes_in, load_model
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.single_file import load_single_file
@@ -44,6 +44,8 @@ def open_session(job: ModelJob, track: Track, pool: ModelPool) -> DiffusionModel
     """The job's model from the pool, with its LoRAs: the model's default one first, unless `lora: none`."""
     model = pool.open(job, lambda: _load_with_loras(job, track))
     model.economies.tell(track.note)
+    if not computes_in(model.dtype, model.device):
+        track.note(f"this CPU has no instructions for {job.dtype}, which may take many times as long as float32")
     return model
 
 

@@ -62,7 +62,8 @@ def test_a_single_file_is_loaded_with_its_tokenizer(tmp_path: Path, monkeypatch:
 
     def load(*args, **options):
         seen.append((args, options))
-        return SimpleNamespace(counter=UNetCalls(), economies=Economies({}, torch.device("cpu")))
+        cpu = torch.device("cpu")
+        return SimpleNamespace(counter=UNetCalls(), economies=Economies({}, cpu), dtype=torch.float32, device=cpu)
 
     monkeypatch.setattr(session, "load_single_file", load)
     monkeypatch.setattr("smoothtool.weights.models.find_tokenizer", lambda: tmp_path / "words")
@@ -98,3 +99,17 @@ def test_what_has_to_be_known_of_a_picture_is_noted_for_pictures_and_sources_ali
     session.open_sources([str(tmp_path / "a.gif")], several)
     assert one.notes == several.notes
     assert "frame" in one.notes[0]
+
+
+@pytest.mark.parametrize(("supported", "notes"), [(True, 0), (False, 1)])
+def test_a_precision_that_the_processor_has_no_instructions_for_is_noted(
+    tiny: Path, supported: bool, notes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: supported, raising=False)
+    for dtype, expected in (("float16", notes), ("float32", 0)):
+        told = Told()
+        job = make_job("istd", {"model": str(tiny), "prompts": "x", "dtype": dtype, "device": "cpu"})
+        session.open_session(job, told, ModelPool())
+        assert [line for line in told.notes if "no instructions" in line] == (
+            expected * ["this CPU has no instructions for float16, which may take many times as long as float32"]
+        )
