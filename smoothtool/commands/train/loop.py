@@ -52,7 +52,7 @@ class _Meter:
     def __init__(self, state: TrainingRun) -> None:
         self.state = state
         self.recent: deque[TrainStep] = deque(maxlen=RECENT)
-        self.at_once = state.trainer.at_once or state.job.batch_size
+        self.at_once = state.trainer.at_once
         self.shown = -math.inf
         self.tracker = open_tracker(state.job.tracker, state.folder) if state.is_main else None
 

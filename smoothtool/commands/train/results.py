@@ -110,7 +110,7 @@ def _tell_unresolved(state: TrainingRun, rows: Sequence[dict[str, Any]]) -> None
     if not state.job.variation_weight or state.job.gradient == "double-backward":
         return
     checked, unresolved = (sum(row.get(name, 0) for row in rows) for name in ("checked", "unresolved"))
-    length = state.trainer.regularisation.relative_step
+    length = state.trainer.relative_step
     state.report.figures["difference"] = {"relative_step": length, "checked": checked, "unresolved": unresolved}
     if unresolved:
         note = (

@@ -46,9 +46,11 @@ from smoothtool.stickers.world.captioned import sticker_scenes
 from smoothtool.training.captions import read_captioned_folder
 from smoothtool.training.checkpoints import checkpoint_paths, newest_checkpoint
 from smoothtool.training.examples import bucket_sizes, prepare_examples
+from smoothtool.training.gradients import COMPILED_ERROR
+from smoothtool.training.settings import TrainSettings
 from smoothtool.training.shards import find_shards, read_shards
 from smoothtool.training.trackers import check_tracker
-from smoothtool.training.trainer import COMPILED_ERROR, Trainer, TrainSettings
+from smoothtool.training.trainer import Trainer
 from smoothtool.types import Report, Silent, Track
 
 if TYPE_CHECKING:

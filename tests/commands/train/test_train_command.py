@@ -17,7 +17,7 @@ from smoothtool.commands.train import run as train
 from smoothtool.diffusion.lora import load_lora
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.jobs import TrainJob
-from smoothtool.training import trainer
+from smoothtool.training import gradients
 from smoothtool.types import Silent, silent
 
 
@@ -77,7 +77,7 @@ def test_the_log_and_the_report_say_how_often_the_difference_was_right(
 ) -> None:
     report = train.run(job(max_steps=1, output=tmp_path / "right"), silent)
     assert report.figures["difference"] == {"relative_step": 3e-4, "checked": 1, "unresolved": 0}
-    monkeypatch.setattr(trainer, "disagreement", lambda *_: torch.tensor(0.5))
+    monkeypatch.setattr(gradients, "disagreement", lambda *_: torch.tensor(0.5))
     wrong = train.run(job(max_steps=1, output=tmp_path / "wrong"), silent)
     assert (log(wrong)[0]["checked"], log(wrong)[0]["unresolved"]) == (1, 1)
     assert any("not resolved for 1 of the 1 samples" in note for note in wrong.notes)
@@ -87,8 +87,8 @@ def test_the_log_and_the_report_say_how_often_the_difference_was_right(
 def test_a_difference_that_is_wrong_as_a_rule_ends_the_training(
     job: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "disagreement", lambda *_: torch.tensor(torch.nan))
-    monkeypatch.setattr(trainer, "CHECKED_EVERY", 1)
+    monkeypatch.setattr(gradients, "disagreement", lambda *_: torch.tensor(torch.nan))
+    monkeypatch.setattr(gradients, "CHECKED_EVERY", 1)
     with pytest.raises(ModelError, match=r"step 4: .* is wrong for 8 of 8 samples") as refused:
         train.run(job(max_steps=9), silent)
     assert "--gradient double-backward" in refused.value.hint

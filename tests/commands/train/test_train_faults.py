@@ -20,7 +20,8 @@ from smoothtool.commands.train import run as train
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
 from smoothtool.jobs import TrainJob
-from smoothtool.training import trainer
+from smoothtool.training.gradients import StepGradients
+from smoothtool.training.settings import TrainSettings
 from smoothtool.types import silent
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
@@ -85,10 +86,10 @@ def test_one_picture_that_does_not_fit_is_one_sentence_after_all_has_been_tried(
 
 
 def test_one_of_several_processes_names_flags_for_the_same_effective_batch() -> None:
-    settings = trainer.TrainSettings(max_steps=1, batch_size=6, accumulate=4)
-    one_of_two = SimpleNamespace(at_once=None, settings=settings, step=0, accelerator=SimpleNamespace(num_processes=2))
+    settings = TrainSettings(max_steps=1, batch_size=6, accumulate=4)
+    one_of_two = SimpleNamespace(at_once=None, settings=settings, accelerator=SimpleNamespace(num_processes=2))
     with pytest.raises(MemoryExhaustedError, match="6 pictures at once") as caught:
-        trainer.Trainer._fewer(one_of_two, OUT_OF_MEMORY)
+        StepGradients._fewer(one_of_two, OUT_OF_MEMORY, step=0)
     assert "--batch-size 3 --accumulate 8" in caught.value.hint
 
 
