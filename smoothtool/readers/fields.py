@@ -32,12 +32,22 @@ def read_json(
 
 
 def parse_json(
-    content: str | bytes, place: str, fault: type[SmoothtoolError] = InputError, hint: str = "another copy of it"
+    content: str | bytes,
+    place: str,
+    fault: type[SmoothtoolError] = InputError,
+    hint: str = "another copy of it",
+    *,
+    once: bool = False,
 ) -> Any:
-    """The same of a text, or of bytes in any encoding that `decode_text` reads, that came from `place`."""
+    """The same of a text, or of bytes in any encoding that `decode_text` reads, that came from `place`.
+
+    once  refuse a key that is given twice, of which the last would count: for what people write
+    """
     text = decode_text(content, place, fault, hint) if isinstance(content, bytes) else content
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_each_once) if once else json.loads(text)
+    except _TwiceError as error:
+        raise fault(f"{place}: {error} is given twice", "keep one of each") from error
     except json.JSONDecodeError as error:
         where = f"{place}:{error.lineno}" if "\n" in text.strip() else place
         raise fault(f"{where}: is not readable JSON ({error.msg})", hint) from error
@@ -164,6 +174,19 @@ def shown(value: Any) -> str:
 
 def _all(value: Any, right: Any) -> bool:
     return isinstance(value, list) and all(right(one) for one in value)
+
+
+class _TwiceError(Exception):
+    """A key that an object has twice."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(shown(key))
+        found[key] = value
+    return found
 
 
 def _is_shallow(value: Any) -> bool:

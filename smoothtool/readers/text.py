@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 from smoothtool.errors import InputError, SmoothtoolError
@@ -18,6 +19,11 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
 )
 MARKS = tuple(mark for mark, _, _ in _MARKS)
 """How text begins that says its encoding."""
+_MARKS_OF_JOINED_FILES = re.compile("^\ufeff+", re.MULTILINE)
+_NO_LETTER = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+"""Control characters other than white space: other files than texts hold them, and so do encodings in seven bits, as
+ISO-2022-JP, whose bytes would pass for UTF-8."""
+_END_IN_DOS = "\x1a"
 
 
 def read_text(
@@ -27,9 +33,10 @@ def read_text(
     fault: type[SmoothtoolError] = InputError,
     hint: str = "save it as UTF-8",
 ) -> str:
-    """The text in a file, without its byte order mark; line ends stay as they are.
+    """The text in a file, without byte order marks at the start of lines; line ends stay as they are.
 
-    Raises: `fault` when the file cannot be read, is over the limit, or is no text in UTF-8, UTF-16 or UTF-32.
+    Raises: `fault` when the file cannot be read, is over the limit, is no text in UTF-8, UTF-16 or UTF-32, or holds
+    control characters.
     """
     return decode_text(read_regular(path, limit_bytes=limit_bytes, fault=fault, hint=hint), str(path), fault, hint)
 
@@ -44,7 +51,10 @@ def decode_text(
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise fault(f"{place}:{line}: is not {name} text", hint) from error
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise fault(f"{place}:{line}: holds zero bytes: it is no text, or UTF-16 without its mark", hint)
+    text = _MARKS_OF_JOINED_FILES.sub("", text).removesuffix(_END_IN_DOS)
+    if found := _NO_LETTER.search(text):
+        line = text[: found.start()].count("\n") + 1
+        what = "zero bytes: it is no text, or UTF-16 without its mark"
+        other = "control characters: it is no text, or in another encoding"
+        raise fault(f"{place}:{line}: holds {what if found[0] == chr(0) else other}", hint)
     return text

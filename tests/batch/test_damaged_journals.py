@@ -12,6 +12,7 @@ import pytest
 from smoothtool.batch.journal import Journal
 from smoothtool.errors import InputError
 from smoothtool.files.storage.records import read_records
+from smoothtool.files.storage.writing import start_log
 
 WHOLE = {"name": "fox", "key": "k", "status": "made", "attempt": 1}
 
@@ -58,6 +59,8 @@ def test_a_pipe_in_the_place_of_a_journal_is_refused_without_waiting(tmp_path: P
         Journal(tmp_path)
     with pytest.raises(InputError, match="is a pipe"):
         read_records(tmp_path, "*.jsonl", {})
+    with pytest.raises(InputError, match="is a pipe"):
+        start_log(tmp_path / "items.jsonl")
 
 
 def test_records_without_what_is_needed_are_left_out(tmp_path: Path) -> None:

@@ -37,3 +37,16 @@ def test_utf16_without_its_mark_is_refused() -> None:
 def test_a_cut_utf16_file_is_refused() -> None:
     with pytest.raises(InputError, match="is not UTF-16 text"):
         decode_text("an apple".encode("utf-16")[:-1], "a.txt")
+
+
+@pytest.mark.parametrize(
+    "content", ["林檎\n".encode("iso-2022-jp"), b"PK\x03\x04 apple", b"an \x1b[31mapple", b"an\x08 apple", b"apple\x7f"]
+)
+def test_control_characters_are_no_text(content: bytes) -> None:
+    with pytest.raises(InputError, match=r"a\.txt:2: holds control characters"):
+        decode_text(b"\n" + content, "a.txt")
+
+
+def test_marks_of_joined_files_and_the_end_mark_of_dos_are_left_out() -> None:
+    joined = b"\xef\xbb\xbfan apple\r\n\xef\xbb\xbfa\xef\xbb\xbfpear\n\x1a"
+    assert decode_text(joined, "a.txt") == "an apple\r\na\ufeffpear\n"

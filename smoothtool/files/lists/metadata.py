@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smoothtool.errors import InputError, SmoothtoolError, closest
-from smoothtool.readers.fields import parse_json
+from smoothtool.errors import InputError, closest
+from smoothtool.readers.fields import parse_json, shown
 from smoothtool.readers.text import read_text
 
 NAMES = ("metadata.jsonl", "metadata.csv")
@@ -50,8 +52,10 @@ def read_table(path: Path, complaints: list[str] | None = None) -> list[Row]:
     text = read_text(path, limit_bytes=MAX_TABLE_BYTES)
     rows = []
     for line, cells in _csv_rows(text, path) if suffix == ".csv" else _json_rows(text):
+        place = f"{path}:{line}"
         try:
-            rows.append(_row(cells, f"{path}:{line}"))
+            row = parse_json(cells, place, hint=HINT, once=True) if isinstance(cells, str) else cells
+            rows.append(_row(row, place))
         except InputError as error:
             if complaints is None:
                 raise
@@ -80,14 +84,16 @@ def check_captions(captions: tuple[str, ...], place: str) -> tuple[str, ...]:
 
 
 def _as_text(value: Any) -> str:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return value if isinstance(value, str) else str(value) if is_number else ""
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""))
+    """Strictly: a quote that is never closed would swallow the rows after it."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
-        columns = next(reader, [])
+        columns = [cell.strip() for cell in next(filter(any, reader), [])]
+        _check_columns(columns, f"{path}:{reader.line_num}")
         for cells in reader:
             if len(cells) > len(columns) and any(cells[len(columns) :]):
                 what = f"has {len(cells)} cells, and the table {len(columns)} columns"
@@ -95,24 +101,33 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if any(cells):
                 yield reader.line_num, {key: cell for key, cell in zip(columns, cells, strict=False) if cell}
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: cannot be read as CSV ({error})", HINT) from error
+        hint = 'each quote inside a quoted text written twice: "a 5"" pot"' if "field" not in str(error) else HINT
+        raise InputError(f"{path}:{reader.line_num}: cannot be read as CSV ({error})", hint) from error
 
 
-def _json_rows(text: str) -> Iterator[tuple[int, Any]]:
-    for line, row in enumerate(text.split("\n"), start=1):  # a caption may hold other ends of line, as U+2028
-        if row.strip():
-            try:
-                yield line, parse_json(row, "")
-            except SmoothtoolError:
-                yield line, None
+def _check_columns(columns: list[str], place: str) -> None:
+    """Raises: InputError for a name that stands twice, and for cells that are not parted by commas."""
+    for name in columns:
+        if name and columns.count(name) > 1:
+            raise InputError(f"{place}: the column {name} is given twice", "keep one of each")
+    parted = re.split("[;\t|]", columns[0]) if len(columns) == 1 else []
+    if "file_name" in (name.strip() for name in parted[: len(parted) if len(parted) > 1 else 0]):
+        raise InputError(f"{place}: its cells are not parted by commas", "save it as CSV with commas, or as .jsonl")
+
+
+def _json_rows(text: str) -> Iterator[tuple[int, str]]:
+    lines = re.split("\r\n|\n|\r", text)  # a caption may hold other ends of line, as U+2028
+    return ((line, row) for line, row in enumerate(lines, start=1) if row.strip())
 
 
 def _row(cells: Any, place: str) -> Row:
     if not isinstance(cells, dict):
         raise InputError(f"{place}: is not a JSON object", HINT)
     name = cells.get("file_name")
-    if not isinstance(name, str) or not name.strip():
-        near = closest("file_name", cells)
+    if name is not None and not isinstance(name, str):
+        raise InputError(f"{place}: file_name is {shown(name)}, not a text", HINT)
+    if not name or not name.strip():
+        near = closest("file_name", cells.keys() - {"file_name"})
         raise InputError(f"{place}: file_name is missing" + (f" (is it {near})" if near else ""), HINT)
     others = {key: value for key, value in cells.items() if key != "file_name"}
     check_captions(captions_of(others), place)

@@ -130,7 +130,7 @@ def _pointless(points: DragPoints) -> tuple[str, str] | None:
 
 def item_from_json(content: bytes, place: str) -> DragItem:
     """The content of a `points.json` that came from `place`. Raises: InputError."""
-    data = as_fields(parse_json(content, place, hint=HINT), place, hint=HINT)
+    data = as_fields(parse_json(content, place, hint=HINT, once=True), place, hint=HINT)
     pairs = [as_fields(row, f"{place}: points[{at}]", hint=HINT) for at, row in enumerate(data.items("points"))]
     rows = [[*_position(pair, "handle"), *_position(pair, "target")] for pair in pairs]
     return DragItem(points_from_numbers(rows), prompt=data.text("prompt", ""))

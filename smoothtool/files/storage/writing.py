@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from smoothtool.errors import storage_error
 from smoothtool.files.storage.leftovers import temporary_file
+from smoothtool.readers.regular import check_regular
 from smoothtool.yaml12 import dump_yaml
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def write_picture(path: Path, image: Image.Image, **options: Any) -> None:
 
 
 def start_log(path: Path) -> None:
-    """Make sure that lines can be added. Raises: StorageError."""
+    """Make sure that lines can be added. Raises: StorageError, and InputError when a pipe or device is there."""
+    if os.path.exists(path):
+        check_regular(path)
     try:
         path.open("ab").close()
     except OSError as error:

@@ -60,8 +60,16 @@ def test_more_cells_than_columns_are_an_error_with_their_line(tmp_path: Path, li
         ("t.csv", "", "t.csv: has no rows"),
         ("t.csv", "file_name,text\na.png," + "x" * 200_000, "t.csv:2: cannot be read as CSV"),
         ("t.jsonl", "[1]\n", "t.jsonl:1: is not a JSON object"),
-        ("t.jsonl", "[" * 100_000, "t.jsonl:1: is not a JSON object"),
-        ("t.jsonl", '{"file_name": 5}', "t.jsonl:1: file_name is missing"),
+        ("t.jsonl", "[" * 100_000, "t.jsonl:1: is nested too deeply"),
+        ("t.jsonl", '{"file_name": "a",', "t.jsonl:1: is not readable JSON (Expecting"),
+        ("t.jsonl", '{"file_name": 5}', "t.jsonl:1: file_name is 5, not a text"),
+        ("t.jsonl", '{"file_name": "a", "text": "b", "text": "c"}', "t.jsonl:1: text is given twice"),
+        ("t.jsonl", '{"filename": "a", "file_name": ""}', "t.jsonl:1: file_name is missing (is it filename)"),
+        ("t.csv", "file_name,text,text\na.png,b,c\n", "t.csv:1: the column text is given twice"),
+        ("t.csv", "file_name;text\na.png;b\n", "t.csv:1: its cells are not parted by commas"),
+        ("t.csv", "file_name\ttext\na.png\tb\n", "t.csv:1: its cells are not parted by commas"),
+        ("t.csv", 'file_name,text\na.png,"a\nb.png,b\nc.png,c\n', "t.csv:4: cannot be read as CSV"),
+        ("t.csv", 'file_name,text\na.png,"an apple" red\n', "t.csv:2: cannot be read as CSV"),
         ("t.jsonl", '{"file_name": "a", "text": "\\ud800"}', "t.jsonl:1: a caption holds half a letter"),
         (
             "t.jsonl",
@@ -74,6 +82,16 @@ def test_more_cells_than_columns_are_an_error_with_their_line(tmp_path: Path, li
 def test_what_cannot_be_meant_is_named_with_its_line(tmp_path: Path, name: str, text: str, what: str) -> None:
     with pytest.raises(InputError, match=re.escape(what)):
         read_table(table(tmp_path, name, text))
+
+
+def test_a_table_may_have_spaces_after_commas_empty_lines_and_quotes_inside_a_text(tmp_path: Path) -> None:
+    path = table(tmp_path, "t.csv", '\n file_name, text\n\na.png, "an apple, red"\nb.png, a 5" pot\n')
+    assert captions(path) == [("a.png", ("an apple, red",)), ("b.png", ('a 5" pot',))]
+
+
+def test_rows_of_json_end_as_lines_end(tmp_path: Path) -> None:
+    path = table(tmp_path, "t.jsonl", '{"file_name": "a"}\r{"file_name": "b"}\r\n{"file_name": "c"}\n')
+    assert [(row.file_name, row.place[-1]) for row in read_table(path)] == [("a", "1"), ("b", "2"), ("c", "3")]
 
 
 def test_bad_rows_are_collected_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -100,6 +118,7 @@ def test_a_table_that_is_no_text_is_named(tmp_path: Path, content: bytes) -> Non
         ({"text": None, "src": "a hen"}, ("a hen",)),
         ({"text": {"en": "x"}}, ()),
         ({"text": True}, ()),
+        ({"text": float("nan"), "src": "a hen"}, ()),
         ({}, ()),
         ([], ()),
     ],

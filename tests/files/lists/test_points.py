@@ -101,6 +101,12 @@ def test_the_place_of_a_wrong_value_is_named(tmp_path: Path) -> None:
         read_points(tmp_path / "points.json")
 
 
+def test_a_key_given_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "points.json").write_text('{"points": [{"handle": [1, 2], "handle": [3, 4]}]}')
+    with pytest.raises(InputError, match="handle is given twice"):
+        read_points(tmp_path / "points.json")
+
+
 def test_points_in_utf16_are_read_by_their_mark(tmp_path: Path) -> None:
     text = '{"points": [{"handle": [1, 2], "target": [3, 4]}], "prompt": "ü"}'
     (tmp_path / "points.json").write_bytes(text.encode("utf-16"))
