@@ -164,3 +164,14 @@ def tiny_xl_model(folder: Path, seed: int = 0, zeros_for_null: bool = True) -> D
     )
     schedule = Schedule.from_config(SD_SCHEDULE)
     return assemble("tiny-xl", unet, vae, text, schedule, torch.device("cpu"), torch.float32)
+
+
+def bare_text_weights(encoder: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A text encoder's weights as transformers names them since 5.6; before, all began by text_model."""
+    return {name.removeprefix("text_model."): value for name, value in encoder.state_dict().items()}
+
+
+def layer_of(part: torch.nn.Module, name: str) -> torch.nn.Module:
+    """The layer of this name, whichever of the two namings a text encoder has."""
+    modules = dict(part.named_modules())
+    return modules.get(name) or modules.get(f"text_model.{name}") or modules[name.removeprefix("text_model.")]

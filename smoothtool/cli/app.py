@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from smoothtool.cli import cached, console, doctor, lora, models, pictures, recipes, ui
 from smoothtool.cli.console import NARROW
-from smoothtool.cli.faults import as_usage_error, report_fault
+from smoothtool.cli.faults import Group, as_usage_error, report_fault
 from smoothtool.cli.flags import job_command
 from smoothtool.cli.launch import launch
 from smoothtool.cli.signals import obey
@@ -28,7 +28,7 @@ app = typer.Typer(
     name="smoothtool",
     help="Morph, invert, edit and drag pictures with a diffusion model whose latent space is smooth.",
     epilog=EXIT_CODES,
-    no_args_is_help=True,
+    cls=Group,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

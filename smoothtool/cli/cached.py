@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from smoothtool.cli import console
+from smoothtool.cli.faults import Group
 from smoothtool.errors import UsageError, closest
 from smoothtool.files.storage import cache_contents
 from smoothtool.files.storage.cache import InversionCache, cache_folder
@@ -15,7 +16,7 @@ from smoothtool.files.storage.cache_contents import KINDS
 
 NAME_LETTERS = 20
 
-app = typer.Typer(help="See and empty the caches.", no_args_is_help=True)
+app = typer.Typer(help="See and empty the caches.", cls=Group)
 Kind = Annotated[
     str | None, typer.Argument(metavar="|".join(KINDS), help="One kind; all by default", show_default=False)
 ]

@@ -6,12 +6,22 @@ import sys
 import traceback
 from typing import Any
 
+import typer
+from typer.core import TyperGroup
+
 from smoothtool.cli import console
 from smoothtool.cli.streams import visible
 from smoothtool.errors import INTERRUPTED, UsageError, explain
 
-HELP_SHOWN = "a command is missing"
-"""Without one, Typer has shown the help already, and has nothing to say."""
+
+class Group(TyperGroup):
+    """Commands under one name. Without one it shows its help and leaves with 2: old clicks leave with 0."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:
+            typer.echo(ctx.get_help())
+            ctx.exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
 
 
 def report_fault(fault: BaseException) -> int:
@@ -23,8 +33,7 @@ def report_fault(fault: BaseException) -> int:
         _document("interrupted", "interrupted", "", INTERRUPTED)
         return INTERRUPTED
     known = explain(fault)
-    if known.what != HELP_SHOWN:
-        console.error(known.what, known.hint)
+    console.error(known.what, known.hint)
     _document(known.code, known.what, known.hint, known.exit_code)
     return known.exit_code
 
@@ -37,7 +46,7 @@ def as_usage_error(fault: BaseException) -> BaseException:
     if not hasattr(fault, "format_message"):
         return fault
     command = getattr(getattr(fault, "ctx", None), "command_path", "smoothtool")
-    return UsageError(str(fault.format_message()) or HELP_SHOWN, f"{command} --help")
+    return UsageError(str(fault.format_message()), f"{command} --help")
 
 
 def failure(code: str, message: str, hint: str, exit_code: int) -> dict[str, Any]:

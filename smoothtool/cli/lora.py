@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from smoothtool.cli import console
+from smoothtool.cli.faults import Group
 from smoothtool.cli.flags import Json
 from smoothtool.cli.launch import silence_libraries
 from smoothtool.cli.models import lora_info
 from smoothtool.errors import UsageError, closest
 
-app = typer.Typer(help="Inspect, convert, merge and publish LoRAs.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, convert, merge and publish LoRAs.", cls=Group)
 Lora = Annotated[str, typer.Argument(metavar="LORA", help="A LoRA's file, folder or name", show_default=False)]
 Target = Annotated[Path, typer.Argument(help="Where the result goes", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there")]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from smoothtool.cli import console
+from smoothtool.cli.faults import Group
 from smoothtool.cli.flags import Json
 from smoothtool.errors import ModelError, UsageError, closest, first_line
 from smoothtool.files.storage.checksums import check_noted, noted, notes_file, sha256_of
@@ -45,7 +46,7 @@ HUB_ERRORS = {
 }
 """By class, what the hub's client says in several lines, and what to try."""
 
-app = typer.Typer(help="List, inspect and download models.", no_args_is_help=True)
+app = typer.Typer(help="List, inspect and download models.", cls=Group)
 Name = Annotated[str, typer.Argument(help="A name from the list, a hub id, a folder or a file", show_default=False)]
 Revision = Annotated[
     str | None,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from smoothtool.cli import console
+from smoothtool.cli.faults import Group
 from smoothtool.cli.flags import Debug, DryRun, Json, Quiet, Retry, Shard
 from smoothtool.cli.launch import RunOptions, launch, show_plan
 from smoothtool.errors import UsageError, closest
@@ -20,7 +21,7 @@ from smoothtool.recipe.pictures import plan_picture
 from smoothtool.recipe.plan import Plan
 from smoothtool.recipe.reading import load_recipe, recipe_schema
 
-app = typer.Typer(help="Check and show recipes.", no_args_is_help=True)
+app = typer.Typer(help="Check and show recipes.", cls=Group)
 File = Annotated[Path, typer.Argument(help="A recipe, a job.yaml, or a picture made by smoothtool", show_default=False)]
 Name = Annotated[str, typer.Argument(help="A name from smoothtool recipe ls", show_default=False)]
 Target = Annotated[Path | None, typer.Argument(help="Where to; here by default", show_default=False)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from toys import layer_of
 
 from smoothtool.diffusion.lora import (
     add_trainable_lora,
@@ -63,7 +64,7 @@ def merged(model, pairs, factor=ALPHA / RANK) -> None:
     """The algebra: W + (alpha / r) up down, written into the weights."""
     for name, (down, up) in pairs.items():
         part = model.text.text_encoder if name == TEXT_LAYER else model.unet
-        part.get_submodule(name).weight.data += factor * up @ down
+        layer_of(part, name).weight.data += factor * up @ down
 
 
 def diffusers_keys(pairs):

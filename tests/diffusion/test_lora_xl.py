@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
-from toys import tiny_model, tiny_xl_model
+from toys import layer_of, tiny_model, tiny_xl_model
 
 from smoothtool.diffusion.lora import add_trainable_lora, kohya_file, load_lora, lora_file, lora_layers, remove_lora
 from smoothtool.diffusion.model import DiffusionModel
@@ -51,7 +51,7 @@ def predict(model: DiffusionModel) -> torch.Tensor:
 def merged(model: DiffusionModel, pairs: Pairs) -> DiffusionModel:
     """The algebra: W + (alpha / r) up down, written into the weights."""
     for (part, name), (down, up) in pairs.items():
-        model.parts[part].get_submodule(name).weight.data += ALPHA / RANK * up @ down
+        layer_of(model.parts[part], name).weight.data += ALPHA / RANK * up @ down
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,13 +56,13 @@ def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], Any])
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_a_missing_key_is_named_and_not_filled_with_random_weights(folder: Path, part: str) -> None:
     key = change_weights(folder / part / WEIGHTS[part], lambda found: found["weights"].pop(found["key"]))
-    assert f"{part}: the weights lack {key}" in refusal(folder)
+    assert re.search(rf"{part}: the weights lack (text_model\.)?{re.escape(key)}", refusal(folder))
 
 
 def test_a_text_encoder_is_read_under_both_of_its_namings(folder: Path) -> None:
     """transformers begins its keys by text_model. before 5.6, and no longer since."""
     path, model = folder / "text_encoder" / WEIGHTS["text_encoder"], load_model(folder, "tiny")
-    bare = {key.removeprefix("text_model."): value for key, value in load_file(path).items()}
+    bare = {key.removeprefix("text_model."): value.clone() for key, value in load_file(path).items()}
     before = model.encode_prompts(["a cake"]).prompt_embeds
     for prefix in ("", "text_model."):
         save_file({f"{prefix}{key}": value for key, value in bare.items()}, path, metadata={"format": "pt"})

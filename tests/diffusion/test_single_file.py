@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.configuration_utils import FrozenDict
 from safetensors.torch import save_file
-from toys import tiny_tokenizer, tiny_xl_model
+from toys import bare_text_weights, tiny_tokenizer, tiny_xl_model
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from smoothtool.diffusion import single_file
@@ -113,14 +113,14 @@ def clip_in_ldm(model: DiffusionModel) -> Weights:
     """1.x keeps transformers' names, and the positions, which are no weights."""
     prefix = "cond_stage_model.transformer.text_model."
     return {
-        **renamed(model.text.text_encoder.state_dict(), prefix),
+        **renamed(bare_text_weights(model.text.text_encoder), prefix),
         f"{prefix}embeddings.position_ids": torch.arange(16)[None],
     }
 
 
 def open_clip_in_ldm(model: DiffusionModel) -> Weights:
     """2.x keeps OpenCLIP's names, with query, key and value in one."""
-    return open_clip_named(model.text.text_encoder.state_dict(), f"{TEXT}model.")
+    return open_clip_named(bare_text_weights(model.text.text_encoder), f"{TEXT}model.")
 
 
 def open_clip_named(state: Weights, prefix: str) -> Weights:
@@ -195,8 +195,8 @@ def xl_in_ldm(model: DiffusionModel) -> Weights:
     """Stability's layout: both text encoders under `conditioner`, the second one in OpenCLIP's names."""
     state = model.unet.state_dict()
     unet = {f"model.diffusion_model.{name}": state[key] for key, name in ldm_names(model.unet, state).items()}
-    first = renamed(model.text.text_encoder.state_dict(), f"{TEXT_1}transformer.text_model.")
-    second = {key.removeprefix("text_model."): value for key, value in model.text.text_encoder_2.state_dict().items()}
+    first = renamed(bare_text_weights(model.text.text_encoder), f"{TEXT_1}transformer.text_model.")
+    second = bare_text_weights(model.text.text_encoder_2)
     projection = second.pop("text_projection.weight")
     second = open_clip_named(second, f"{TEXT_2}model.") | {f"{TEXT_2}model.text_projection": projection.T}
     return {**unet, **vae_in_ldm(model), **first, **second}
