@@ -13,7 +13,7 @@ import pytest
 from cli_toys import call_main
 
 from smoothtool.errors import SmoothtoolError
-from smoothtool.weights import models
+from smoothtool.weights import settings
 from smoothtool.weights.loras import KNOWN_LORAS
 from smoothtool.weights.models import KNOWN, STICKERS
 from smoothtool.weights.sample_pictures import SAMPLES
@@ -39,8 +39,7 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Two steps by default.
     """
     (tmp_path / "settings.yaml").write_text("steps: 2\n")
-    for module in ("smoothtool.weights.models", "smoothtool.recipe.defaults"):
-        monkeypatch.setattr(f"{module}.settings_file", lambda: tmp_path / "settings.yaml")
+    monkeypatch.setattr(settings, "settings_file", lambda: tmp_path / "settings.yaml")
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SMOOTHTOOL_MODEL", raising=False)
     hub = tmp_path / "hub" / ("models--" + KNOWN["sd15"].hub_id.replace("/", "--"))
@@ -108,7 +107,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
 
 
 def test_the_settings_that_the_readme_names_are_the_ones_there_are() -> None:
-    assert all(f"`{key}`" in README or f"`{key}:" in README for key in models.SETTINGS)
+    assert all(f"`{key}`" in README or f"`{key}:" in README for key in settings.SETTINGS)
 
 
 def test_the_help_ends_with_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from smoothtool.cli import console
 from smoothtool.cli.faults import Group
+from smoothtool.cli.flags import Json
 from smoothtool.errors import UsageError, closest
 from smoothtool.files.storage import cache_contents
 from smoothtool.files.storage.cache import InversionCache, cache_folder
@@ -23,8 +24,13 @@ Kind = Annotated[
 
 
 @app.command("list")
-def list_entries(kind: Kind = None) -> None:
+def list_entries(kind: Kind = None, as_json: Json = False) -> None:
     """List what is stored, of each kind the most recently used first."""
+    if as_json:
+        rows = {each: [_row(entry) for entry in cache_contents.cached(each)] for each in _kinds(kind)}
+        kinds = {each: {"folder": str(cache_folder(each)), "entries": entries} for each, entries in rows.items()}
+        console.document({"ok": True, "cache": kinds})
+        return
     for each in _kinds(kind):
         entries = cache_contents.cached(each)
         if entries:
@@ -45,16 +51,23 @@ def list_entries(kind: Kind = None) -> None:
 
 
 @app.command()
-def clear(kind: Kind = None) -> None:
+def clear(kind: Kind = None, as_json: Json = False) -> None:
     """Delete what is stored; it is computed or fetched again when it is needed."""
-    for each in _kinds(kind):
-        console.notice(f"{each}: {cache_contents.clear(each)} entries deleted from {cache_folder(each)}")
+    deleted = {each: cache_contents.clear(each) for each in _kinds(kind)}
+    for each, count in deleted.items():
+        console.notice(f"{each}: {count} entries deleted from {cache_folder(each)}")
+    if as_json:
+        console.document({"ok": True, "deleted": deleted})
 
 
 def _kinds(kind: str | None) -> list[str]:
     if kind is not None and kind not in KINDS:
         raise UsageError(f"{kind}: no such kind, but {', '.join(KINDS)}", closest(kind, KINDS))
     return [kind] if kind else list(KINDS)
+
+
+def _row(entry: cache_contents.Cached) -> dict[str, Any]:
+    return {"name": entry.name, "size_bytes": entry.size_bytes, "used_at": entry.used_at}
 
 
 def _size(size_bytes: int) -> str:

@@ -12,7 +12,8 @@ from smoothtool.cli.launch import silence_libraries
 from smoothtool.files.storage.cache import cache_folder
 from smoothtool.files.storage.reports import versions
 from smoothtool.threads import waiting
-from smoothtool.weights.models import KNOWN, find_model, settings_file
+from smoothtool.weights import settings
+from smoothtool.weights.models import KNOWN, find_model
 
 EXTRAS = {
     "metrics": ("torchmetrics", "torch_fidelity", "torchvision"),
@@ -38,7 +39,7 @@ def doctor(as_json: Json = False) -> None:
         ("waiting threads", waiting()),
         ("extras", ", ".join(extras) or "none"),
         ("models", ", ".join(models) or "none"),
-        ("settings", f"{settings_file()}{'' if settings_file().is_file() else ' (not written)'}"),
+        ("settings", f"{settings.settings_file()}{'' if settings.settings_file().is_file() else ' (not written)'}"),
         ("cache", str(cache_folder("inversions").parent)),
     ]
     if as_json:

@@ -27,7 +27,8 @@ from smoothtool.jobs import DragJob, Job, parse_shard
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.memory import estimate_peak_bytes
 from smoothtool.recipe.plan import Plan, batch_of_one
-from smoothtool.recipe.reading import dump_plan
+from smoothtool.recipe.reading import dump_plan, plan_document
+from smoothtool.weights import settings
 from smoothtool.weights.sample_pictures import resolve_picture
 
 if TYPE_CHECKING:
@@ -80,8 +81,13 @@ def launch(plan: Plan, options: RunOptions) -> None:
 
 
 def show_plan(plan: Plan) -> None:
-    """The plan on stdout, as a recipe that can be read back from wherever stdout leads."""
-    console.data(dump_plan(plan, every_letter=speaks_utf8(sys.stdout)))
+    """The plan on stdout, as a recipe that can be read back from wherever stdout leads; in JSON with what it takes."""
+    if not console.show.json:
+        console.data(dump_plan(plan, every_letter=speaks_utf8(sys.stdout)))
+        return
+    jobs = [item.job for item in plan.items]
+    takes = {"unet_calls": estimate_unet_calls(jobs), "peak_memory_bytes": estimate_peak_bytes(jobs)}
+    console.document({"ok": True, **plan_document(plan), **takes, "origins": _origins(plan)})
 
 
 def _needs_batch(job: Job, options: RunOptions) -> bool:
@@ -98,7 +104,12 @@ def _needs_batch(job: Job, options: RunOptions) -> bool:
 def _origins(plan: Plan) -> list[str]:
     """Why values that nobody gave, and that are not smoothtool's own, are as they are."""
     found = ((key, getattr(item.job, key), origin) for item in plan.items for key, origin in item.job.origins.items())
-    return [f"{key} {value}: {origin}" for key, value, origin in dict.fromkeys(found)]
+    lines = [f"{key} {value}: {origin}" for key, value, origin in dict.fromkeys(found)]
+    root = settings.results_root()
+    named = getattr(plan.items[0].job, "output", None) if plan.folder is None else plan.folder.parent != root
+    if root != settings.RESULTS and not named:
+        lines.append(f"output {root}: the default of {settings.settings_file()}")
+    return lines
 
 
 def _summary(plan: Plan) -> str:
@@ -127,7 +138,7 @@ def _run_batch(plan: Plan, options: RunOptions) -> None:
         asked = batch.BatchOptions(shard, options.retry_failed, force, engine, options.workers)
         outcomes = batch.run_batch(plan, asked, progress)
     assert plan.folder is not None
-    if any(getattr(item.job, "json_output", False) for item in plan.items):
+    if console.show.json:
         console.document(_batch_document(plan.folder, outcomes))
     else:
         for outcome in outcomes:
@@ -231,7 +242,7 @@ def _run(job: Job) -> None:
         raise
     for line in figure_lines(report):
         console.notice(line)
-    if getattr(job, "json_output", False):
+    if console.show.json:
         from smoothtool.files.storage.reports import report_dict
 
         console.document({"ok": True, **report_dict(report)})

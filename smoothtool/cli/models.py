@@ -17,6 +17,7 @@ from smoothtool.errors import ModelError, UsageError, closest, first_line
 from smoothtool.files.storage.checksums import check_noted, noted, notes_file, sha256_of
 from smoothtool.readers.regular import at_home, is_regular
 from smoothtool.readers.tensors import read_header
+from smoothtool.weights import settings
 from smoothtool.weights.facts import about_parameters, lora_facts, model_facts
 from smoothtool.weights.kinds import SMALL_FILES, check_kind, describe, refuse_distilled, refuse_pipeline
 from smoothtool.weights.lora_names import dialect_of
@@ -31,7 +32,6 @@ from smoothtool.weights.models import (
     is_hub_id,
     is_revision,
     resolve_model,
-    settings_file,
 )
 from smoothtool.weights.published import has_variant, is_complete, parts_of, wanted_files
 
@@ -109,7 +109,7 @@ def pull(name: Name, revision: Revision = None, variant: Variant = None, as_json
             raise UsageError(f"--revision {revision}: is no branch, tag or commit", "main")
         path = _pull_model(name, revision, variant)
         used = f"{name}@{revision}" if revision else name
-        use = f"use it with --model {used}; always, with `model: {used}` in {settings_file()}"
+        use = f"use it with --model {used}; always, with `model: {used}` in {settings.settings_file()}"
     if name == TOKENIZER_ID:
         use = "the tokenizer of SD 1.x and 2.x: --model FILE.safetensors works now"
     console.notice(use)

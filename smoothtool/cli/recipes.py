@@ -53,11 +53,13 @@ def run(
     retry_failed: Retry = False,
     engine: Engine = "local",
     workers: Workers = None,
+    as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Run the jobs of a recipe, or make a result again from its job.yaml or picture."""
     console.show.also(quiet, debug)
+    console.show.json |= as_json
     launch(_plan(file, overrides), RunOptions(dry_run, shard, retry_failed, engine, workers))
 
 
@@ -69,7 +71,7 @@ def list_recipes(as_json: Json = False) -> None:
 
 
 @app.command("cp")
-def copy_recipe(name: Name, target: Target = None) -> None:
+def copy_recipe(name: Name, target: Target = None, as_json: Json = False) -> None:
     """Copy a recipe that comes with smoothtool, and the table it reads, to be changed; prints their places."""
     source = _shipped().get(name.removesuffix(".yaml"))
     if source is None:
@@ -79,24 +81,32 @@ def copy_recipe(name: Name, target: Target = None) -> None:
         raise UsageError(f"{place}: is there already", "another name")
     if not place.parent.is_dir():
         raise UsageError(f"{place.parent}: there is no such folder", f"mkdir -p {place.parent}")
-    write_bytes_atomic(place, source.read_bytes())
-    console.data(str(place))
-    for table in source.parent.glob("*.[cj]s*"):
-        if table.name in source.read_text("utf-8") and not place.with_name(table.name).exists():
-            write_bytes_atomic(place.with_name(table.name), table.read_bytes())
-            console.data(str(place.with_name(table.name)))
+    tables = [table for table in source.parent.glob("*.[cj]s*") if table.name in source.read_text("utf-8")]
+    copies = {place: source, **{place.with_name(table.name): table for table in tables}}
+    copied = [target for target in copies if not target.exists()]
+    for target in copied:
+        write_bytes_atomic(target, copies[target].read_bytes())
+    if as_json:
+        console.document({"ok": True, "files": [str(target) for target in copied]})
+        return
+    for target in copied:
+        console.data(str(target))
 
 
 @app.command()
-def validate(file: File, overrides: Overrides = None) -> None:
+def validate(file: File, overrides: Overrides = None, as_json: Json = False) -> None:
     """Report every mistake in a recipe."""
     count = len(_plan(file, overrides).items)
+    if as_json:
+        console.document({"ok": True, "file": str(file), "jobs": count})
+        return
     console.data(f"{file}: {count} job{'s' if count > 1 else ''}, no mistakes")
 
 
 @app.command("show")
-def show_recipe(file: File, overrides: Overrides = None) -> None:
+def show_recipe(file: File, overrides: Overrides = None, as_json: Json = False) -> None:
     """Print every job of a recipe, with defaults and combinations written out."""
+    console.show.json |= as_json
     show_plan(_plan(file, overrides))
 
 

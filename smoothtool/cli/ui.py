@@ -11,6 +11,7 @@ import typer
 from smoothtool.cli import console
 from smoothtool.cli.launch import silence_libraries
 from smoothtool.cli.page import check_extra, listen, serve
+from smoothtool.weights.settings import results_root
 
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one")]
 Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser")]
@@ -40,7 +41,7 @@ def ui(
     chosen = {"model": model, "lora": lora or [], "device": device, "dtype": dtype}
     common = {key: value for key, value in chosen.items() if value not in ("auto", [])}  # the rest is left to settings
     make_job("edit", {"image": "samples:fox", "trg": "a fox", **common})  # a wrong value is reported now
-    folder = output or Path("smoothtool-out") / f"ui-{datetime.now():%Y-%m-%d-%H%M%S}"
+    folder = output or results_root() / f"ui-{datetime.now():%Y-%m-%d-%H%M%S}"
     with Session(results_folder(folder), common) as session, listen(port) as listener:
         serve(session, listener, _tell, browser=browser)
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.jobs import EditJob, Job, ModelJob, chosen, try_job
-from smoothtool.weights.models import SETTINGS, model_defaults, preferred_name, settings_file, user_settings
+from smoothtool.weights import settings
+from smoothtool.weights.models import model_defaults, preferred_name
 
-OF_THE_USER = tuple(key for key in SETTINGS if key != "model")
-"""`model` of the settings file is what `auto` means."""
+OF_THE_USER = tuple(key for key in settings.SETTINGS if key not in ("model", "output"))
+"""`model` of the settings file is what `auto` means, `output` where folders of results are."""
 OF_A_MODEL = ("steps", "guidance")
 """Keys of a model's own `smoothtool.json`."""
 
@@ -44,20 +45,20 @@ def _filled(job: ModelJob) -> Job:
     if filled is None:
         origins = {key: origin for key, (_, origin) in found.items()}
         lines = [f"{origins.get(p.key, 'the settings')}: {p.key} {p.what}" for p in problems]
-        raise UsageError("\n".join(lines), f"correct it in {settings_file()}, or give the option itself")
+        raise UsageError("\n".join(lines), f"correct it in {settings.settings_file()}, or give the option itself")
     origins = {key: f"the default of {origin}" for key, (_, origin) in found.items()}
     return job.completed({key: getattr(filled, key) for key in found}, origins)
 
 
 def _sources(job: ModelJob) -> list[tuple[Mapping[str, Any], str]]:
     """Values and where they stand, the first ones first."""
-    user, brought = user_settings(), job.own_defaults.get(str(getattr(job, "method", "")), {})
+    user, brought = settings.user_settings(), job.own_defaults.get(str(getattr(job, "method", "")), {})
     name = preferred_name() if job.model == "auto" else job.model
     try:
         own = model_defaults(name)
     except ModelError:  # the run itself says what is wrong with the model
         own = {}
     return [
-        ({key: user[key] for key in OF_THE_USER if key in user}, str(settings_file())),
+        ({key: user[key] for key in OF_THE_USER if key in user}, str(settings.settings_file())),
         ({key: own[key] for key in OF_A_MODEL if key in own and key not in brought}, f"the model {name}"),
     ]

@@ -18,6 +18,7 @@ from smoothtool.jobs import JOBS, Job, fields_of, keys_of, make_job
 from smoothtool.jobs.notation import parse_seeds
 from smoothtool.jobs.options import flag_of, key_of
 from smoothtool.recipe.defaults import with_defaults
+from smoothtool.weights.settings import results_root
 
 RESERVED = re.compile(r"batch\.json|index\.html|items.*\.jsonl")
 """What a batch itself writes into its folder; what begins with a dot is never an item's name."""
@@ -78,7 +79,7 @@ def plan_batch(drafts: Sequence[Draft], folder: Path | None, title: str, asked: 
     """
     names = unique_names([(draft.name, draft.kind) for draft in drafts])
     items = tuple(Item(with_defaults(draft.job), name) for draft, name in zip(drafts, names, strict=True))
-    return Plan(items, folder or Path("smoothtool-out") / f"{safe_name(title)}-{digest(asked, 6)}", title)
+    return Plan(items, folder or results_root() / f"{safe_name(title)}-{digest(asked, 6)}", title)
 
 
 def plan_flags(command: str, given: Mapping[str, Any]) -> Plan:

@@ -51,18 +51,22 @@ def dump_plan(plan: Plan, *, every_letter: bool = True) -> str:
 
     every_letter  False for where UTF-8 cannot be written: other letters than ASCII's are then escaped as YAML has it
     """
+    return dump_yaml(plan_document(plan), every_letter=every_letter)
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """A recipe of the plan, with defaults and combinations written out, as plain data."""
     rows = [
         {**row, **item.job.handover(), **({"output": item.name} if plan.folder else {})}
         for item in plan.items
         for row in item.job.recipe()["jobs"]
     ]
     shared = _shared(rows) if len(rows) > 1 else {}
-    document = {
+    return {
         **({"output": str(plan.folder)} if plan.folder else {}),
         **({"defaults": shared} if shared else {}),
         "jobs": [{key: value for key, value in row.items() if key not in shared} for row in rows],
     }
-    return dump_yaml(document, every_letter=every_letter)
 
 
 def _shared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,13 +12,11 @@ from smoothtool.errors import ModelError, closest
 from smoothtool.readers.fields import read_fields
 from smoothtool.readers.regular import at_home, is_regular
 from smoothtool.weights.kinds import SD1, SD2, SDXL
-from smoothtool.yaml12 import load_yaml
+from smoothtool.weights.settings import user_settings
 
 HERE = Path(__file__).parent
 STICKERS = HERE / "stickers"
 STICKERS_LORA = STICKERS / "smooth.safetensors"
-SETTINGS = ("model", "device", "dtype", "steps", "guidance")
-"""What a user may set once and for all."""
 MODEL_DEFAULTS = "smoothtool.json"
 STICKERS_NOTICE = (
     "model: stickers, the small embedded one; it knows icons of animals, food and things, and photos are outside its "
@@ -193,13 +191,6 @@ def is_revision(text: str) -> bool:
     return re.fullmatch(f"{part}(?:/{part})*", text) is not None and ".." not in text
 
 
-def settings_file() -> Path:
-    """Where a user may write `model: sd15`, `device: cuda`, `steps: 30`, … for all commands."""
-    from platformdirs import user_config_path
-
-    return user_config_path("smoothtool") / "settings.yaml"
-
-
 def preferred_name() -> str:
     """What `--model auto` means here: the user's model if it is on this machine, else `stickers`."""
     wanted = _wanted_name()
@@ -219,26 +210,6 @@ def _preferred() -> ModelLocation:
 def _wanted_name() -> str:
     """SMOOTHTOOL_MODEL, else `model:` in the settings file, else nothing."""
     return os.environ.get("SMOOTHTOOL_MODEL") or str(user_settings().get("model", ""))
-
-
-def user_settings() -> dict[str, Any]:
-    """What the settings file says, by key; nothing where there is none.
-
-    Raises: ModelError when it is no mapping, has a key that means nothing, or a model that is no text.
-    """
-    path = settings_file()
-    settings = load_yaml(path).value if path.is_file() else None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict) or not isinstance(settings.get("model", ""), str):
-        raise ModelError(f"{path}: is not a mapping with model: NAME", "model: sd15")
-    unknown = next((str(key) for key in settings if key not in SETTINGS), None)
-    if unknown is not None:
-        near = closest(unknown, SETTINGS)
-        raise ModelError(
-            f"{path}: unknown key {unknown!r}", f"did you mean: {near}" if near else "one of " + ", ".join(SETTINGS)
-        )
-    return settings
 
 
 def model_defaults(name: str) -> dict[str, Any]:

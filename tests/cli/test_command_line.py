@@ -17,6 +17,7 @@ from smoothtool.cli import console
 from smoothtool.errors import BatchError, InputError, MemoryExhaustedError, ModelError, UsageError
 from smoothtool.jobs import JOBS
 from smoothtool.types import Report, Track
+from smoothtool.weights import settings
 
 ROOT = Path(__file__).parents[2]
 ALL = [
@@ -326,3 +327,17 @@ def test_bars_fit_the_terminal_and_show_every_stage(width: int, monkeypatch: pyt
     shown = screen.getvalue()
     assert "inverting" in shown
     assert "sampling" in shown
+
+
+def test_a_dry_run_says_that_unnamed_results_go_where_the_user_says(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "settings_file", lambda: tmp_path / "settings.yaml")
+    (tmp_path / "settings.yaml").write_text(f"output: {tmp_path / 'films'}\n")
+    one = ["invert", "samples:fox", "--dry-run"]
+    line = f"output {tmp_path / 'films'}: the default of {tmp_path / 'settings.yaml'}"
+    assert line in call(*one)[2]
+    assert line not in call(*one, "-o", "here")[2]
+    assert line in call(*one, "samples:cat")[2]
+    assert f"into {tmp_path / 'films'}" in call(*one, "samples:cat")[2]
+    assert line not in call(*one, "samples:cat", "-o", "here")[2]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from typer.main import get_command
 
 from smoothtool import errors
-from smoothtool.cli.app import main
+from smoothtool.cli.app import app, main
 from smoothtool.files.pictures.images import save_image
 from smoothtool.yaml12 import read_yaml
 
@@ -85,3 +87,56 @@ def test_a_picture_without_settings_says_so(call: Any, tmp_path: Path) -> None:
     code, document, _ = call("info", str(tmp_path / "plain.png"), "--json")
     assert (code, document["error"]["code"]) == (5, "input")
     assert "carries no settings" in document["error"]["message"]
+
+
+def commands(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    for own, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{name}{own} ")
+        else:
+            yield f"{name}{own}", command
+
+
+def test_every_command_takes_json_but_a_server_and_what_is_json_anyway() -> None:
+    without = {
+        name for name, command in commands(get_command(app)) if not any("--json" in one.opts for one in command.params)
+    }
+    assert without == {"ui", "recipe schema"}
+
+
+def test_recipes_and_plans_are_documents(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("jobs: [{command: invert, image: 'samples:fox', matrix: {steps: [10, 20]}}]", "utf-8")
+    assert call("recipe", "validate", "a.yaml", "--json")[1] == {"ok": True, "file": "a.yaml", "jobs": 2}
+    for shown in (("recipe", "show", "a.yaml"), ("run", "a.yaml", "--dry-run")):
+        document = call(*shown, "--json")[1]
+        assert [job["steps"] for job in document["jobs"]] == [10, 20]
+        assert document["unet_calls"] == 30 * 13
+        assert document["peak_memory_bytes"]
+        assert "guidance 3.0: the default of the model stickers" in document["origins"]
+    assert call("invert", "samples:fox", "--dry-run", "--json")[1]["jobs"][0]["image"] == "samples:fox"
+    assert call("recipe", "cp", "drag-list", "--json")[1] == {"ok": True, "files": ["drag-list.yaml", "drags.jsonl"]}
+    left, document, _ = call("recipe", "validate", "b.yaml", "--json")
+    assert (left, document["error"]["code"]) == (2, "usage")
+
+
+def test_a_run_of_a_recipe_ends_in_its_report_or_batch(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
+    small = "command: invert, image: 'samples:fox', steps: 1, inversion: ddim, size: 16"
+    Path("one.yaml").write_text(f"jobs: [{{{small}}}]", "utf-8")
+    assert call("run", "one.yaml", "--json")[1]["command"] == "invert"
+    Path("two.yaml").write_text(f"jobs: [{{{small}, matrix: {{seed: [1, 2]}}}}]", "utf-8")
+    assert call("run", "two.yaml", "--json")[1]["ok"] is True
+
+
+def test_what_the_caches_hold_is_a_document(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path))
+    (tmp_path / "identity").mkdir()
+    (tmp_path / "identity" / "a.safetensors").write_bytes(b"12345")
+    listed = call("cache", "list", "identity", "--json")[1]["cache"]["identity"]
+    assert listed["folder"] == str(tmp_path / "identity")
+    assert [(entry["name"], entry["size_bytes"]) for entry in listed["entries"]] == [("a", 5)]
+    assert call("cache", "clear", "--json")[1]["deleted"] == {"inversions": 0, "identity": 1, "training": 0}

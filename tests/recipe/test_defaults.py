@@ -11,7 +11,7 @@ from smoothtool.errors import ModelError, UsageError
 from smoothtool.jobs import make_job
 from smoothtool.recipe.defaults import with_defaults
 from smoothtool.recipe.plan import plan_flags
-from smoothtool.weights import models
+from smoothtool.weights import settings
 
 
 @pytest.fixture
@@ -21,8 +21,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "model_index.json").write_text("{}")
     (folder / "smoothtool.json").write_text(json.dumps({"guidance": 3.5, "made_by": "someone"}))
-    monkeypatch.setattr(models, "settings_file", lambda: tmp_path / "settings.yaml")
-    monkeypatch.setattr("smoothtool.recipe.defaults.settings_file", lambda: tmp_path / "settings.yaml")
+    monkeypatch.setattr(settings, "settings_file", lambda: tmp_path / "settings.yaml")
     monkeypatch.delenv("SMOOTHTOOL_MODEL", raising=False)
     return folder
 

@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 from smoothtool.cli.app import main
 from smoothtool.commands.shared.loras import lora_files
 from smoothtool.errors import ModelError
-from smoothtool.files.storage import checksums
 from smoothtool.recipe.documents import job_document
+from smoothtool.weights import settings
 from smoothtool.weights.facts import lora_facts
 from smoothtool.weights.loras import KNOWN_LORAS, resolve_lora
 
@@ -41,7 +41,7 @@ def write_lora(path: Path, width: int = 768, value: float = 0.5) -> Path:
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without settings, and with an empty hub cache."""
-    monkeypatch.setattr(checksums, "settings_file", lambda: tmp_path / "config" / "settings.yaml")
+    monkeypatch.setattr(settings, "settings_file", lambda: tmp_path / "config" / "settings.yaml")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path
 

@@ -8,6 +8,7 @@ import pytest
 
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.weights import models as places
+from smoothtool.weights import settings
 from smoothtool.weights.models import TOKENIZER_ID, find_tokenizer, resolve_model
 from smoothtool.weights.sample_pictures import resolve_picture
 
@@ -23,7 +24,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(places, "STICKERS", stickers)
     monkeypatch.setattr(places, "STICKERS_LORA", stickers / "smooth.safetensors")
     monkeypatch.setattr("smoothtool.weights.sample_pictures.SAMPLES", samples)
-    monkeypatch.setattr(places, "settings_file", lambda: tmp_path / "settings.yaml")
+    monkeypatch.setattr(settings, "settings_file", lambda: tmp_path / "settings.yaml")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("SMOOTHTOOL_MODEL", raising=False)
     return tmp_path
@@ -152,3 +153,16 @@ def test_a_single_file_takes_the_tokenizer_of_any_known_model_or_of_clip(machine
     assert find_tokenizer() == own
     known = words(hub_copy(machine, "prompthero/openjourney-v4") / "tokenizer")
     assert resolve_model(str(machine / "one.safetensors")).tokenizer == known
+
+
+def test_unnamed_results_go_where_the_user_says(machine: Path) -> None:
+    assert settings.results_root() == Path("smoothtool-out")
+    (machine / "settings.yaml").write_text("output: ~/films\n")
+    assert settings.results_root() == Path.home() / "films"
+
+
+@pytest.mark.parametrize("line", ["output: 3", "output: ''", "model: [sd15]", "output: null"])
+def test_a_setting_that_is_no_text_is_refused(machine: Path, line: str) -> None:
+    (machine / "settings.yaml").write_text(f"{line}\n")
+    with pytest.raises(ModelError, match="is not a text"):
+        settings.user_settings()

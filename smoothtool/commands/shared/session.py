@@ -29,11 +29,11 @@ from smoothtool.recipe.documents import job_document
 from smoothtool.types import Inversion, ModelRecord, Report, Track
 from smoothtool.weights.models import ModelLocation, resolve_model
 from smoothtool.weights.sample_pictures import resolve_picture, sample_name
+from smoothtool.weights.settings import results_root
 
 if TYPE_CHECKING:
     from PIL import Image
 
-DEFAULT_ROOT = Path("smoothtool-out")
 AREA_FACTOR = 2.25
 """So many times larger or smaller than in training, pictures are still drawn well: 768 px by SD 1.5, 683 by SDXL."""
 Job = TypeVar("Job", bound=ReportJob)
@@ -175,7 +175,7 @@ def with_seed(job: Job) -> Job:
 
 def start_report(job: ReportJob, inputs: Sequence[str]) -> Report[Any]:
     """The report with its folder named (after the inputs, unless the job says) and the versions noted."""
-    folder = job.output or next_free(DEFAULT_ROOT / default_name(job.command, inputs))
+    folder = job.output or next_free(results_root() / default_name(job.command, inputs))
     kept = {path: str(folder.absolute() / "inputs" / name) for path, name in job.lent.items()}
     settings = {key: _renamed(value, kept) for key, value in job.settings().items()}
     return Report(command=job.command, folder=folder, job=settings, versions=versions())

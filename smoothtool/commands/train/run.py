@@ -20,7 +20,6 @@ from accelerate.utils import broadcast_object_list
 from smoothtool.commands.shared.folders import growing_result, stopped_with
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import (
-    DEFAULT_ROOT,
     default_name,
     describe_model,
     note_notation,
@@ -52,6 +51,7 @@ from smoothtool.training.shards import find_shards, read_shards
 from smoothtool.training.trackers import check_tracker
 from smoothtool.training.trainer import Trainer
 from smoothtool.types import Report, Silent, Track
+from smoothtool.weights.settings import results_root
 
 if TYPE_CHECKING:
     from smoothtool.jobs import TrainJob
@@ -112,7 +112,7 @@ def _start(job: TrainJob) -> tuple[TrainJob, Report[TrainFigures], GrowingFolder
     what it will replace.
     """
     if job.resume:
-        job = job.model_copy(update={"output": job.output or DEFAULT_ROOT / default_name(job.command, [job.data])})
+        job = job.model_copy(update={"output": job.output or results_root() / default_name(job.command, [job.data])})
     report = start_report(job, [job.data])
     report.folder = Path(broadcast_object_list([str(report.folder)])[0])
     place = growing_result(report, job, _is_training, force=job.force and not job.resume)

@@ -10,14 +10,14 @@ from smoothtool.errors import ModelError, StorageError
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.readers.fields import read_fields
 from smoothtool.readers.regular import is_regular, open_regular
-from smoothtool.weights.models import settings_file
+from smoothtool.weights import settings
 
 NOTES = "checksums.json"
 
 
 def notes_file() -> Path:
     """Beside the user's settings."""
-    return settings_file().with_name(NOTES)
+    return settings.settings_file().with_name(NOTES)
 
 
 def sha256_of(path: Path) -> str:
