@@ -135,7 +135,9 @@ def read_yaml(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise UsageError(f"{place}: {error.problem or 'is not YAML'}", "check quotes and indents") from error
+        problem = error.problem or "is not YAML"
+        what = f"{error.context}, {problem}" if problem.startswith("but ") else problem  # half a sentence
+        raise UsageError(f"{place}: {what}", "check quotes and indents") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{source}: is not YAML: {' '.join(str(error).split())}", "save it as plain text") from error
     reader = _Reader(Document(None, source))

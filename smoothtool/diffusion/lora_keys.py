@@ -9,6 +9,7 @@ or CompVis' names of blocks), LyCORIS (`lycoris_…`), ComfyUI (`diffusion_model
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -162,12 +163,14 @@ def _check_family(header: TensorsHeader, parts: Mapping[str, nn.Module]) -> None
 def _gather(header: TensorsHeader, table: Mapping[str, LayerName]) -> dict[LayerName, Keys]:
     """Sort keys by module and role; refuse what is unknown, repeated or incomplete."""
     found: dict[LayerName, Keys] = {}
-    unknown, repeated = [], []
+    unknown, repeated, alphas = [], [], []
     for key, facts in header.tensors.items():
         stem, role = split_key(key)
-        if not role or stem not in table or (role == "alpha" and facts.shape not in ((), (1,))):
+        if not role or stem not in table:
             unknown.append(key)
             continue
+        if role == "alpha" and math.prod(facts.shape) != 1:
+            alphas.append(key)
         keys = found.setdefault(table[stem], {})
         if role in keys:
             repeated.append(key)
@@ -184,6 +187,7 @@ def _gather(header: TensorsHeader, table: Mapping[str, LayerName]) -> dict[Layer
     for keys_at_fault, fault in (
         (unknown, "keys unknown to this model"),
         (repeated, "a layer given twice"),
+        (alphas, "an alpha that is no single number"),
         (half, "only half of what a layer needs"),
     ):
         if keys_at_fault:

@@ -95,6 +95,8 @@ def low_rank_change(pieces: Pieces, alpha: float, weight: torch.Tensor) -> LowRa
     alpha  the change counts alpha / rank times; ignored where no rank is given
     Raises: WrongShapeError.
     """
+    if empty := next((list(piece.shape) for piece in pieces.values() if not piece.numel()), None):
+        raise WrongShapeError(empty, "numbers in it")
     if "down" in pieces:
         change = _lora(pieces, alpha, weight)
     elif "hada_w1_a" in pieces:

@@ -108,6 +108,6 @@ def _problem(model: type[Job], detail: dict[str, Any]) -> Problem:
 
 
 def _shown(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     text = text if len(text) <= 60 else text[:59] + "…"
     return text or "empty"

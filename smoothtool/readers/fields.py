@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from smoothtool.readers.text import decode_text, read_text
 
 LARGEST_JSON_BYTES = 50_000_000
 MAX_DEPTH = 32
+_NUMBER = re.compile(r"\s*[-+]?[0-9.]+([eE][-+]?[0-9]+)?\s*")
 _MISSING: Any = object()
 
 
@@ -98,7 +100,8 @@ class Fields:
     def wrong(self, key: str, wanted: str) -> SmoothtoolError:
         """The error for a key whose value is not what is wanted: to be raised."""
         value = self.values.get(key)
-        what = f"{key} is missing" if value is None else f"{key} is {shown(value)}, not {wanted}"
+        kind = "the text " if is_text(value) and _NUMBER.fullmatch(value) else ""  # "1" and 1 would look alike
+        what = f"{key} is missing" if value is None else f"{key} is {kind}{shown(value)}, not {wanted}"
         return self.fault(f"{self.place}: {what}", self.hint)
 
     def text(self, key: str, default: str = _MISSING) -> str:

@@ -120,8 +120,9 @@ def _header_bytes(path: Path, file: BinaryIO, fault: type[SmoothtoolError], hint
     if size == 0:
         raise fault(f"{path}: the file is empty", hint)
     if start[8:9] != b"{" or length > size - 8 or length > LARGEST_HEADER_BYTES:
-        other = next((words for mark, words in _OTHER_FILES if start.lstrip().startswith(mark)), "")
         cut = start[8:9] == b"{" and 8 + length > size
+        marks = () if cut and length <= LARGEST_HEADER_BYTES else _OTHER_FILES  # a length may begin as a pickle does
+        other = next((words for mark, words in marks if start.lstrip().startswith(mark)), "")
         what = other or ("the file is cut short, inside its header" if cut else "this is not a safetensors file")
         raise fault(f"{path}: {what}", "a true .safetensors file" if other else hint)
     file.seek(8)

@@ -171,6 +171,10 @@ class _RecipeReader:
                 self.problems.append(f"{text}: is not key=value")
             elif known and name not in known:
                 self.problems.append(f"{text}: {unknown_option(name, sorted(known))}")
+            elif name == "output":  # a folder is called as it is written: 010, true and [a] are names
+                changes[name] = value, text
+                if not value:
+                    self.problems.append(f"{text}: is not a folder")
             else:
                 changes[name] = read_yaml(value, text).value, text
         return changes

@@ -263,6 +263,30 @@ def test_pieces_of_another_base_model_are_refused_by_shape(model: DiffusionModel
         load_lora(model, write(tmp_path / "x.safetensors", {f"{stem(LINEAR)}.{k}": v for k, v in tensors.items()}))
 
 
+@pytest.mark.parametrize("kind", [lora, loha, lokr_of_products, dora_of(lora)], ids=lambda kind: kind.__name__)
+def test_a_rank_of_zero_is_refused(model: DiffusionModel, tmp_path: Path, kind) -> None:
+    tensors, _ = kind(weights_of(model, LINEAR))
+    ranked = {"lora_down.weight", "hada_w1_b", "hada_w2_b", "lokr_w1_b", "lokr_w2_b"} & tensors.keys()
+    made = {**tensors, **{name: tensors[name][:0] for name in ranked}}
+    with pytest.raises(ModelError, match="this model needs numbers in it"):
+        load_lora(model, write(tmp_path / "x.safetensors", {f"{stem(LINEAR)}.{k}": v for k, v in made.items()}))
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_number"), [((), True), ((1,), True), ((1, 1), True), ((2,), False), ((0,), False)]
+)
+def test_an_alpha_is_a_single_number_of_any_shape(
+    model: DiffusionModel, tmp_path: Path, shape: tuple[int, ...], is_number: bool
+) -> None:
+    path = write(tmp_path / "x.safetensors", {**plain(model), f"{stem(LINEAR)}.alpha": torch.full(shape, 2.0)})
+    if is_number:
+        load_lora(model, path)
+        assert factor(model) == 2.0 / 4
+    else:
+        with pytest.raises(ModelError, match=r"an alpha that is no single number: .*\.alpha"):
+            load_lora(model, path)
+
+
 @pytest.mark.parametrize("kind", [lora, loha, lokr_of_products, whole, dora_of(lora)], ids=lambda kind: kind.__name__)
 def test_a_kind_with_a_piece_missing_is_refused(model: DiffusionModel, tmp_path: Path, kind) -> None:
     tensors, _ = kind(weights_of(model, LINEAR))

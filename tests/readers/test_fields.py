@@ -68,6 +68,11 @@ def test_a_missing_or_null_key_takes_the_default() -> None:
     assert fields(k=None).number("k", 2.0) == 2.0
 
 
+def test_a_text_that_looks_like_a_number_is_called_a_text() -> None:
+    with pytest.raises(InputError, match=r"k is the text 0\.012, not a number"):
+        fields(k="0.012").number("k")
+
+
 def test_a_number_out_of_its_range_is_refused() -> None:
     with pytest.raises(InputError, match="k is 2, not a number from 0 to 1"):
         fields(k=2).number("k", low=0, high=1)

@@ -59,6 +59,7 @@ def test_every_usual_dtype_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
         (b"short", "not a safetensors file"),
         (made({"a": 1}, 0)[:-1], "cut short, inside its header"),
         ((2**62).to_bytes(8, "little") + b"{}", "cut short"),
+        ((0x280).to_bytes(8, "little") + b'{"a": {"dtype"', "cut short, inside its header"),
     ],
 )
 def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, words: str) -> None:
@@ -75,7 +76,7 @@ def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, words: st
         ({"a": {"shape": [1], "data_offsets": [0, 4]}}, "a: dtype is missing"),
         ({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, "the dtype F99"),
         ({"a": {"dtype": 7, "shape": [1], "data_offsets": [0, 4]}}, "dtype is 7, not a text"),
-        ({"a": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]}}, "shape is 1, not a list"),
+        ({"a": {"dtype": "F32", "shape": "1", "data_offsets": [0, 4]}}, "shape is the text 1, not a list"),
         ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "no shape"),
         ({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, "another size"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, "another size"),

@@ -135,6 +135,17 @@ def test_output_on_the_command_line_is_the_folder_of_the_batch_or_of_the_only_jo
     assert (alone.folder, alone.items[0].job.output) == (None, Path("/elsewhere"))
 
 
+@pytest.mark.parametrize("name", ["010", "1e3", "true", "[a]", "a: b", "2024-01-01"])
+def test_a_folder_on_the_command_line_is_called_as_it_is_written(tree: Path, name: str) -> None:
+    assert planned("jobs: [{command: invert, image: in}]", f"output={name}").folder == Path(name)
+    assert told("jobs: [{command: invert, image: in}]", "output=") == ["output=: is not a folder"]
+
+
+def test_a_key_without_a_value_is_empty(tree: Path) -> None:
+    (mistake,) = told("jobs: [{command: invert, image: in}]", "steps=")
+    assert mistake.startswith("steps=: is empty, not a whole number")
+
+
 def test_the_default_folder_is_the_same_for_the_same_words_and_another_for_others() -> None:
     text = "jobs: [{command: invert, image: in}]"
     assert planned(text).folder == planned(text).folder != planned(text, "steps=3").folder

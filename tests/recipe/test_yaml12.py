@@ -70,7 +70,7 @@ def bomb() -> str:
         ("a: 1\nb: 2\na: 3", "f:3:1 a: is given twice"),
         ("a: [1", "f:1:6"),
         ("a: *nothing", "undefined alias"),
-        ("--- 1\n--- 2", "another document"),
+        ("--- 1\n--- 2", "expected a single document in the stream, but found another document"),
         ("a: \x00", "is not YAML"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -40,6 +41,9 @@ ABOUT = {"icc_profile", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type ex
 HEAD_BYTES = 64
 MAX_PIXELS = 178_000_000
 FLOAT_WHITES = [1.0, 255.0, 65535.0]
+ABOVE_WHITE = 16
+"""Floats up to this are of a picture whose white is 1, with lights above it, which are cut off: on the scale of 255
+that picture would be all but black."""
 INTEGER_WHITES = [255, 1023, 4095, 65535]
 """What white may be in 16 bits: instruments and cameras put 10 or 12 bits there, which would be all but black. Dark
 photographs of 14 bits and of 16 look alike, and are left as they are."""
@@ -255,14 +259,27 @@ def _scaled_to_8_bit(decoded: _Decoded, path: Path) -> tuple[Image.Image, str]:
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: the picture holds values that are not finite", "an 8- or 16-bit copy of it")
-    brightest = values.max()
-    scales = FLOAT_WHITES if image.mode == "F" else [decoded.white] if decoded.white else INTEGER_WHITES
-    white = next((scale for scale in scales if brightest <= scale), brightest)
-    grey = Image.fromarray((values.clip(0) * (255 / white)).round().astype(np.uint8))
+    whites = FLOAT_WHITES if image.mode == "F" else [decoded.white] if decoded.white else INTEGER_WHITES
+    white, guess = _white_guessed(float(values.max()), whites)
+    grey = Image.fromarray((values.clip(0, white) * (255 / white)).round().astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # one level of grey, told apart from its neighbours in all its bits
+        opaque = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+        grey = Image.merge("LA", (grey, opaque))
     grey.info["icc_profile"] = image.info.get("icc_profile")
-    guessed = scales is INTEGER_WHITES and brightest > 0 and white < INTEGER_WHITES[-1]
+    return grey, guess
+
+
+def _white_guessed(brightest: float, whites: Sequence[float]) -> tuple[float, str]:
+    """(level of white, what a person should know about it)."""
+    if whites is FLOAT_WHITES and whites[0] < brightest <= ABOVE_WHITE:
+        return whites[0], f"values go up to {brightest:g}, and what is above 1 is shown as white"
+    white = next((scale for scale in whites if brightest <= scale), brightest)
+    if white not in whites:
+        return white, f"values go up to {brightest:g}, which is taken as white"
+    guessed = whites is INTEGER_WHITES and brightest > 0 and white < whites[-1]
     bits = round(math.log2(white + 1))
-    return grey, f"no grey is above {white} of 65535, so they are read as {bits}-bit" if guessed else ""
+    return white, f"no grey is above {white} of 65535, so they are read as {bits}-bit" if guessed else ""
 
 
 def _srgb(image: Image.Image, profile: bytes | None = None) -> Image.Image:

@@ -47,7 +47,7 @@ def put_back(folder: Path) -> None:
 
 def _aside(folder: Path) -> Path:
     """Short whatever the length of the folder's name."""
-    return folder.with_name(f".{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:12]}.kept")
+    return folder.parent / f".{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:12]}.kept"  # "/" has no name
 
 
 def _swapped(one: Path, other: Path) -> bool:

@@ -82,6 +82,27 @@ def test_a_float_tiff_in_zero_to_one_is_scaled(tmp_path: Path) -> None:
     assert pixels(load_image(tmp_path / "f.tiff"))[0, :, 0].tolist() == [0, 128, 255]
 
 
+def test_lights_above_white_do_not_turn_a_float_tiff_black(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[-0.5, 0.5, 1.0, 3.0]], dtype=np.float32)).save(tmp_path / "f.tiff")
+    picture = load_image(tmp_path / "f.tiff")
+    assert pixels(picture)[0, :, 0].tolist() == [0, 128, 255, 255]
+    assert picture.info["notes"] == ["values go up to 3, and what is above 1 is shown as white"]
+
+
+def test_a_white_that_no_depth_has_is_said(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 10**6, 2 * 10**6]], dtype=np.int32)).save(tmp_path / "deep.tiff")
+    picture = load_image(tmp_path / "deep.tiff")
+    assert pixels(picture)[0, :, 0].tolist() == [0, 128, 255]
+    assert picture.info["notes"] == ["values go up to 2e+06, which is taken as white"]
+
+
+def test_a_transparent_grey_of_16_bits_is_put_on_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[1000, 1001, 60000]], dtype=np.uint16)).save(tmp_path / "g.png", transparency=1000)
+    picture = load_image(tmp_path / "g.png")
+    assert pixels(picture)[0, :, 0].tolist() == [255, 4, 233]
+    assert picture.info["notes"] == ["transparent parts are shown on white"]
+
+
 def test_a_float_tiff_with_nan_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32)).save(tmp_path / "f.tiff")
     with pytest.raises(InputError, match=r"f\.tiff.*finite"):

@@ -218,3 +218,8 @@ def test_what_can_be_no_folder_is_refused_in_a_sentence(
         results_folder(Path(name))
     assert "\n" not in refused.value.what
     assert [path.name for path in tmp_path.iterdir()] == ["loop"]
+
+
+def test_the_root_of_the_disk_is_a_folder_that_is_not_empty() -> None:
+    with pytest.raises(UsageError, match="/: the folder is not empty"):
+        output_folder(Path("/"), force=False)
