@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from smoothtool.diffusion.ldm_names import ldm_names
+from smoothtool.diffusion.parts import COUNTED
+from smoothtool.errors import ModelError
 from smoothtool.readers.tensors import TensorsFile, open_tensors
 
 UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
@@ -41,8 +43,15 @@ class Checkpoint:
         return self.file.header.tensors[self.names[key]].shape
 
     def get_tensor(self, key: str) -> torch.Tensor:
-        """On the CPU; float8, which nothing can compute with, as float16. Raises: ModelError."""
+        """On the CPU; float8, which nothing can compute with, as float16.
+
+        Raises: ModelError, for whole numbers too: those of quantised weights are nothing without their scales.
+        """
         tensor = self.file.get(self.names[key])
+        if not tensor.dtype.is_floating_point and not key.endswith(COUNTED):
+            holds = self.file.header.tensors[self.names[key]].dtype
+            what = f"{self.file.header.path}: {self.names[key]} holds {holds}, not weights"
+            raise ModelError(what, "a copy that is not quantised")
         return tensor.half() if tensor.dtype in FLOAT8 else tensor
 
     @property

@@ -18,7 +18,7 @@ from smoothtool.diffusion.memory import failing_in_time
 from smoothtool.diffusion.text import PromptEncoder, added_conditions
 from smoothtool.errors import MemoryExhaustedError, ModelError, UsageError, out_of_memory
 from smoothtool.types import Conditioning
-from smoothtool.weights.passes import DRAWN_AT_ONCE, rows_at_once
+from smoothtool.weights.passes import DRAWN_AT_ONCE, latents_a_side, rows_at_once
 
 T = TypeVar("T")
 Limit = Literal["max_batch", "max_pictures"]
@@ -97,7 +97,7 @@ class DiffusionModel:
     @property
     def native_size_px(self) -> int:
         """Side of the square pictures the model was trained on, 512 for SD 1.x."""
-        return int(self.unet.config.sample_size) * self.vae_scale_factor
+        return latents_a_side(self.unet.config) * self.vae_scale_factor
 
     def picture_size_px(self, latent_shape: Sequence[int]) -> tuple[int, int]:
         """(width, height) of the picture whose latents have the shape (…, h, w)."""
@@ -149,8 +149,17 @@ class DiffusionModel:
 
         pixel_values = self._through_vae(decode, scaled, self.picture_size_px(scaled.shape))
         if not bool(torch.isfinite(pixel_values).all()):
-            raise ModelError(f"{self.name}: the picture came out as NaN", "--dtype float32, or lower --guidance")
+            raise self._no_picture()
         return pixel_values.clamp(-1, 1)
+
+    def _no_picture(self) -> ModelError:
+        """Why a picture came out as NaN, looked for only then: every weight has to be read."""
+        for part, module in self.parts.items():
+            for key, value in module.named_parameters():
+                if not bool(value.isfinite().all()):
+                    what = f"{self.name}: the weights of {part} are not finite ({key})"
+                    return ModelError(what, "another copy of the model")
+        return ModelError(f"{self.name}: the picture came out as NaN", "--dtype float32, or lower --guidance")
 
     def _through_vae(
         self, work: Callable[[slice], torch.Tensor], given: torch.Tensor, size_px: Sequence[int]

@@ -15,10 +15,10 @@ from transformers import CLIPTokenizer
 
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.errors import ModelError, first_line, out_of_memory
-from smoothtool.readers.fields import Fields, is_whole, read_fields
+from smoothtool.readers.fields import Fields, is_whole, read_fields, shown
 from smoothtool.readers.regular import check_regular, is_regular
-from smoothtool.readers.tensors import read_header
-from smoothtool.weights.published import choose_variant
+from smoothtool.readers.tensors import REAL, read_header
+from smoothtool.weights.published import choose_variant, weights_of
 
 HINT = "another copy of the model"
 LARGEST_TEXT_BYTES = 50_000_000
@@ -31,6 +31,16 @@ LARGEST = {
     "image_size": 8192, "patch_size": 1024,
 }  # fmt: skip
 """Sizes in configs above which no model goes: a library would build layers until time or memory end."""
+MAY_BE_ZERO = {"projection_dim"}
+NUMBERS = {"scaling_factor": (1e-6, 1e6), "dropout": (0.0, 1.0), "attention_dropout": (0.0, 1.0)}
+"""Lowest and highest of what is multiplied and drawn by, where a library only looks while it computes."""
+MULTIPLIED = {"scaling_factor"}
+"""Numbers that may be left out, and then have a default, but not be null."""
+TOKENS = ("bos_token_id", "eos_token_id")
+SHORTEST_TEXT = 3
+"""Tokens: the two that enclose a prompt, and one of its own."""
+COUNTED = "position_ids"
+"""A list of whole numbers that older libraries saved with a text encoder's weights."""
 MOST_LEVELS = 12
 TEXT_MODEL = "text_model."
 
@@ -69,9 +79,10 @@ def read_part(kind: Any, folder: Path, part: str, name: str, dtype: torch.dtype)
     except Exception as error:
         if out_of_memory(error):
             raise
-        reason = _other_shape(kind, config, place) or first_line(error)
+        reason = _other_shape(kind, config, place) or _reason(error)
         raise ModelError(f"{name}: {place} cannot be loaded: {reason}", HINT) from error
     check_missing(f"{name}: {place}", found["missing_keys"])
+    _check_unused(f"{name}: {place}", model, found["unexpected_keys"])
     return model
 
 
@@ -89,6 +100,24 @@ def check_missing(place: str, keys: Any) -> None:
         raise ModelError(f"{place}: the weights lack {missing[0]}{more}", HINT)
 
 
+def _check_unused(place: str, model: torch.nn.Module, keys: Iterable[str]) -> None:
+    """Raises: ModelError for weights of the model's own blocks that its config leaves out: half a model would run."""
+    blocks = {name for name, _ in model.named_children()}
+    bare = {key.removeprefix(TEXT_MODEL) for key in keys if not key.endswith(COUNTED)}
+    unused = sorted(key for key in bare if key.partition(".")[0] in blocks)
+    if unused:
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        raise ModelError(f"{place}: its config.json has no place for the weights {unused[0]}{more}", HINT)
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, where it is said to people: the errors of other classes quote a key or an operator."""
+    if isinstance(error, (OSError, RuntimeError, ValueError)):
+        said = " ".join(str(error).split())
+        return first_line(error) if not first_line(error).endswith(":") else said
+    return "its config.json or the list of its pieces does not describe a model"
+
+
 def read_tokenizer(folder: Path, part: str, name: str, **options: Any) -> CLIPTokenizer:
     """CLIP's tokenizer from `folder/part`.
 
@@ -100,9 +129,14 @@ def read_tokenizer(folder: Path, part: str, name: str, **options: Any) -> CLIPTo
         raise ModelError(f"{name}: {place} has no tokenizer (vocab.json and merges.txt)", HINT)
     _check_texts(place)
     try:
-        return CLIPTokenizer.from_pretrained(folder, subfolder=part, local_files_only=True, **options)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder=part, local_files_only=True, **options)
     except Exception as error:  # the tokenizers library raises plain Exceptions
         raise ModelError(f"{name}: {place} cannot be loaded: {first_line(error)}", HINT) from error
+    length = tokenizer.model_max_length
+    if not is_whole(length) or length < SHORTEST_TEXT:
+        what = f"model_max_length is {shown(length)}, not a whole number from {SHORTEST_TEXT}"
+        raise ModelError(f"{place / 'tokenizer_config.json'}: {what}", HINT)
+    return tokenizer
 
 
 def read_schedule(path: Path) -> Schedule:
@@ -136,10 +170,16 @@ def _check_sizes(config: Fields) -> None:
         value = config.values.get(key)
         if value is None or isinstance(value, bool):
             continue
-        numbers = list(_flat(value))
-        right = all(is_whole(one) and 0 <= one <= largest for one in numbers)
+        numbers, least = list(_flat(value)), 0 if key in MAY_BE_ZERO else 1
+        right = all(is_whole(one) and least <= one <= largest for one in numbers)
         if not right or not 1 <= len(numbers) <= MOST_LEVELS:
             raise config.wrong(key, f"a whole number up to {largest}, or a short list of them")
+    for key, (low, high) in NUMBERS.items():
+        if key in config.values:
+            config.number(key, *([] if key in MULTIPLIED else [0.0]), low=low, high=high)
+    for key in TOKENS:
+        if key in config.values:
+            config.whole(key, high=config.whole("vocab_size", LARGEST["vocab_size"]) - 1)
     for key in ("text_config", "vision_config"):
         if key in config:
             _check_sizes(config.fields(key))
@@ -164,6 +204,25 @@ def _check_files(place: Path, name: str) -> None:
     for path in weights:
         read_header(path, fault=ModelError, hint=HINT)
     _check_texts(place)
+    names = [path.name for path in place.iterdir()]
+    for used in weights_of(names, choose_variant(names) or ""):
+        _check_numbers(place / used)
+
+
+def _check_numbers(path: Path) -> None:
+    """One file of the weights that are read, or the list of them. A library turns whole numbers, as quantised weights
+    are, into floats without their scales, which makes other pictures.
+
+    Raises: ModelError.
+    """
+    if path.suffix == ".json":
+        pieces = read_fields(path, limit_bytes=LARGEST_TEXT_BYTES, fault=ModelError, hint=HINT).fields("weight_map")
+        for key in pieces.values:
+            pieces.text(key)
+        return
+    for key, facts in read_header(path, fault=ModelError, hint=HINT).tensors.items():
+        if facts.dtype not in REAL and not key.endswith(COUNTED):
+            raise ModelError(f"{path}: {key} holds {facts.dtype}, not weights", "a copy that is not quantised")
 
 
 def _check_texts(place: Path) -> None:

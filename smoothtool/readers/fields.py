@@ -100,7 +100,7 @@ class Fields:
     def wrong(self, key: str, wanted: str) -> SmoothtoolError:
         """The error for a key whose value is not what is wanted: to be raised."""
         value = self.values.get(key)
-        kind = "the text " if is_text(value) and _NUMBER.fullmatch(value) else ""  # "1" and 1 would look alike
+        kind = "the text " if isinstance(value, str) and _NUMBER.fullmatch(value) else ""  # "1" and 1 look alike
         what = f"{key} is missing" if value is None else f"{key} is {kind}{shown(value)}, not {wanted}"
         return self.fault(f"{self.place}: {what}", self.hint)
 

@@ -24,6 +24,7 @@ from smoothtool.weights.passes import (
     Held,
     decoder_pass,
     encoder_pass,
+    latents_a_side,
     rows_at_once,
     unet_pass,
 )
@@ -182,7 +183,7 @@ class _Taken:
 
     @property
     def _native_px(self) -> int:
-        return int(self.shape.unet.get("sample_size") or 64) * self._pixels_per_latent
+        return latents_a_side(self.shape.unet) * self._pixels_per_latent
 
     def _size_px(self) -> tuple[int, int]:
         """(height, width) of the largest picture that is worked on, padded."""

@@ -15,6 +15,7 @@ from smoothtool.readers.tensors import TensorsHeader, read_header
 from smoothtool.weights.kinds import BY_TEXT_WIDTH, CONFIGS, SD1, SD2, SDXL, XL_TEXT_WIDTH
 from smoothtool.weights.lora_names import dialect_of, has_second_encoder, ranks_of, text_widths
 from smoothtool.weights.models import KNOWN, ModelLocation, find_model
+from smoothtool.weights.passes import latents_a_side
 from smoothtool.weights.published import choose_variant, weights_of
 
 PARTS = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
@@ -118,12 +119,11 @@ def _of_folder(folder: Path) -> Facts:
     width = unet.values.get("cross_attention_dim")
     headers = {part: _headers(folder / part) for part in PARTS if (folder / part).is_dir()}
     pixels = 2 ** (len(_json(folder / "vae" / "config.json").items("block_out_channels", [0] * 4)) - 1)
-    side = unet.values.get("sample_size")
     found = BY_TEXT_WIDTH.get(width, "Stable Diffusion") if isinstance(width, int) else "Stable Diffusion"
     return {
         "architecture": found,
         "prediction": _json(folder / "scheduler" / "scheduler_config.json").text("prediction_type", "epsilon"),
-        "native size": f"{side * pixels} px" if isinstance(side, int) else "not stated",
+        "native size": f"{latents_a_side(unet.values) * pixels} px" if "sample_size" in unet else "not stated",
         "parameters": {PARTS[part]: sum(map(_numbers, found)) for part, found in headers.items()},
         "dtype": _dtypes(header for found in headers.values() for header in found),
         "files": _files(header.path for found in headers.values() for header in found),

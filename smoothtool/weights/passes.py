@@ -56,6 +56,12 @@ class Held:
     projected: float = 0.0
 
 
+def latents_a_side(unet: Mapping[str, Any]) -> int:
+    """Of the square pictures that a UNet of that config was trained on; the longer side where it says two."""
+    sides = unet.get("sample_size") or 64
+    return int(max(sides) if isinstance(sides, Sequence) else sides)
+
+
 def rows_at_once(size: Sequence[int], most: int) -> int:
     """How many maps of (height, width) have at most so many places together; one in any case."""
     return max(1, most // (size[0] * size[1]))

@@ -134,6 +134,21 @@ def changed(path: Path, **values: Any) -> None:
         ("text_encoder", {"num_attention_heads": 7}),
         ("text_encoder", {"hidden_act": "no such act"}),
         ("text_encoder", {"num_hidden_layers": 3}),
+        ("text_encoder", {"num_hidden_layers": 0}),
+        ("text_encoder", {"num_hidden_layers": 1}),
+        ("text_encoder", {"eos_token_id": None}),
+        ("text_encoder", {"eos_token_id": 10**6}),
+        ("text_encoder", {"attention_dropout": 2}),
+        ("unet", {"sample_size": 0}),
+        ("unet", {"dropout": float("nan")}),
+        ("unet", {"layers_per_block": 0}),
+        ("vae", {"scaling_factor": 0}),
+        ("vae", {"scaling_factor": None}),
+        ("vae", {"scaling_factor": "x"}),
+        ("vae", {"scaling_factor": float("nan")}),
+        ("tokenizer", {"model_max_length": "x"}),
+        ("tokenizer", {"model_max_length": 2}),
+        ("tokenizer", {"model_max_length": -1}),
         ("scheduler", {"num_train_timesteps": 10**12}),
         ("scheduler", {"num_train_timesteps": 0}),
         ("scheduler", {"beta_end": "x"}),
@@ -151,8 +166,45 @@ def changed(path: Path, **values: Any) -> None:
     ids=str,
 )
 def test_a_config_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, part: str, values: Any) -> None:
-    changed(folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **values)
-    refusal(folder)
+    names = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
+    changed(folder / part / names.get(part, "config.json"), **values)
+    said = refusal(folder)
+    assert re.search(r"( object |by zero|'\w+'$|instances|:$)", said.replace("an object", "")) is None, said
+
+
+@pytest.mark.parametrize("sides", [None, [8, 8], [4, 8]])
+def test_a_native_size_may_be_two_numbers_or_none(folder: Path, sides: Any) -> None:
+    changed(folder / "unet" / "config.json", sample_size=sides)
+    model = load_model(folder, "tiny", device="cpu")
+    assert model.native_size_px == (64 if sides is None else 8) * model.vae_scale_factor
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_quantised_weights_are_not_read_as_floats(folder: Path, part: str) -> None:
+    key = change_weights(
+        folder / part / WEIGHTS[part],
+        lambda found: found["weights"].update({found["key"]: torch.ones(3).to(torch.int8)}),
+    )
+    assert re.search(rf"{re.escape(key)} holds I8, not weights", refusal(folder))
+
+
+def test_weights_that_are_not_finite_are_named_when_no_picture_comes_out(folder: Path) -> None:
+    key = change_weights(
+        folder / "vae" / WEIGHTS["vae"], lambda found: found["weights"][found["key"]].fill_(float("nan"))
+    )
+    model = load_model(folder, "tiny", device="cpu")
+    with pytest.raises(ModelError, match=rf"the weights of vae are not finite \({re.escape(key)}\)"):
+        model.decode_latents(torch.zeros(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [1], {"weight_map": [1]}, {"weight_map": {"a": 3}}, {"weight_map": {"a": "../x"}}]
+)
+def test_a_list_of_pieces_of_another_form_is_refused_in_a_sentence(folder: Path, content: Any) -> None:
+    weights = folder / "unet" / WEIGHTS["unet"]
+    weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00001.safetensors"))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(content))
+    assert re.search(r"(object|'\w+'$|instances)", refusal(folder).replace("a JSON object", "")) is None
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
@@ -189,7 +241,7 @@ def test_a_tokenizer_that_is_missing_or_damaged_is_refused(folder: Path, name: s
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     config = folder / "text_encoder" / "config.json"
     rows = json.loads(config.read_text())["vocab_size"] - 5
-    changed(config, vocab_size=rows)
+    changed(config, vocab_size=rows, bos_token_id=0, eos_token_id=1)
     path = folder / "text_encoder" / WEIGHTS["text_encoder"]
     weights = load_file(path)
     key = next(key for key in weights if key.endswith("token_embedding.weight"))

@@ -494,6 +494,14 @@ def test_every_precision_on_disk_loads(
     assert torch.equal(loaded.unet.conv_in.weight, stored)
 
 
+def test_quantised_weights_in_a_checkpoint_are_refused(
+    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path
+) -> None:
+    parts = unet_in_ldm(model), vae_in_ldm(model), clip_in_ldm(model)
+    with pytest.raises(ModelError, match="holds I8, not weights"):
+        load_single_file(checkpoint(tmp_path / "a.safetensors", *parts, dtype=torch.int8), "a", tokenizer, device="cpu")
+
+
 @pytest.mark.parametrize(
     ("keys", "metadata"),
     [

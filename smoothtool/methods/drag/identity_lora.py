@@ -17,7 +17,7 @@ from smoothtool.diffusion.ddim import error_weights, noise_target
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.types import Conditioning
-from smoothtool.weights.passes import LEARNED_AT_ONCE, rows_at_once
+from smoothtool.weights.passes import LEARNED_AT_ONCE, latents_a_side, rows_at_once
 
 IDENTITY = "identity"
 """Name of the adapter on the UNet."""
@@ -51,7 +51,7 @@ def fit_identity_lora(
     """
     parameters = add_trainable_lora(model.unet, rank, adapter=IDENTITY, generator=generator)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-2)
-    side = int(model.unet.config.sample_size)
+    side = latents_a_side(model.unet.config)
     try:
         for step in range(steps):
             crops = torch.cat([_crop(latents, side, generator) for _ in range(batch)])
