@@ -83,6 +83,17 @@ def test_a_part_whose_jobs_hang_leaves_the_next_part_its_time(worker: Child, mon
     assert found[-1] == ("second", {"note": "", "done": 1})
 
 
+def test_a_process_that_does_not_start_in_time_is_not_the_fault_of_its_job(tmp_path: Path) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time; time.sleep(60)")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        with child(["slow_to_import"]) as made:
+            [(_, row)] = rows([Task("part", {}, "builtins:dict")], made, time.perf_counter() + 2)
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert row == {"note": "left out: no time"}
+
+
 @pytest.mark.parametrize(("left_s", "share"), [(480, 240), (30, 15), (12, LEAST_S), (4, 4), (-1, -1)])
 def test_a_share_is_half_of_the_time_left_but_never_a_sliver(left_s: float, share: float) -> None:
     assert share_s(left_s) == share

@@ -135,16 +135,16 @@ def rows(tasks: Sequence[Task], worker: Child, until: float) -> Iterator[tuple[s
 
 
 def _figures(task: Task, worker: Child, part_until: float, until: float) -> dict[str, Any]:
-    left_s = part_until - time.perf_counter()
+    within_s = 0.0
     try:
-        if left_s >= LEAST_USEFUL_S:
+        if part_until - time.perf_counter() >= LEAST_USEFUL_S:
             worker.start(until - time.perf_counter())
-            left_s = share_s(part_until - time.perf_counter())
-        if left_s < LEAST_USEFUL_S:
+            within_s = share_s(part_until - time.perf_counter())
+        if within_s < LEAST_USEFUL_S:
             return {"note": NO_TIME}
-        return {"note": "", **worker.call(task.function, task.arguments, left_s)}
-    except OverTimeError:
-        return {"note": f"not within {left_s:.0f} s"}
+        return {"note": "", **worker.call(task.function, task.arguments, within_s)}
+    except OverTimeError:  # of the job, or of the start of its process
+        return {"note": f"not within {within_s:.0f} s" if within_s else NO_TIME}
     except JobFailedError as error:  # a table with a hole says more than a traceback after eight minutes
         return {"note": f"error: {error}"}
 
