@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 from smoothtool.diffusion.ddim import Schedule
 from smoothtool.errors import ModelError, first_line, out_of_memory
 from smoothtool.readers.fields import Fields, is_whole, read_fields, shown
-from smoothtool.readers.regular import check_regular, is_regular
+from smoothtool.readers.regular import check_regular, is_regular, read_regular
 from smoothtool.readers.tensors import REAL, read_header
 from smoothtool.weights.published import choose_variant, weights_of
 
@@ -128,6 +128,8 @@ def read_tokenizer(folder: Path, part: str, name: str, **options: Any) -> CLIPTo
     if not words and not is_regular(place / "tokenizer.json"):
         raise ModelError(f"{name}: {place} has no tokenizer (vocab.json and merges.txt)", HINT)
     _check_texts(place)
+    if words and not _has_merges(place / "merges.txt"):
+        raise ModelError(f"{name}: {place / 'merges.txt'} holds no merges: every word would be letters", HINT)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder=part, local_files_only=True, **options)
     except Exception as error:  # the tokenizers library raises plain Exceptions
@@ -137,6 +139,11 @@ def read_tokenizer(folder: Path, part: str, name: str, **options: Any) -> CLIPTo
         what = f"model_max_length is {shown(length)}, not a whole number from {SHORTEST_TEXT}"
         raise ModelError(f"{place / 'tokenizer_config.json'}: {what}", HINT)
     return tokenizer
+
+
+def _has_merges(path: Path) -> bool:
+    content = read_regular(path, limit_bytes=LARGEST_TEXT_BYTES, fault=ModelError, hint=HINT)
+    return any(line.strip() and not line.startswith(b"#version") for line in content.splitlines())
 
 
 def read_schedule(path: Path) -> Schedule:

@@ -238,6 +238,13 @@ def test_a_tokenizer_that_is_missing_or_damaged_is_refused(folder: Path, name: s
     assert "has no tokenizer" in refusal(folder)
 
 
+@pytest.mark.parametrize("content", [b"", b"#version: 0.2\n\n"])
+def test_a_tokenizer_without_merges_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "tokenizer" / "merges.txt").write_bytes(content)
+    assert "merges.txt holds no merges" in refusal(folder)
+
+
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     config = folder / "text_encoder" / "config.json"
     rows = json.loads(config.read_text())["vocab_size"] - 5

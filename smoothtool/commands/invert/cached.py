@@ -18,7 +18,7 @@ from smoothtool.figures import InvertFigures, QualityFigures
 from smoothtool.files.pictures.images import Fitted, crop_back
 from smoothtool.files.storage.cache import InversionCache, cache_key
 from smoothtool.metrics.reconstruction import reconstruction_quality
-from smoothtool.readers.fields import Fields, as_fields
+from smoothtool.readers.fields import Fields, as_fields, shown
 from smoothtool.readers.regular import at_home
 from smoothtool.types import Inversion, LatentTrajectory, Track
 from smoothtool.version import __version__
@@ -134,7 +134,8 @@ def open_inversion(file: SourceFile, model: DiffusionModel) -> Inverted:
         what = f"{path}: an earlier smoothtool moved EDICT's two latents in another order, which would not lead back"
         raise ModelError(what, "invert the picture again")
     if {"model": facts.text("model"), "loras": facts.items("loras")} != model.identity():
-        made_with = f"model {info['model']}, LoRAs {info['loras'] or 'none'}"
+        loras = ", ".join(" at ".join(map(str, one)) if isinstance(one, list) else shown(one) for one in info["loras"])
+        made_with = f"model {info['model']}, LoRA {loras or 'none'}"
         raise ModelError(
             f"{path}: this inversion belongs to other weights ({made_with})",
             "the --model and --lora it was made with, or invert the picture again",

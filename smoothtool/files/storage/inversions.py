@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,7 @@ AGAIN = "make it again with invert"
 LARGEST_SIDE_PX, LARGEST_PICTURE_PX = 16_384, 178_000_000
 HEADER_KEY = "smoothtool"
 EXTRA = "extra."
+_VERSION = re.compile(r"\d+(\.\w+)+")
 
 
 def save_inversion(path: Path, inversion: Inversion, info: dict[str, Any]) -> None:
@@ -91,7 +93,7 @@ def _facts(inversion: Inversion) -> dict[str, Any]:
 
 
 def _read_facts(path: Path, header: Mapping[str, str]) -> Fields:
-    if HEADER_KEY not in header:
+    if HEADER_KEY not in header or _VERSION.fullmatch(header[HEADER_KEY]):  # LoRAs say by which smoothtool they are
         raise ModelError(f"{path}: these are weights, not an inversion", "smoothtool invert makes one")
     place = f"{path}: the inversion's header"
     facts = as_fields(parse_json(header[HEADER_KEY], place, ModelError, AGAIN), place, ModelError, AGAIN)
@@ -138,6 +140,8 @@ def _assembled(facts: Fields, tensors: dict[str, torch.Tensor]) -> Inversion:
         extra={name.removeprefix(EXTRA): part for name, part in tensors.items() if name.startswith(EXTRA)},
     )
     _check_shapes(inversion, facts)
+    if not (inversion.converged or losses):
+        raise facts.wrong("losses", "a list of numbers that says how far it was from converging")
     return inversion
 
 

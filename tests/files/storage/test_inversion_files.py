@@ -138,6 +138,12 @@ def with_header(path: Path, **changes: Any) -> Path:
     return path
 
 
+def test_a_lora_of_ours_is_called_weights_by_its_header(tmp_path: Path) -> None:
+    save_file({"unet.a": torch.ones(2)}, tmp_path / "a.safetensors", metadata={"smoothtool": "0.1.0"})
+    with pytest.raises(ModelError, match="these are weights, not an inversion"):
+        load_inversion(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -162,6 +168,7 @@ def with_header(path: Path, **changes: Any) -> Path:
         {"guidance_scale": None},
         {"losses": 3},
         {"losses": ["x"]},
+        {"losses": []},
         {"converged": 1},
         {"unet_calls": -1},
         {"unet_calls": 1.5},
