@@ -128,7 +128,7 @@ def read_tokenizer(folder: Path, part: str, name: str, **options: Any) -> CLIPTo
     if not words and not is_regular(place / "tokenizer.json"):
         raise ModelError(f"{name}: {place} has no tokenizer (vocab.json and merges.txt)", HINT)
     _check_texts(place)
-    if words and not _has_merges(place / "merges.txt"):
+    if words and not is_regular(place / "tokenizer.json") and not _has_merges(place / "merges.txt"):
         raise ModelError(f"{name}: {place / 'merges.txt'} holds no merges: every word would be letters", HINT)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder=part, local_files_only=True, **options)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from batch_toys import saved_tiny_model
 from safetensors.torch import load_file, save_file
+from toys import tiny_tokenizer
 
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.parts import has_bare_names
@@ -240,7 +241,8 @@ def test_a_tokenizer_that_is_missing_or_damaged_is_refused(folder: Path, name: s
 
 @pytest.mark.parametrize("content", [b"", b"#version: 0.2\n\n"])
 def test_a_tokenizer_without_merges_is_refused(folder: Path, content: bytes) -> None:
-    (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    tiny_tokenizer(folder / "tokenizer")
     (folder / "tokenizer" / "merges.txt").write_bytes(content)
     assert "merges.txt holds no merges" in refusal(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -171,7 +172,8 @@ def note_convergence(inversion: Inversion, track: Track) -> None:
     """Note a null-text fit that ends far from the picture, or a step that was not solved."""
     if not inversion.converged:
         nti = inversion.method == "nti"
-        left = f"loss {inversion.losses[-1]:.2g} at the last step" if nti else f"residual {max(inversion.losses):.2g}"
+        losses = inversion.losses or (math.nan,)  # files of other programs may say nothing of them
+        left = f"loss {losses[-1]:.2g} at the last step" if nti else f"residual {max(losses):.2g}"
         remedy = "more --steps, --guidance 3, or a --src that fits" if nti else "more --steps, or a --src that fits"
         note = f"the inversion has not converged ({left}): expect pictures that differ from the input; try {remedy}"
         track.note(note)

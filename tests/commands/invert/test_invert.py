@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from toys import tiny_model
+from track_toys import Told
 
 from smoothtool.commands.invert import run as invert
+from smoothtool.commands.invert.cached import note_convergence
 from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import InputError
 from smoothtool.files.pictures.images import read_settings
 from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.jobs import make_job
-from smoothtool.types import silent
+from smoothtool.types import Inversion, LatentTrajectory, silent
 
 N = 3
 
@@ -98,3 +101,11 @@ def test_a_missing_picture_is_refused_and_nothing_is_left(run: Callable[..., Any
     with pytest.raises(InputError, match=r"wolf\.png"):
         run(image=str(tmp_path / "wolf.png"))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_inversion_that_does_not_say_how_far_it_was_is_still_noted() -> None:
+    latents, told = torch.zeros(2, 1, 4, 2, 2), Told()
+    for method in ("nti", "fixed-point"):
+        made = Inversion(method, LatentTrajectory(latents, (1,)), latents[0], ("",), 7.5, converged=False)
+        note_convergence(made, told)
+    assert ["has not converged" in note for note in told.notes] == [True, True]

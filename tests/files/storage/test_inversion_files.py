@@ -168,7 +168,6 @@ def test_a_lora_of_ours_is_called_weights_by_its_header(tmp_path: Path) -> None:
         {"guidance_scale": None},
         {"losses": 3},
         {"losses": ["x"]},
-        {"losses": []},
         {"converged": 1},
         {"unet_calls": -1},
         {"unet_calls": 1.5},
