@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from PIL import Image
 
 from smoothtool.batch.run import BatchOptions, run_batch
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import ModelError
 from smoothtool.files.pictures.images import load_image, save_image
 from smoothtool.files.storage.output import new_folder
@@ -26,7 +28,7 @@ def fake_invert(
 ) -> SimpleNamespace:
     """`log` gets one line per call; `before` is told the picture's name, `inside` the folder that is being filled."""
 
-    def run(job, track: Track, pool=None) -> Report:
+    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
         before(Path(job.image).name)
         report = Report(command="invert", folder=job.output, job=job.settings(), figures={"losses": [0.5]})
         with new_folder(job.output, job.force) as folder:
@@ -52,7 +54,7 @@ def replace_invert() -> None:
     def no_model() -> None:
         raise ModelError("model/unet: is broken", "another copy of it")
 
-    def run(job, track: Track, pool=None) -> Report:
+    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
         root, name = job.output.parents[1], Path(job.image).name
 
         def inside(folder: Path) -> None:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import torch
 import torch.nn.functional as F
 
 
-def transcribed_drag(look, latents, handles, targets, size, region, iterations, rate=0.01, r_m=1, r_p=3, weight=0.1):
+def transcribed_drag(
+    look: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    latents: torch.Tensor,
+    handles: Iterable[torch.Tensor],
+    targets: Sequence[torch.Tensor] | torch.Tensor,
+    size: tuple[int, int],
+    region: torch.Tensor | None,
+    iterations: int,
+    rate: float = 0.01,
+    r_m: int = 1,
+    r_p: int = 3,
+    weight: float = 0.1,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """look(latents) -> (feature, previous). Returns per iteration the handles, and the latents at the end."""
 
-    def enlarged(z):
+    def enlarged(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         feature, previous = look(z)
         return F.interpolate(feature, size, mode="bilinear"), previous
 
@@ -42,7 +56,9 @@ def transcribed_drag(look, latents, handles, targets, size, region, iterations, 
     return path, z.detach()
 
 
-def _tracked(first, feature, start, handle, r_p):
+def _tracked(
+    first: torch.Tensor, feature: torch.Tensor, start: torch.Tensor, handle: torch.Tensor, r_p: int
+) -> torch.Tensor:
     wanted = first[:, :, int(start[0]), int(start[1])]
     r, c = max(0, int(handle[0]) - r_p), max(0, int(handle[1]) - r_p)
     window = feature[:, :, r : int(handle[0]) + r_p + 1, c : int(handle[1]) + r_p + 1].detach()
@@ -51,12 +67,12 @@ def _tracked(first, feature, start, handle, r_p):
     return torch.tensor([float(r + row), float(c + col)])
 
 
-def _shifted(feature, r, c, d, r_m):
+def _shifted(feature: torch.Tensor, r: int, c: int, d: torch.Tensor, r_m: int) -> torch.Tensor:
     r0, c0 = r - r_m + torch.floor(d[0]).long(), c - r_m + torch.floor(d[1]).long()
     dr, dc = d[0] - torch.floor(d[0]), d[1] - torch.floor(d[1])
     k = 2 * r_m + 1
 
-    def at(i, j):
+    def at(i: int, j: int) -> torch.Tensor:
         return feature[:, :, r0 + i : r0 + i + k, c0 + j : c0 + j + k]
 
     return (1 - dr) * ((1 - dc) * at(0, 0) + dc * at(0, 1)) + dr * ((1 - dc) * at(1, 0) + dc * at(1, 1))

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from batch_toys import fake_invert, go, pictures, states, toy_model
@@ -17,7 +19,10 @@ from batch_toys import fake_invert, go, pictures, states, toy_model
 from smoothtool.batch.journal import Journal
 from smoothtool.batch.run import BatchOptions, run_batch
 from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
-from smoothtool.recipe.plan import plan_flags
+from smoothtool.recipe.plan import Plan, plan_flags
+from smoothtool.types import Outcome
+
+T = TypeVar("T")
 
 TOYS = Path(__file__).parents[1] / "batch_toys.py"
 
@@ -30,7 +35,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def use(monkeypatch: pytest.MonkeyPatch, root: Path, **hooks) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, root: Path, **hooks: Callable[..., None]) -> None:
     monkeypatch.setitem(sys.modules, "smoothtool.commands.invert.run", fake_invert(root / "log", **hooks))
 
 
@@ -228,7 +233,9 @@ def test_interrupted_twice_it_stops_at_once_and_leaves_nothing_half_done(
     [lambda: [signal.raise_signal(signal.SIGINT) for _ in range(2)], lambda: sys.exit(143)],
     ids=["ctrl-c", "term"],
 )
-def test_stopped_at_once_it_decodes_no_picture_for_the_page(root: Path, monkeypatch: pytest.MonkeyPatch, end) -> None:
+def test_stopped_at_once_it_decodes_no_picture_for_the_page(
+    root: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
+) -> None:
     monkeypatch.setattr("smoothtool.batch.gallery.load_image", lambda *_, **__: pytest.fail("a picture was decoded"))
     use(monkeypatch, root, inside=lambda folder: end() if (root / "out" / "p0").exists() else None)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -301,7 +308,7 @@ class Recorder:
     def __init__(self, order: list[str]) -> None:
         self.order = order
 
-    def __call__(self, items, description, total):
+    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
         for item in items if description == "items" else ():
             self.order.append(item.item.job.model)
             yield item
@@ -315,7 +322,7 @@ def test_a_plan_of_one_plain_file_is_no_batch(root: Path) -> None:
 
 
 def test_the_page_at_work_is_no_leftover_to_another_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(plan, outcomes, folder: Path, *_: object, **__: object) -> None:
+    def write(plan: Plan, outcomes: Sequence[Outcome], folder: Path, *_: object, **__: object) -> None:
         (folder / ".0123456789ab.part.html").write_text("half")
         time.sleep(0.02)
         Journal(folder).sweep()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from smoothtool.batch.run import BatchOptions, run_batch
 from smoothtool.commands.shared import session
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 from smoothtool.recipe.reading import plan_recipe
 from smoothtool.types import Outcome, silent
@@ -26,7 +28,7 @@ def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     seen: list[str] = []
     load = session.load_model
 
-    def counted(*arguments, **options):
+    def counted(*arguments: Any, **options: Any) -> DiffusionModel:
         seen.append("loaded")
         return load(*arguments, **options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from smoothtool.types import silent
 HOSTILE = "\"><script>alert(1)</script>'&{{ 7*7 }}"
 
 
-def card(**changes) -> Card:
+def card(**changes: Any) -> Card:
     return Card(
         **{
             "name": "fox",

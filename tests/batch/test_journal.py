@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -40,7 +41,7 @@ def test_a_claim_outlives_that_another_process_sweeps_its_folder_away(
 ) -> None:
     sweeps, acquire = [1, 1], FileLock.acquire
 
-    def late(lock: FileLock, **how):
+    def late(lock: FileLock, **how: Any) -> object:
         if sweeps:
             sweeps.pop()
             (tmp_path / LOCKS).rmdir()

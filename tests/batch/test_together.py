@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None]) -> l
     rows: list[int] = []
     predict = DiffusionModel._predict
 
-    def counted(self, latents, *rest):
+    def counted(self: DiffusionModel, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
         rows.append(len(latents))
         before(len(latents))
         return predict(self, latents, *rest)

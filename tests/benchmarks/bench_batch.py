@@ -14,6 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+
+from smoothtool.commands.shared.model_pool import ModelPool
+from smoothtool.recipe.plan import Plan
+from smoothtool.types import Report, Track
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -47,11 +52,11 @@ def main(count: int) -> dict[str, float]:
         }
 
 
-def _timed(plan, root: Path) -> tuple[float, float]:
+def _timed(plan: Plan, root: Path) -> tuple[float, float]:
     """CPU seconds of the batch, and of the command within it."""
     command, own = fake_invert(root / "log"), 0.0
 
-    def run(job, track, pool=None):
+    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
         nonlocal own
         started = time.process_time()
         report = command.run(job, track)

@@ -11,11 +11,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
+
+from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.types import Conditioning
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tempfile
@@ -31,7 +36,7 @@ GRID = 4 * SIDE  # half of a picture of 8 pixels per latent
 HANDLES, TARGETS = torch.tensor([[64.0, 40.0], [30.0, 90.0]]), torch.tensor([[70.0, 100.0], [90.0, 60.0]])
 
 
-def sd_shaped_model(width: int, device: str):
+def sd_shaped_model(width: int, device: str) -> DiffusionModel:
     with tempfile.TemporaryDirectory() as folder:
         model = tiny_model(Path(folder))
     torch.manual_seed(0)
@@ -46,10 +51,12 @@ def sd_shaped_model(width: int, device: str):
     return model
 
 
-def published(model, latents, text, region):
+def published(
+    model: DiffusionModel, latents: torch.Tensor, text: Conditioning, region: torch.Tensor | None
+) -> list[list[list[float]]]:
     timestep, alpha, alpha_next = model.schedule.alpha_pairs(STEPS)[STEP_INDEX]
 
-    def look(z):
+    def look(z: torch.Tensor) -> Any:
         kept = []
         hook = model.unet.up_blocks[2].register_forward_hook(lambda module, inputs, out: kept.append(out))
         noise = model.unet(z, timestep, encoder_hidden_states=text.prompt_embeds).sample
@@ -64,17 +71,19 @@ def published(model, latents, text, region):
     return [points.tolist() for points in path]
 
 
-def ours(model, latents, text, region):
+def ours(
+    model: DiffusionModel, latents: torch.Tensor, text: Conditioning, region: torch.Tensor | None
+) -> list[list[list[float]]]:
     see = unet_look(model, STEP_INDEX, STEPS, text, text, 1.0, masked=region is not None)
 
-    def look(z):
+    def look(z: torch.Tensor) -> Any:
         return see(z * 1)  # the FLOP counter cannot watch a leaf of autograd enter a module
 
     task = DragTask(HANDLES.to(latents), TARGETS.to(latents), (GRID, GRID), region)
     return [s.handles_rc.tolist() for s in drag_steps(look, latents, task, DragSettings(iterations=ITERATIONS))]
 
 
-def measure(run, *arguments):
+def measure(run: Callable[..., Any], *arguments: Any) -> tuple[Any, int, float]:
     """Handle path, FLOPs of one run, and the faster of two."""
     with FlopCounterMode(display=False) as counter:
         path = run(*arguments)

@@ -30,6 +30,7 @@ from PIL import Image, ImageFilter
 from smoothtool.commands.drag.picture import DragRequest, drag_one
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import open_session
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.drawing.trajectory import draw_points
 from smoothtool.files.lists.points import points_from_numbers
@@ -105,7 +106,7 @@ def request(move: Move, icons: Path, method: str = "") -> DragRequest:
     return DragRequest(render(move.scene, icons), points, None if method == "warp" else painted, caption(move.scene))
 
 
-def measure(model, move: Move, icons: Path, method: str, lora_steps: int) -> tuple[Image.Image, dict]:
+def measure(model: DiffusionModel, move: Move, icons: Path, method: str, lora_steps: int) -> tuple[Image.Image, dict]:
     job = make_job("drag", {**SCENE, "method": method, "lora_steps": lora_steps})
     calls = model.counter.calls
     dragged = drag_one(model, request(move, icons, method), job, silent)
@@ -154,7 +155,7 @@ def results(folder: Path) -> list[dict]:
     return read_records(folder, "scenes.jsonl", {"scene": int, "method": str, "lora_steps": int})
 
 
-def drag_scene(model, index: int, move: Move, lora_steps: int, options: argparse.Namespace) -> None:
+def drag_scene(model: DiffusionModel, index: int, move: Move, lora_steps: int, options: argparse.Namespace) -> None:
     """By every method that has no record yet; the LoRA is fitted for the first and remembered."""
     rows = results(options.output)
     done = {(row["scene"], row["method"], row["lora_steps"]) for row in rows}

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
 from smoothtool.diffusion.loading import load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.files.drawing.markdown import markdown_table
 from smoothtool.files.pictures.images import fit_image, load_image
 from smoothtool.methods.inversion.dci import dci_steps
 from smoothtool.methods.inversion.fixed_point_solvers import adamw_solver, anderson_solver, plain_solver
 from smoothtool.methods.inversion.spdinv import spdinv_steps
-from smoothtool.weights.models import resolve_model, resolve_picture
+from smoothtool.types import Conditioning
+from smoothtool.weights.models import resolve_model
+from smoothtool.weights.sample_pictures import resolve_picture
 
 SOLVERS = {"AdamW": adamw_solver, "plain": plain_solver, "Anderson": anderson_solver}
 FAR = 1e6
@@ -71,7 +76,9 @@ def main() -> None:
     print(markdown_table([cost(model, latents, text, steps, name, options.steps) for name in SOLVERS]))
 
 
-def cost(model, latents, text, steps, name: str, count: int) -> dict[str, object]:
+def cost(
+    model: DiffusionModel, latents: torch.Tensor, text: Conditioning, steps: Callable[..., Any], name: str, count: int
+) -> dict[str, object]:
     """One line: the solver until the papers' threshold, and the way back."""
     calls, started = model.counter.calls, time.perf_counter()
     done = list(steps(SOLVERS[name]()))

@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -82,7 +84,7 @@ def main() -> None:
         print(line, flush=True)
 
 
-def timed(model: DiffusionModel, work):
+def timed(model: DiffusionModel, work: Callable[[], Any]) -> tuple[float, int, Any]:
     before, started = model.counter.calls, time.perf_counter()
     result = work()
     return time.perf_counter() - started, model.counter.calls - before, result

@@ -89,7 +89,7 @@ class Held:
             self.counter.now -= self.size
 
 
-def reference_step(predict, batch: NoisyBatch) -> None:
+def reference_step(predict: Callable[[torch.Tensor], torch.Tensor], batch: NoisyBatch) -> None:
     """Equations 9 and 10 through create_graph, as the reference program computes them."""
     noise = batch.noise.clone().requires_grad_(True)
     latents = batch.noisy(noise)

@@ -37,7 +37,7 @@ def test_the_handle_lies_on_the_item_even_where_its_middle_is_a_hole(icons: Path
 
 
 @pytest.mark.parametrize("way", [(0, 0), (12, -7)])
-def test_an_item_is_found_where_it_was_drawn(icons: Path, way) -> None:
+def test_an_item_is_found_where_it_was_drawn(icons: Path, way: tuple[int, int]) -> None:
     move = Move(SCENE, *way)
     assert locate(render(move.moved, icons), move, icons) == way
 

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cli_toys import call_main
 
 from smoothtool.cli import console
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import BatchError, InputError, MemoryExhaustedError, ModelError, UsageError
 from smoothtool.jobs import JOBS
 from smoothtool.types import Report, Track
@@ -42,7 +44,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Call
     """Run the command line with `interpolate` and `invert` replaced; returns (exit code, stdout, stderr)."""
     monkeypatch.setattr(console, "show", console.Show())
 
-    def go(*arguments: str, run=None) -> tuple[int, str, str]:
+    def go(*arguments: str, run: Callable[..., Report] | None = None) -> tuple[int, str, str]:
         fake = SimpleNamespace(run=run or finished)
         monkeypatch.setitem(sys.modules, "smoothtool.commands.interpolate.run", fake)
         monkeypatch.setitem(sys.modules, "smoothtool.commands.invert.run", fake)
@@ -51,7 +53,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Call
     return go
 
 
-def finished(job, track: Track, pool) -> Report:
+def finished(job: Any, track: Track, pool: ModelPool | None) -> Report:
     track.note("model: [bold]toy[/bold]")
     for _ in track(range(3), "inverting", 3):
         pass
@@ -59,8 +61,8 @@ def finished(job, track: Track, pool) -> Report:
     return Report(command=job.command, folder=Path("out/it"), job=job.settings())
 
 
-def failing(fault: BaseException):
-    def run(job, track: Track, pool=None) -> Report:
+def failing(fault: BaseException) -> Callable[..., Report]:
+    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
         raise fault
 
     return run
@@ -160,7 +162,7 @@ def test_a_dry_run_is_a_recipe_that_runs_the_same_job(
 ) -> None:
     seen = []
 
-    def run(job, track: Track, pool=None) -> Report:
+    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
         seen.append(job)
         return finished(job, track, pool)
 
@@ -180,7 +182,7 @@ def test_run_takes_jobs_one_after_another_with_overrides(
     recipe.write_text("jobs: [{command: interpolate, images: [a, b]}, {command: invert, image: c}]")
     seen = []
 
-    def run(job, track: Track, pool=None) -> Report:
+    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
         seen.append(job)
         return finished(job, track, pool)
 

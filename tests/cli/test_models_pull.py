@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +18,12 @@ from safetensors.torch import load_file, save_file
 from toys import tiny_model, tiny_xl_model
 
 from smoothtool.diffusion.loading import load_model
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.saving import save_model
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.weights.models import KNOWN, resolve_model
+
+Call = Callable[..., tuple[int, str, str]]
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 UNET = ["diffusers", "UNet2DConditionModel"]
@@ -84,7 +88,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]):
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
     return lambda *arguments: call_main(capsys, "models", *arguments)
 
 
@@ -118,7 +122,9 @@ def describe(hub: FolderHub, name: str, index: dict[str, Any], unet: Any = None,
 
 
 @pytest.mark.parametrize("toy", [tiny_model, tiny_xl_model], ids=["sd", "sdxl"])
-def test_an_fp16_only_repository_is_pulled_and_loaded_by_its_name(hub: FolderHub, call, tmp_path: Path, toy) -> None:
+def test_an_fp16_only_repository_is_pulled_and_loaded_by_its_name(
+    hub: FolderHub, call: Call, tmp_path: Path, toy: Callable[[Path], DiffusionModel]
+) -> None:
     made = toy(tmp_path / "tokenizer")
     publish(hub, "some/model", made, ("fp16",))
     code, out, err = call("pull", "some/model")
@@ -130,7 +136,7 @@ def test_an_fp16_only_repository_is_pulled_and_loaded_by_its_name(hub: FolderHub
     assert (loaded.unet.dtype, loaded.fingerprint) == (torch.float32, made.fingerprint)
 
 
-def test_the_plain_weights_are_pulled_unless_a_variant_is_asked_for(hub: FolderHub, call, tmp_path: Path) -> None:
+def test_the_plain_weights_are_pulled_unless_a_variant_is_asked_for(hub: FolderHub, call: Call, tmp_path: Path) -> None:
     made = tiny_model(tmp_path / "tokenizer")
     publish(hub, "some/model", made, ("", "fp16"))
     publish(hub, "other/model", made, ("", "fp16"))
@@ -143,7 +149,7 @@ def test_the_plain_weights_are_pulled_unless_a_variant_is_asked_for(hub: FolderH
     assert names == ["diffusion_pytorch_model.fp16.safetensors"]
 
 
-def test_a_variant_that_is_not_there_is_a_sentence(hub: FolderHub, call, tmp_path: Path) -> None:
+def test_a_variant_that_is_not_there_is_a_sentence(hub: FolderHub, call: Call, tmp_path: Path) -> None:
     publish(hub, "some/model", tiny_model(tmp_path / "tokenizer"), ("fp16",))
     code, out, err = call("pull", "some/model", "--variant", "bf16")
     assert (code, out) == (4, "")
@@ -151,7 +157,7 @@ def test_a_variant_that_is_not_there_is_a_sentence(hub: FolderHub, call, tmp_pat
     assert "fp16" in err
 
 
-def test_a_revision_is_pulled_and_used_by_its_own_name(hub: FolderHub, call, tmp_path: Path) -> None:
+def test_a_revision_is_pulled_and_used_by_its_own_name(hub: FolderHub, call: Call, tmp_path: Path) -> None:
     publish(hub, "some/model", tiny_model(tmp_path / "tokenizer"), ("",))
     code, out, err = call("pull", "some/model", "--revision", "v1")
     assert (code, "--model some/model@v1" in err) == (0, True)
@@ -166,7 +172,9 @@ def test_a_revision_is_pulled_and_used_by_its_own_name(hub: FolderHub, call, tmp
     assert call("pull", "some/model", "--revision", "../../x")[0] == 2
 
 
-def test_what_is_here_is_not_asked_for_again_but_what_was_cut_short_is(hub: FolderHub, call, tmp_path: Path) -> None:
+def test_what_is_here_is_not_asked_for_again_but_what_was_cut_short_is(
+    hub: FolderHub, call: Call, tmp_path: Path
+) -> None:
     publish(hub, "some/model", tiny_model(tmp_path / "tokenizer"), ("",))
     folder = Path(call("pull", "some/model")[1].strip())
     asked = len(hub.downloads)
@@ -203,7 +211,7 @@ XL = {"_class_name": "StableDiffusionXLPipeline", "unet": UNET}
     ],
 )
 def test_what_could_not_be_used_is_refused_before_its_weights_are_asked_for(
-    hub: FolderHub, call, name: str, described: tuple[Any, ...], what: str
+    hub: FolderHub, call: Call, name: str, described: tuple[Any, ...], what: str
 ) -> None:
     describe(hub, name, *described)
     code, out, err = call("pull", name)
@@ -214,7 +222,7 @@ def test_what_could_not_be_used_is_refused_before_its_weights_are_asked_for(
 
 
 def test_gated_models_are_refused_by_what_the_hub_says_of_them(
-    hub: FolderHub, call, monkeypatch: pytest.MonkeyPatch
+    hub: FolderHub, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     describe(hub, "a/flux", {"_class_name": "FluxPipeline"})
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **options: pytest.fail("asked for a file"))
@@ -231,7 +239,7 @@ def test_gated_models_are_refused_by_what_the_hub_says_of_them(
     ],
 )
 def test_what_the_hub_refuses_is_one_sentence(
-    call, monkeypatch: pytest.MonkeyPatch, fault: type[Exception], what: str
+    call: Call, monkeypatch: pytest.MonkeyPatch, fault: type[Exception], what: str
 ) -> None:
     error = fault.__new__(fault)  # the hub's own want a response
     error.args = ("4xx Client Error. (Request ID: 1)\n\nmore lines\n",)
@@ -242,7 +250,7 @@ def test_what_the_hub_refuses_is_one_sentence(
     assert "more lines" not in err
 
 
-def test_a_repository_of_single_files_says_what_to_do(hub: FolderHub, call) -> None:
+def test_a_repository_of_single_files_says_what_to_do(hub: FolderHub, call: Call) -> None:
     (hub.root / "a" / "single").mkdir(parents=True)
     (hub.root / "a" / "single" / "best.safetensors").write_bytes(b"")
     code, _, err = call("pull", "a/single")
@@ -251,17 +259,17 @@ def test_a_repository_of_single_files_says_what_to_do(hub: FolderHub, call) -> N
     assert "download best.safetensors by hand, and give it as --model" in err
 
 
-def test_a_missing_second_tokenizer_is_told_before_a_download(hub: FolderHub, call) -> None:
+def test_a_missing_second_tokenizer_is_told_before_a_download(hub: FolderHub, call: Call) -> None:
     describe(hub, "a/half", XL, XL_UNET)
     shutil.rmtree(hub.root / "a/half/tokenizer_2")
     assert "a/half: the model has no second tokenizer" in call("pull", "a/half")[2]
 
 
-def test_a_lora_with_a_name_has_no_variants(hub: FolderHub, call) -> None:
+def test_a_lora_with_a_name_has_no_variants(hub: FolderHub, call: Call) -> None:
     assert call("pull", "smooth-sd15", "--variant", "fp16")[0] == 2
 
 
-def test_the_list_knows_base_models_and_loved_fine_tunes(call) -> None:
+def test_the_list_knows_base_models_and_loved_fine_tunes(call: Call) -> None:
     listed = call("list")[1]
     for name in ("sd15", "sdxl", "dreamshaper-8", "juggernaut-xl-v9"):
         assert name in listed

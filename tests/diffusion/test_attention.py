@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
 from smoothtool.diffusion.attention import (
+    AttentionLayer,
     attention_layers,
     attention_probs,
     block_like_sd,
@@ -21,7 +22,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError
 
 
-def call(model, latents):
+def call(model: DiffusionModel, latents: torch.Tensor) -> torch.Tensor:
     text = model.encode_prompts(["a cat", "a red dog"]).prompt_embeds[: len(latents)]
     return model.unet(latents, 301, encoder_hidden_states=text).sample
 
@@ -79,7 +80,7 @@ def test_layers_are_listed_in_the_order_in_which_the_unet_runs_them(
 
 
 def test_downsampling_is_latents_per_token(model: DiffusionModel, latents: torch.Tensor) -> None:
-    def attend(layer, query, key, value):
+    def attend(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         assert query.shape[2] == (16 // layer.downsampling) ** 2
         return fused_attention(query, key, value)
 
@@ -127,7 +128,7 @@ def test_gradients_flow_through_mutual_attention(model: DiffusionModel, latents:
     assert float(grad[0].abs().max()) > 0
 
 
-def fail_under_a_control(model, latents) -> NoReturn:
+def fail_under_a_control(model: DiffusionModel, latents: torch.Tensor) -> NoReturn:
     with mutual_self_attention(model.unet, [0, 0], 0):
         call(model, latents)
         raise ZeroDivisionError
@@ -143,7 +144,7 @@ def test_processors_are_the_same_objects_after_an_exception(model: DiffusionMode
 def test_a_control_that_fails_midway_leaves_the_unet_as_it_was(model: DiffusionModel, latents: torch.Tensor) -> None:
     plain = call(model, latents)
 
-    def attend(layer, query, key, value) -> NoReturn:
+    def attend(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> NoReturn:
         raise ValueError("midway")
 
     with pytest.raises(ValueError, match="midway"), controlled_attention(attention_layers(model.unet), attend, 2):

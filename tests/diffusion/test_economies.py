@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,9 @@ STEPS = 3
 
 
 @pytest.fixture(scope="module", params=[tiny_model, tiny_xl_model], ids=["sd", "sdxl"])
-def pair(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[DiffusionModel, DiffusionModel]:
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[DiffusionModel, DiffusionModel]:
     """The same model twice, the second with gradient checkpointing."""
     plain, saving = (request.param(tmp_path_factory.mktemp("model")) for _ in range(2))
     saving.economies.use("gradient_checkpointing")
@@ -107,7 +110,9 @@ def test_checkpointing_is_back_after_an_error(pair: tuple[DiffusionModel, Diffus
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=["cuda", "mps", "cpu", "python"])
-def test_work_with_gradients_begins_again_with_checkpointing_and_says_so(model: DiffusionModel, fault) -> None:
+def test_work_with_gradients_begins_again_with_checkpointing_and_says_so(
+    model: DiffusionModel, fault: Exception
+) -> None:
     told, tried = Told(), []
     model.economies.tell(told.note)
 
@@ -136,14 +141,14 @@ def test_work_that_fits_in_no_way_is_one_sentence(model: DiffusionModel) -> None
 
 @pytest.mark.parametrize("fault", FAULTS, ids=["cuda", "mps", "cpu", "python"])
 def test_pictures_are_divided_and_then_drawn_in_strips(
-    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch, fault
+    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     told, decode, latents = Told(), model.vae.decode, latents_of(4, 2)
     monkeypatch.setattr(strips, "STRIP_NUMBERS", 1024)
     expected = model.decode_latents(latents)
     model.economies.tell(told.note)
 
-    def in_little_memory(scaled: torch.Tensor):
+    def in_little_memory(scaled: torch.Tensor) -> Any:
         if "vae_tiling" not in model.economies.active:
             raise fault
         return decode(scaled)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from toys import layer_of
 
@@ -25,6 +28,9 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 from smoothtool.files.storage.tensors import write_tensors
 
+Tensors = dict[str, torch.Tensor]
+Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
 LAYERS = {
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": (8, 8),
     "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k": (16, 16),
@@ -41,14 +47,14 @@ def pairs() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return {name: (torch.randn(RANK, i), torch.randn(o, RANK)) for name, (o, i) in shapes.items()}
 
 
-def predict(model, timestep=500):
+def predict(model: DiffusionModel, timestep: int = 500) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(2, 4, 16, 16, generator=generator)
     with torch.no_grad():
         return model.predict_noise(latents, timestep, model.encode_prompts(["a cat", "red cake"]))
 
 
-def snapshot(model):
+def snapshot(model: DiffusionModel) -> Tensors:
     return {
         f"{part}.{key}": value.clone()
         for part in ("unet", "text_encoder")
@@ -56,18 +62,18 @@ def snapshot(model):
     }
 
 
-def same(one, other):
+def same(one: Tensors, other: Tensors) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def merged(model, pairs, factor=ALPHA / RANK) -> None:
+def merged(model: DiffusionModel, pairs: Pairs, factor: float = ALPHA / RANK) -> None:
     """The algebra: W + (alpha / r) up down, written into the weights."""
     for name, (down, up) in pairs.items():
         part = model.text.text_encoder if name == TEXT_LAYER else model.unet
         layer_of(part, name).weight.data += factor * up @ down
 
 
-def diffusers_keys(pairs):
+def diffusers_keys(pairs: Pairs) -> Tensors:
     return {
         f"{'text_encoder' if name == TEXT_LAYER else 'unet'}.{name}.lora_{letter}.weight": tensor
         for name, pair in pairs.items()
@@ -75,12 +81,12 @@ def diffusers_keys(pairs):
     }
 
 
-def write(path: Path, tensors, metadata=None) -> Path:
+def write(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata=metadata)
     return path
 
 
-def alpha_header():
+def alpha_header() -> dict[str, str]:
     settings = {
         f"{part}.{key}": value
         for part in ("unet", "text_encoder")
@@ -89,11 +95,11 @@ def alpha_header():
     return {"lora_adapter_metadata": json.dumps(settings)}
 
 
-def write_diffusers(folder, pairs):
+def write_diffusers(folder: Path, pairs: Pairs) -> Path:
     return write(folder / "new.safetensors", diffusers_keys(pairs), alpha_header())
 
 
-def write_old_diffusers(folder, pairs):
+def write_old_diffusers(folder: Path, pairs: Pairs) -> Path:
     tensors = {}
     for name, (down, up) in pairs.items():
         stem = f"text_encoder.text_model.{name}.lora_linear_layer" if name == TEXT_LAYER else f"unet.{name}.lora"
@@ -101,7 +107,7 @@ def write_old_diffusers(folder, pairs):
     return write(folder / "old.safetensors", tensors, alpha_header())
 
 
-def write_peft(folder, pairs, adapter=""):
+def write_peft(folder: Path, pairs: Pairs, adapter: str = "") -> Path:
     tensors = {}
     for key, tensor in diffusers_keys(pairs).items():
         key = key.replace("text_encoder.", "base_model.model.text_model.").replace("unet.", "base_model.model.")
@@ -110,11 +116,11 @@ def write_peft(folder, pairs, adapter=""):
     return write(folder / "adapter_model.safetensors", tensors)
 
 
-def write_named_peft(folder, pairs):
+def write_named_peft(folder: Path, pairs: Pairs) -> Path:
     return write_peft(folder, pairs, ".default")
 
 
-def write_kohya(folder, pairs):
+def write_kohya(folder: Path, pairs: Pairs) -> Path:
     tensors = {}
     for name, (down, up) in pairs.items():
         stem = f"lora_te_text_model.{name}" if name == TEXT_LAYER else f"lora_unet_{name}"
@@ -127,7 +133,7 @@ def write_kohya(folder, pairs):
     return write(folder / "kohya.safetensors", tensors)
 
 
-def write_processor(folder, pairs, prefix=""):
+def write_processor(folder: Path, pairs: Pairs, prefix: str = "") -> Path:
     """The format of the published Smooth LoRA: no alpha (the pair is scaled instead), UNet only."""
     tensors = {}
     for name, (down, up) in pairs.items():
@@ -151,7 +157,10 @@ def test_a_loaded_lora_equals_weights_merged_by_hand(
 
 @pytest.mark.parametrize("dialect", [write_old_diffusers, write_peft, write_named_peft, write_kohya])
 def test_every_dialect_gives_the_same_noise_and_fingerprint(
-    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], dialect
+    model: DiffusionModel,
+    tmp_path: Path,
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    dialect: Callable[[Path, Pairs], Path],
 ) -> None:
     first = load_lora(model, write_diffusers(tmp_path, pairs))
     expected = predict(model)
@@ -163,7 +172,7 @@ def test_every_dialect_gives_the_same_noise_and_fingerprint(
 
 @pytest.mark.parametrize("prefix", ["", "unet."])
 def test_bare_attention_processor_keys_load(
-    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], prefix
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], prefix: str
 ) -> None:
     unet_pairs = {name: pair for name, pair in pairs.items() if name != TEXT_LAYER}
     load_lora(model, write_processor(tmp_path, pairs, prefix))
@@ -175,7 +184,7 @@ def test_bare_attention_processor_keys_load(
 
 @pytest.mark.parametrize("spatial", [(), (1, 1)])
 def test_one_by_one_convolutions_are_stored_with_or_without_their_ones(
-    model: DiffusionModel, tmp_path: Path, spatial
+    model: DiffusionModel, tmp_path: Path, spatial: tuple[int, ...]
 ) -> None:
     name, down, up = "mid_block.attentions.0.proj_in", torch.randn(2, 16), torch.randn(16, 2)
     stem = "lora_unet_" + name.replace(".", "_")
@@ -263,7 +272,7 @@ def test_the_same_generator_gives_the_same_start(model: DiffusionModel) -> None:
     assert same(lora_state(model.unet, "one"), lora_state(model.unet, "two"))
 
 
-def train_a_little(model, alpha=4):
+def train_a_little(model: DiffusionModel, alpha: float = 4) -> list[torch.nn.Parameter]:
     parameters = add_trainable_lora(model.unet, rank=2, alpha=alpha)
     with torch.no_grad():
         for parameter in parameters:
@@ -282,7 +291,9 @@ def test_loading_beside_a_lora_in_training_leaves_it_trainable(
 
 
 @pytest.mark.parametrize("contents", [lora_file, kohya_file])
-def test_saved_and_loaded_equals_the_lora_in_memory(model: DiffusionModel, tmp_path: Path, contents) -> None:
+def test_saved_and_loaded_equals_the_lora_in_memory(
+    model: DiffusionModel, tmp_path: Path, contents: Callable[..., Any]
+) -> None:
     train_a_little(model)
     expected = predict(model)
     write_tensors(tmp_path / "out.safetensors", *contents(model.unet, "trained", {"steps": "3"}))
@@ -302,7 +313,9 @@ def test_state_taken_and_put_back_is_equal(model: DiffusionModel) -> None:
 
 
 @pytest.mark.parametrize("contents", [lora_file, kohya_file])
-def test_diffusers_reads_our_file_and_predicts_the_same_noise(model: DiffusionModel, tmp_path: Path, contents) -> None:
+def test_diffusers_reads_our_file_and_predicts_the_same_noise(
+    model: DiffusionModel, tmp_path: Path, contents: Callable[..., Any]
+) -> None:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     train_a_little(model)
@@ -324,12 +337,12 @@ def test_diffusers_reads_our_file_and_predicts_the_same_noise(model: DiffusionMo
     assert not torch.allclose(expected, predict_without(pipe, model), atol=1e-3)
 
 
-def predict_without(pipe, model):
+def predict_without(pipe: StableDiffusionPipeline, model: DiffusionModel) -> torch.Tensor:
     pipe.unload_lora_weights()
     return predict(model)
 
 
-def faulty(kind: str, folder: Path, pairs) -> Path:
+def faulty(kind: str, folder: Path, pairs: Pairs) -> Path:
     tensors = diffusers_keys(pairs)
     key = next(iter(tensors))
     if kind == "unknown":
@@ -362,7 +375,7 @@ def faulty(kind: str, folder: Path, pairs) -> Path:
     ],
 )
 def test_a_faulty_lora_is_refused_and_the_model_is_as_before(
-    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], kind, said
+    model: DiffusionModel, tmp_path: Path, pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], kind: str, said: str
 ) -> None:
     before, base = snapshot(model), predict(model)
     with pytest.raises(ModelError, match=said) as caught:
@@ -383,11 +396,11 @@ def test_a_scale_that_is_no_number_leaves_the_model_as_before(
 
 
 @pytest.mark.parametrize("name", ["evil.safetensors", "evil.bin", "evil.pt", "evil.ckpt"])
-def test_a_pickle_is_refused_and_never_run(model: DiffusionModel, tmp_path: Path, name) -> None:
+def test_a_pickle_is_refused_and_never_run(model: DiffusionModel, tmp_path: Path, name: str) -> None:
     witness = tmp_path / "ran"
 
     class Evil:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, tuple[Path]]:
             return (Path.touch, (witness,))
 
     torch.save({"x": Evil()}, tmp_path / name)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random as random_module
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,9 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
 from smoothtool.weights.lora_names import ENDINGS
 
+Change = tuple[dict[str, torch.Tensor], torch.Tensor]
+Kind = Callable[[torch.Tensor], Change]
+
 LINEAR = "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 WIDE = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj"
 POINT = "down_blocks.0.attentions.0.proj_in"
@@ -31,14 +36,14 @@ def random(*shape: int) -> torch.Tensor:
     return 0.3 * torch.randn(*shape)
 
 
-def lora(weight: torch.Tensor):
+def lora(weight: torch.Tensor) -> Change:
     """-> (tensors by ending, the change of the weight by the definition)."""
     down, up = random(4, *weight.shape[1:]), random(len(weight), 4, *(1 for _ in weight.shape[2:]))
     delta = ALPHA / 4 * (up.flatten(1) @ down.flatten(1)).view(weight.shape)
     return {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(ALPHA)}, delta
 
 
-def locon_with_a_core(weight: torch.Tensor):
+def locon_with_a_core(weight: torch.Tensor) -> Change:
     if weight.ndim == 2:
         return lora(weight)
     down, core, up = random(4, weight.shape[1], 1, 1), random(4, 4, *weight.shape[2:]), random(len(weight), 4, 1, 1)
@@ -50,18 +55,18 @@ def locon_with_a_core(weight: torch.Tensor):
     return {**tensors, "alpha": torch.tensor(ALPHA)}, ALPHA / 4 * delta
 
 
-def loha(weight: torch.Tensor, rank: int = 2):
+def loha(weight: torch.Tensor, rank: int = 2) -> Change:
     out, columns = len(weight), weight[0].numel()
     a, b, c, d = random(out, rank), random(rank, columns), random(out, rank), random(rank, columns)
     tensors = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d, "alpha": torch.tensor(ALPHA)}
     return tensors, (ALPHA / rank * (a @ b) * (c @ d)).view(weight.shape)
 
 
-def loha_of_high_rank(weight: torch.Tensor):
+def loha_of_high_rank(weight: torch.Tensor) -> Change:
     return loha(weight, rank=7)
 
 
-def loha_with_cores(weight: torch.Tensor):
+def loha_with_cores(weight: torch.Tensor) -> Change:
     if weight.ndim == 2:
         return loha(weight)
     tensors, factors = {}, []
@@ -76,13 +81,13 @@ def loha_with_cores(weight: torch.Tensor):
     return {**tensors, "alpha": torch.tensor(ALPHA)}, ALPHA / 3 * factors[0] * factors[1]
 
 
-def lokr(weight: torch.Tensor):
+def lokr(weight: torch.Tensor) -> Change:
     left, right = random(4, 2), random(len(weight) // 4, weight.shape[1] // 2, *weight.shape[2:])
     delta = torch.kron(left.view(4, 2, *(1 for _ in weight.shape[2:])), right)
     return {"lokr_w1": left, "lokr_w2": right, "alpha": torch.tensor(99.0)}, delta
 
 
-def lokr_of_products(weight: torch.Tensor):
+def lokr_of_products(weight: torch.Tensor) -> Change:
     kernel = weight.shape[2:].numel()
     a, b = random(4, 2), random(2, 2)
     c, d = random(len(weight) // 4, 2), random(2, weight.shape[1] // 2 * kernel)
@@ -92,13 +97,13 @@ def lokr_of_products(weight: torch.Tensor):
     return {**tensors, "alpha": torch.tensor(ALPHA)}, delta
 
 
-def whole(weight: torch.Tensor):
+def whole(weight: torch.Tensor) -> Change:
     delta = random(*weight.shape)
     return {"diff": delta}, delta
 
 
-def dora_of(kind):
-    def make(weight: torch.Tensor):
+def dora_of(kind: Kind) -> Kind:
+    def make(weight: torch.Tensor) -> Change:
         tensors, delta = kind(weight)
         lengths = 0.5 + torch.rand(len(weight))
         moved = weight + delta
@@ -110,7 +115,7 @@ def dora_of(kind):
     return make
 
 
-def dora_by_columns(weight: torch.Tensor):
+def dora_by_columns(weight: torch.Tensor) -> Change:
     tensors, delta = lora(weight)
     moved = weight + delta
     columns = moved.transpose(0, 1).flatten(1).norm(dim=1).view(1, -1, *(1 for _ in weight.shape[2:]))
@@ -134,13 +139,13 @@ KINDS = [
 ]
 
 
-def predict(model):
+def predict(model: DiffusionModel) -> torch.Tensor:
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return model.predict_noise(latents, 500, model.encode_prompts(["a cat"]))
 
 
-def write(path: Path, tensors, **metadata: str) -> Path:
+def write(path: Path, tensors: dict[str, torch.Tensor], **metadata: str) -> Path:
     save_file({key: value.contiguous().clone() for key, value in tensors.items()}, path, metadata=metadata or None)
     return path
 
@@ -149,14 +154,14 @@ def stem(name: str) -> str:
     return "lora_unet_" + name.replace(".", "_")
 
 
-def weights_of(model, name: str) -> torch.Tensor:
+def weights_of(model: DiffusionModel, name: str) -> torch.Tensor:
     return model.unet.get_submodule(name).weight.detach()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("scale", [1.0, 0.4])
 def test_every_kind_changes_the_model_as_its_definition_says(
-    model: DiffusionModel, tmp_path: Path, kind, scale
+    model: DiffusionModel, tmp_path: Path, kind: Kind, scale: float
 ) -> None:
     torch.manual_seed(2)
     tensors, deltas = {}, {}
@@ -188,7 +193,7 @@ def test_a_loha_of_low_rank_stays_low(model: DiffusionModel, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64]
 )
-def test_every_precision_on_disk_is_applied(model: DiffusionModel, tmp_path: Path, dtype) -> None:
+def test_every_precision_on_disk_is_applied(model: DiffusionModel, tmp_path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(2)
     tensors, _ = lora(weights_of(model, LINEAR))
     stored = {f"{stem(LINEAR)}.{key}": value.to(dtype) for key, value in tensors.items()}
@@ -208,7 +213,9 @@ def test_every_precision_on_disk_is_applied(model: DiffusionModel, tmp_path: Pat
     ],
     ids=["kohya, CompVis", "ComfyUI, CompVis", "ComfyUI", "LyCORIS", "peft"],
 )
-def test_every_spelling_of_a_layer_is_understood(model: DiffusionModel, tmp_path: Path, spell) -> None:
+def test_every_spelling_of_a_layer_is_understood(
+    model: DiffusionModel, tmp_path: Path, spell: Callable[[str, str], str]
+) -> None:
     tensors = {}
     names = [name for name in adaptable(model.unet) if not name.startswith("conv_norm")]
     for name, other in ldm_names(model.unet, names).items():
@@ -217,7 +224,7 @@ def test_every_spelling_of_a_layer_is_understood(model: DiffusionModel, tmp_path
     assert load_lora(model, write(tmp_path / "x.safetensors", tensors))["layers"] == len(names)
 
 
-def plain(model) -> dict[str, torch.Tensor]:
+def plain(model: DiffusionModel) -> dict[str, torch.Tensor]:
     return {f"{stem(LINEAR)}.{key}": value for key, value in lora(weights_of(model, LINEAR))[0].items()}
 
 
@@ -241,7 +248,9 @@ def plain(model) -> dict[str, torch.Tensor]:
     ],
 )
 @pytest.mark.parametrize("beside", [False, True])
-def test_a_kind_that_cannot_be_applied_is_named(model: DiffusionModel, tmp_path: Path, tensors, words, beside) -> None:
+def test_a_kind_that_cannot_be_applied_is_named(
+    model: DiffusionModel, tmp_path: Path, tensors: dict[str, tuple[int, ...]], words: str, beside: bool
+) -> None:
     made = {key: torch.zeros(shape) for key, shape in tensors.items()} | (plain(model) if beside else {})
     if beside and ("emb_params" not in tensors and all("." not in key for key in tensors)):
         made |= {"bundle_emb.x.string_to_param.*": torch.zeros(2, 16)}
@@ -257,14 +266,14 @@ def test_loras_of_integers_are_refused(model: DiffusionModel, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", [loha, lokr, lokr_of_products, whole, dora_of(lora)], ids=lambda kind: kind.__name__)
-def test_pieces_of_another_base_model_are_refused_by_shape(model: DiffusionModel, tmp_path: Path, kind) -> None:
+def test_pieces_of_another_base_model_are_refused_by_shape(model: DiffusionModel, tmp_path: Path, kind: Kind) -> None:
     tensors, _ = kind(torch.zeros(48, 40))
     with pytest.raises(ModelError, match=r"this model needs|the LoRA is of"):
         load_lora(model, write(tmp_path / "x.safetensors", {f"{stem(LINEAR)}.{k}": v for k, v in tensors.items()}))
 
 
 @pytest.mark.parametrize("kind", [lora, loha, lokr_of_products, dora_of(lora)], ids=lambda kind: kind.__name__)
-def test_a_rank_of_zero_is_refused(model: DiffusionModel, tmp_path: Path, kind) -> None:
+def test_a_rank_of_zero_is_refused(model: DiffusionModel, tmp_path: Path, kind: Kind) -> None:
     tensors, _ = kind(weights_of(model, LINEAR))
     ranked = {"lora_down.weight", "hada_w1_b", "hada_w2_b", "lokr_w1_b", "lokr_w2_b"} & tensors.keys()
     made = {**tensors, **{name: tensors[name][:0] for name in ranked}}
@@ -288,7 +297,7 @@ def test_an_alpha_is_a_single_number_of_any_shape(
 
 
 @pytest.mark.parametrize("kind", [lora, loha, lokr_of_products, whole, dora_of(lora)], ids=lambda kind: kind.__name__)
-def test_a_kind_with_a_piece_missing_is_refused(model: DiffusionModel, tmp_path: Path, kind) -> None:
+def test_a_kind_with_a_piece_missing_is_refused(model: DiffusionModel, tmp_path: Path, kind: Kind) -> None:
     tensors, _ = kind(weights_of(model, LINEAR))
     for lost in [key for key in tensors if key not in ("alpha", "dora_scale")]:
         made = {f"{stem(LINEAR)}.{key}": value for key, value in tensors.items() if key != lost}
@@ -303,7 +312,7 @@ def test_a_huge_product_is_refused_before_it_is_made(model: DiffusionModel, tmp_
         load_lora(model, write(tmp_path / "x.safetensors", {f"{stem(LINEAR)}.{k}": v for k, v in sides.items()}))
 
 
-def peft_folder(model, folder: Path, config: bytes) -> Path:
+def peft_folder(model: DiffusionModel, folder: Path, config: bytes) -> Path:
     folder.mkdir()
     own = lora(weights_of(model, LINEAR))[0]
     names = {"lora_A": own["lora_down.weight"], "lora_B": own["lora_up.weight"]}
@@ -315,7 +324,7 @@ def peft_folder(model, folder: Path, config: bytes) -> Path:
     return folder
 
 
-def factor(model) -> float:
+def factor(model: DiffusionModel) -> float:
     return float(model.unet.get_submodule(LINEAR).scaling["lora_0"])
 
 
@@ -334,7 +343,7 @@ def factor(model) -> float:
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_folder_of_peft_is_applied_with_its_alpha(
-    model: DiffusionModel, tmp_path: Path, config, expected, encoding
+    model: DiffusionModel, tmp_path: Path, config: dict[str, Any], expected: float, encoding: str
 ) -> None:
     load_lora(model, peft_folder(model, tmp_path / "adapter", json.dumps(config).encode(encoding)))
     assert factor(model) == pytest.approx(expected)
@@ -357,7 +366,9 @@ def test_a_folder_of_peft_is_applied_with_its_alpha(
         b'{"lora_alpha": 1' + b"0" * 6000 + b"}",
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused_in_a_sentence(model: DiffusionModel, tmp_path: Path, config) -> None:
+def test_settings_that_cannot_be_meant_are_refused_in_a_sentence(
+    model: DiffusionModel, tmp_path: Path, config: bytes
+) -> None:
     with pytest.raises(ModelError, match=r"adapter_config\.json") as refused:
         load_lora(model, peft_folder(model, tmp_path / "adapter", config))
     assert "\n" not in refused.value.what

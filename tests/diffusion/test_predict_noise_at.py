@@ -12,7 +12,7 @@ from smoothtool.diffusion.model import DiffusionModel
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_every_sample_is_predicted_at_its_own_time(tmp_path: Path, prediction_type) -> None:
+def test_every_sample_is_predicted_at_its_own_time(tmp_path: Path, prediction_type: str) -> None:
     model = tiny_model(tmp_path, prediction_type=prediction_type)
     latents, times = torch.randn(3, 4, 16, 16), [20, 500, 980]
     text = model.encode_prompts(["a cat", "a dog", "red cake"])
@@ -25,7 +25,7 @@ def test_every_sample_is_predicted_at_its_own_time(tmp_path: Path, prediction_ty
 class NoTruthValue(torch.nn.Module):
     """As torch.compile's modules are when what they wrap has no length."""
 
-    def __init__(self, unet) -> None:
+    def __init__(self, unet: torch.nn.Module) -> None:
         super().__init__()
         self.forward = unet.forward
 

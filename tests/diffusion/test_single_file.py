@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -174,7 +176,7 @@ def checkpoint(path: Path, *parts: Weights, dtype: torch.dtype = torch.float32) 
 
 @pytest.mark.parametrize("text_in_ldm", [clip_in_ldm, open_clip_in_ldm])
 def test_a_checkpoint_is_the_model_of_its_diffusers_folder(
-    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, text_in_ldm
+    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, text_in_ldm: Any
 ) -> None:
     path = checkpoint(
         tmp_path / "a.safetensors",
@@ -426,7 +428,9 @@ class Bomb:
 
 @pytest.mark.parametrize("write", [lambda what, path: path.write_bytes(pickle.dumps(what)), torch.save])
 @pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
-def test_a_pickle_is_refused_and_never_run(write, name: str, tokenizer: Path, tmp_path: Path) -> None:
+def test_a_pickle_is_refused_and_never_run(
+    write: Callable[[Any, Path], object], name: str, tokenizer: Path, tmp_path: Path
+) -> None:
     write(Bomb(tmp_path / "boom"), tmp_path / name)
     with pytest.raises(ModelError, match="pickle"):
         load_single_file(tmp_path / name, "a", tokenizer, device="cpu")
@@ -477,7 +481,7 @@ def averages_alone(weights: Weights) -> Weights:
     ids=["state_dict.", "module.", "NovelAI", "EMA alone", "both"],
 )
 def test_a_checkpoint_in_another_wrapping_is_the_same_model(
-    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, change
+    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, change: Callable[[Weights], Weights]
 ) -> None:
     weights = change({**unet_in_ldm(model), **vae_in_ldm(model), **clip_in_ldm(model)})
     loaded = load_single_file(checkpoint(tmp_path / "a.safetensors", weights), "a", tokenizer, device="cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from smoothtool.errors import UsageError
@@ -157,7 +159,7 @@ EDIT = {"image": "x.png", "src": "a red fox", "trg": ["a blue fox"]}
         ({"steps": 1000}, "999"),
     ],
 )
-def test_an_edit_that_would_drop_a_wish_is_refused(settings, reason) -> None:
+def test_an_edit_that_would_drop_a_wish_is_refused(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         make_job("edit", {**EDIT, **settings})
 
@@ -175,7 +177,7 @@ def test_a_method_has_the_defaults_of_its_program_unless_told_otherwise() -> Non
         ({"attention_span": "always"}, "--attention-span is for the method attention, not for slerp"),
     ],
 )
-def test_an_option_of_walks_from_noise_is_refused_elsewhere(settings, reason) -> None:
+def test_an_option_of_walks_from_noise_is_refused_elsewhere(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         make_job("interpolate", {"images": ["a.png", "b.png"], **settings})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def pictures(size: tuple[int, int], count: int = 2, seed: int = 0) -> tuple[torc
     return first, (first + 0.3 * torch.randn(first.shape, generator=generator)).clamp(-1, 1)
 
 
-def in_01(picture: torch.Tensor):
+def in_01(picture: torch.Tensor) -> Any:
     return ((picture.double() + 1) / 2).permute(1, 2, 0).numpy()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -19,7 +21,7 @@ def picture(folder: Path, name: str) -> None:
     Image.new("RGB", (8, 8), "red").save(folder / name)
 
 
-def names_of(folder: Path):
+def names_of(folder: Path) -> Any:
     found, complaints = read_captioned_folder(folder)
     return {one.name: one.captions for one in found}, complaints
 
@@ -92,7 +94,7 @@ def test_bad_rows_missing_files_and_ways_out_of_the_folder_are_named(tmp_path: P
 
 
 @pytest.mark.parametrize("make", [lambda folder: None, lambda folder: folder.mkdir()])
-def test_no_data_is_an_input_error(tmp_path: Path, make) -> None:
+def test_no_data_is_an_input_error(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "none")
     with pytest.raises(InputError, match="none"):
         read_captioned_folder(tmp_path / "none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,22 +11,25 @@ from toys import tiny_model
 
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
+from smoothtool.methods.smoothness.step_variation import Gradient
 from smoothtool.training.difference import finite_difference_step, forbid_tf32, required_difference_step
 
 
 @pytest.fixture
-def velocity(tmp_path: Path):
+def velocity(tmp_path: Path) -> DiffusionModel:
     return tiny_model(tmp_path / "velocity", prediction_type="v_prediction")
 
 
-def test_velocities_take_a_tenth_of_the_length_that_noise_takes(model: DiffusionModel, velocity) -> None:
+def test_velocities_take_a_tenth_of_the_length_that_noise_takes(
+    model: DiffusionModel, velocity: DiffusionModel
+) -> None:
     lengths = [finite_difference_step("central", one) for one in (model, velocity)]
     assert lengths == [3e-4, 3e-5]
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
 def test_rounded_passes_take_a_long_difference_for_noise_and_none_for_velocities(
-    model: DiffusionModel, velocity, gradient
+    model: DiffusionModel, velocity: DiffusionModel, gradient: Gradient
 ) -> None:
     assert finite_difference_step(gradient, model, mixed=True) > 10 * finite_difference_step(gradient, model)
     with pytest.raises(UsageError, match="predicts velocities") as refused:
@@ -35,12 +39,12 @@ def test_rounded_passes_take_a_long_difference_for_noise_and_none_for_velocities
     assert finite_difference_step(gradient, velocity) is None
 
 
-def test_the_double_backward_takes_no_difference_and_any_precision(velocity) -> None:
+def test_the_double_backward_takes_no_difference_and_any_precision(velocity: DiffusionModel) -> None:
     assert required_difference_step("double-backward", velocity, mixed=True) == 0
 
 
 @pytest.fixture
-def tf32():
+def tf32() -> Iterator[Callable[[], list[bool]]]:
     """Allowed, as loading a model on CUDA leaves it; put back afterwards."""
     places = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [place.allow_tf32 for place in places]
@@ -51,7 +55,9 @@ def tf32():
         place.allow_tf32 = value
 
 
-def test_tf32_is_forbidden_where_it_has_no_length(model: DiffusionModel, velocity, tf32) -> None:
+def test_tf32_is_forbidden_where_it_has_no_length(
+    model: DiffusionModel, velocity: DiffusionModel, tf32: Callable[[], list[bool]]
+) -> None:
     forbid_tf32("double-backward", velocity)
     forbid_tf32("central", model)
     assert tf32() == [True, True]

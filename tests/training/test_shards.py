@@ -5,6 +5,8 @@ from __future__ import annotations
 import tarfile
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +18,11 @@ from smoothtool.commands.train import run as train
 from smoothtool.errors import InputError
 from smoothtool.jobs import TrainJob
 from smoothtool.training.shards import find_shards, read_shards
-from smoothtool.types import silent
+from smoothtool.types import Report, silent
 
 
 @pytest.fixture
-def webdataset():
+def webdataset() -> ModuleType:
     return pytest.importorskip("webdataset", reason="webdataset comes with the extra smoothtool[test]")
 
 
@@ -40,12 +42,12 @@ def shard(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def names_of(shards: list[Path]):
+def names_of(shards: list[Path]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     found, complaints = read_shards(shards)
     return {one.name: one.captions for one in found}, complaints
 
 
-def test_what_webdataset_writes_is_read(webdataset, tmp_path: Path) -> None:
+def test_what_webdataset_writes_is_read(webdataset: ModuleType, tmp_path: Path) -> None:
     with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
         writer.write({"__key__": "x/0001", "png": png(1), "txt": "a cat\na kitten"})
         writer.write({"__key__": "x/0002", "png": png(2), "json": {"caption": "a dog"}})
@@ -111,7 +113,7 @@ def test_shards_are_named_by_folder_file_or_pattern(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["s-{08..11}.tar", "{a,b{0..2}}/s-{1,x}.tar", "s.tar"])
-def test_patterns_mean_what_they_mean_to_webdataset(webdataset, pattern) -> None:
+def test_patterns_mean_what_they_mean_to_webdataset(webdataset: ModuleType, pattern: str) -> None:
     from webdataset.shardlists import expand_urls
 
     assert [str(path) for path in find_shards(pattern)] == expand_urls(pattern)
@@ -137,7 +139,7 @@ def test_training_from_shards_skips_the_broken_and_resumes_to_the_bit(
     files = {f"{n}.{suffix}": content for n in range(5) for suffix, content in (("png", png(n)), ("txt", b"a cat"))}
     shard(tmp_path / "a.tar", files | {"5.png": b"no picture", "5.txt": b"a dog"})
 
-    def run(folder: str, **settings):
+    def run(folder: str, **settings: Any) -> Report:
         job = {
             "data": str(tmp_path / "a.tar"),
             "max_steps": 4,

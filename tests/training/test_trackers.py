@@ -25,7 +25,7 @@ def test_none_needs_nothing_and_opens_nothing(tmp_path: Path) -> None:
 
 def test_bands_become_names_and_missing_figures_are_left_out() -> None:
     class Kept:
-        def log(self, values, step) -> None:
+        def log(self, values: dict[str, float], step: int) -> None:
             self.values, self.step = values, step
 
     kept = Kept()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "cat.png"
 
 
-def job(picture: Path | None, **settings):
+def job(picture: Path | None, **settings: Any) -> Any:
     base = {
         "point": ["8,12:30,12"],
         "steps": 6,
@@ -69,7 +70,7 @@ def test_an_animation_is_dragged_in_its_first_frame_and_that_is_noted(session: D
 
 @pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag", "fastdrag", "warp"])
 def test_dragged_picture_has_the_size_of_the_input_and_the_settings_inside(
-    session: DiffusionModel, picture: Path, tmp_path: Path, method
+    session: DiffusionModel, picture: Path, tmp_path: Path, method: str
 ) -> None:
     report = drag.run(job(picture, method=method, output=tmp_path / "out"), silent)
     assert sorted(path.name for path in report.folder.iterdir()) == [
@@ -122,7 +123,7 @@ def test_a_mask_freezes_what_is_dark_in_it(session: DiffusionModel, picture: Pat
 
 @pytest.mark.parametrize("method", ["dragdiffusion", "gooddrag"])
 def test_outside_the_mask_the_pixels_are_the_pictures_own(
-    session: DiffusionModel, picture: Path, tmp_path: Path, method
+    session: DiffusionModel, picture: Path, tmp_path: Path, method: str
 ) -> None:
     light = np.zeros((24, 40), dtype=bool)
     light[:, :34] = True
@@ -238,7 +239,7 @@ def test_without_a_mask_the_region_is_a_disc_around_each_handle() -> None:
 
 
 @pytest.mark.parametrize("handle", [[5.5, 5.5], [8.8, 8.8]])
-def test_the_shortest_drag_has_a_region_too(handle) -> None:
+def test_the_shortest_drag_has_a_region_too(handle: tuple[int, int]) -> None:
     assert around_handles(torch.tensor([handle]), torch.tensor([handle]) + 0.1, (9, 9)).any()
 
 
@@ -253,7 +254,7 @@ def test_a_mask_that_vanishes_among_the_latents_is_refused(
 
 
 @pytest.mark.parametrize(("method", "steps"), [("dragdiffusion", 80), ("gooddrag", 70), ("fastdrag", 0), ("warp", 0)])
-def test_fastdrag_and_warp_learn_nothing_unless_asked(method, steps) -> None:
+def test_fastdrag_and_warp_learn_nothing_unless_asked(method: str, steps: int) -> None:
     asked = make_job("drag", {"image": "cat.png", "point": ["8,12:30,12"], "method": method})
     assert identity_steps(asked.method, asked.lora_steps) == steps
     assert identity_steps(asked.method, 5) == 5
@@ -299,7 +300,7 @@ def test_points_that_count_as_arrived_from_the_start_are_noted_and_the_picture_i
         ({"image": "cat.png", "point": ["1,2:3,4"], "strength": 0}, "--strength is 0"),
     ],
 )
-def test_what_cannot_be_meant_is_told_as_flags(settings, words) -> None:
+def test_what_cannot_be_meant_is_told_as_flags(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         make_job("drag", settings)
 
@@ -334,7 +335,7 @@ def test_points_that_move_nothing_are_refused_unless_they_are_dragbenchs_own() -
 
 @pytest.mark.parametrize("kind", ["jpg", "webp", "avif"])
 def test_a_result_of_another_format_carries_its_settings_too(
-    session: DiffusionModel, picture: Path, tmp_path: Path, kind
+    session: DiffusionModel, picture: Path, tmp_path: Path, kind: str
 ) -> None:
     report = drag.run(job(picture, method="fastdrag", format=kind, quality=80, output=tmp_path / "out"), silent)
     path = report.folder / f"dragged.{kind}"

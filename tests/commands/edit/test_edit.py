@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from smoothtool.files.pictures.images import read_settings
 from smoothtool.jobs import EDIT_INVERSIONS, INVERSION_NAMES, make_job
 from smoothtool.jobs.edit_choice import ANY, REPLACE, WINNERS
 from smoothtool.methods.editing.prompt_switch import switch_index
-from smoothtool.types import silent
+from smoothtool.types import Report, silent
 
 N = 5
 PICTURE_PX = (40, 24)
@@ -49,7 +49,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_clip(tmp_path_factory.mktemp("tiny") / "clip")
 
 
-def run_edit(picture: Path, **settings):
+def run_edit(picture: Path, **settings: Any) -> Report:
     base = {
         "image": str(picture),
         "src": "a red cat",
@@ -63,7 +63,7 @@ def run_edit(picture: Path, **settings):
     return edit.run(make_job("edit", {**base, **settings}), silent)
 
 
-def run_invert(picture: Path, **settings):
+def run_invert(picture: Path, **settings: Any) -> Report:
     base = {
         "image": str(picture),
         "src": "a red cat",
@@ -116,7 +116,7 @@ def test_ratio_zero_is_the_reconstruction_bit_for_bit_and_takes_no_unet_call(
 
 @pytest.mark.parametrize("inversion", INVERSION_NAMES)
 def test_an_edit_from_a_cached_inversion_costs_the_steps_after_the_switch(
-    session: DiffusionModel, picture: Path, inversion
+    session: DiffusionModel, picture: Path, inversion: str
 ) -> None:
     run_edit(picture, inversion=inversion)
     session.counter.calls = 0
@@ -138,7 +138,7 @@ def test_several_targets_and_ratios_come_from_one_inversion_on_one_sheet(
 
 
 @pytest.mark.parametrize("method", sorted(EDITS))
-def test_every_method_changes_the_picture(session: DiffusionModel, picture: Path, clip: Path, method) -> None:
+def test_every_method_changes_the_picture(session: DiffusionModel, picture: Path, clip: Path, method: str) -> None:
     report = run_edit(picture, method=method, clip=str(clip), steps=3)
     edited, source = pixels(report.folder / "edited.png"), pixels(picture)
     assert edited.shape == source.shape
@@ -187,7 +187,9 @@ def test_an_edict_file_of_the_time_before_its_latents_took_turns_is_refused(
 @pytest.mark.parametrize(
     "option", [{"method": "pix2pix-zero", "map_rows": "one"}, {"inversion": "proxnpi", "proximal": "hard"}]
 )
-def test_a_methods_other_way_makes_another_picture(session: DiffusionModel, picture: Path, option) -> None:
+def test_a_methods_other_way_makes_another_picture(
+    session: DiffusionModel, picture: Path, option: dict[str, str]
+) -> None:
     default = {key: value for key, value in option.items() if key in ("method", "inversion")}
     one, other = (pixels(run_edit(picture, **settings).folder / "edited.png") for settings in (default, option))
     assert not np.array_equal(one, other)
@@ -204,7 +206,7 @@ def test_a_methods_other_way_makes_another_picture(session: DiffusionModel, pict
     ],
 )
 def test_an_inversion_file_that_does_not_fit_is_refused(
-    session: DiffusionModel, picture: Path, settings, words
+    session: DiffusionModel, picture: Path, settings: dict[str, Any], words: str
 ) -> None:
     inverted = run_invert(picture)
     with pytest.raises(UsageError, match=words):
@@ -233,7 +235,7 @@ def test_every_method_and_inversion_has_a_station_and_a_rule() -> None:
 
 
 @pytest.mark.parametrize("inversion", ["direct", "edict", "belm"])
-def test_exact_inversions_reach_the_vae(session: DiffusionModel, picture: Path, inversion) -> None:
+def test_exact_inversions_reach_the_vae(session: DiffusionModel, picture: Path, inversion: str) -> None:
     figures = run_invert(picture, inversion=inversion).figures
     assert figures["reconstruction"]["mse"] == pytest.approx(figures["vae"]["mse"], abs=1e-3)
 
@@ -242,7 +244,7 @@ def test_exact_inversions_reach_the_vae(session: DiffusionModel, picture: Path, 
     ("inversion", "calls"),
     [("ddim", 2 * N), ("npi", 2 * N), ("direct", N), ("belm", 2 * N - 1), ("edict", 4 * N), ("fixed-point", 5 * N)],
 )
-def test_inversions_cost_what_they_should(session: DiffusionModel, picture: Path, inversion, calls) -> None:
+def test_inversions_cost_what_they_should(session: DiffusionModel, picture: Path, inversion: str, calls: int) -> None:
     assert run_invert(picture, inversion=inversion).figures["inversion_unet_calls"] == calls
 
 
@@ -272,7 +274,7 @@ def test_a_method_that_cannot_run_is_left_out_of_the_comparison_and_said(
 def test_a_comparison_in_which_every_method_fails_fails(
     session: DiffusionModel, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*given) -> NoReturn:
+    def broken(*given: Any) -> NoReturn:
         raise ModelError("NaN")
 
     monkeypatch.setattr(compare, "one_edit", broken)

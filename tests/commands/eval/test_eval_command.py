@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from smoothtool.errors import InputError
 from smoothtool.jobs import EvalJob
 from smoothtool.metrics.clip_score import load_clip
 from smoothtool.metrics.fid import frechet_distance
-from smoothtool.types import silent
+from smoothtool.types import Report, silent
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def pixel_values(folder: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
-def measure(metric: str, folders: list[Path], **settings):
+def measure(metric: str, folders: list[Path], **settings: Any) -> Report:
     job = EvalJob(metric=metric, folders=[str(f) for f in folders], output=folders[0].parent / "out", **settings)
     return evaluate.run(job, silent)
 

@@ -22,7 +22,7 @@ from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.pictures.images import read_settings
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.jobs import MORPH_NAMES, make_job
-from smoothtool.types import silent
+from smoothtool.types import Report, silent
 
 N = 3
 PICTURE_PX = (40, 24)
@@ -53,7 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def walk(folder: Path, place: Path) -> Callable[..., Any]:
     """Interpolate the pictures of these names into the folder `out`."""
 
-    def run(*names: str, out: str = "out", **settings):
+    def run(*names: str, out: str = "out", **settings: Any) -> Report:
         images = [str(place / (name if "." in name else f"{name}.png")) for name in names]
         base = {
             "images": images,
@@ -72,7 +72,7 @@ def walk(folder: Path, place: Path) -> Callable[..., Any]:
     return run
 
 
-def frames(report) -> np.ndarray:
+def frames(report: Report) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in sorted((report.folder / "frames").iterdir())]).astype(int)
 
 
@@ -114,7 +114,7 @@ def test_the_second_run_takes_the_inversion_from_the_cache_and_only_samples(walk
 
 
 def test_a_failed_run_leaves_nothing(walk: Callable[..., Any], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(*_) -> NoReturn:
+    def full_disk(*_: object) -> NoReturn:
         raise OSError("disk full")
 
     before = sorted(place.iterdir())
@@ -210,7 +210,7 @@ def test_a_loop_through_three_pictures_ends_on_its_first_frame(walk: Callable[..
 
 
 def test_a_noise_walk_is_decided_by_its_seed(walk: Callable[..., Any]) -> None:
-    def noise_walk(seed: int, out: str):
+    def noise_walk(seed: int, out: str) -> Report:
         return walk(prompt="a cat", seed=seed, out=out, size="32")
 
     one, same, other = noise_walk(1, "one"), noise_walk(1, "same"), noise_walk(2, "other")
@@ -379,7 +379,7 @@ def test_a_walk_that_does_not_move_keeps_its_ratios(walk: Callable[..., Any], mo
         ({"method": "diffmorpher", "adain": True}, "--adain is for the method slerp or attention, not for diffmorpher"),
     ],
 )
-def test_combinations_that_make_no_sense_are_refused_in_one_sentence(settings, words: str) -> None:
+def test_combinations_that_make_no_sense_are_refused_in_one_sentence(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError) as refusal:
         make_job("interpolate", {"images": ["a", "b"], **settings})
     assert refusal.value.what.startswith(words)

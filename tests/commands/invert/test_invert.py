@@ -22,7 +22,7 @@ from smoothtool.files.pictures.images import read_settings
 from smoothtool.files.storage.inversions import load_inversion
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.jobs import make_job
-from smoothtool.types import Inversion, LatentTrajectory, silent
+from smoothtool.types import Inversion, LatentTrajectory, Report, silent
 
 N = 3
 
@@ -42,7 +42,7 @@ def run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     levels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     Image.fromarray(levels).save(tmp_path / "cat.png")
 
-    def run(out: str = "out", **settings):
+    def run(out: str = "out", **settings: Any) -> Report:
         base = {
             "image": str(tmp_path / "cat.png"),
             "src": "a cat",

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from toys import tiny_model
 
 from smoothtool.commands.istd import run as istd
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.diffusion.lora import add_trainable_lora, lora_file
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.files.storage.tensors import write_tensors
 from smoothtool.jobs import IstdJob
-from smoothtool.types import silent
+from smoothtool.types import Conditioning, Report, Track, silent
 
 PROMPTS = ["a cat", "a dog", "a red fox", "a cake on a fox", "a blue cat"]
 
@@ -26,7 +29,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., IstdJo
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     monkeypatch.setattr(istd, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))
 
-    def make(**settings) -> IstdJob:
+    def make(**settings: Any) -> IstdJob:
         return IstdJob(
             **{
                 "prompts": str(tmp_path / "prompts.txt"),
@@ -41,7 +44,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., IstdJo
     return make
 
 
-def deviations(report) -> dict[str, float]:
+def deviations(report: Report) -> dict[str, float]:
     return {prompt: part["population_std"] for prompt, part in report.figures["per_prompt"].items()}
 
 
@@ -151,11 +154,11 @@ def test_a_compared_lora_is_measured_on_the_same_noise_in_pairs(job: Callable[..
 def test_nan_walks_are_named_left_out_and_end_in_an_error(
     job: Callable[..., IstdJob], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken_session(job, track, pool):
+    def broken_session(job: IstdJob, track: Track, pool: ModelPool | None) -> DiffusionModel:
         model = tiny_model(tmp_path / "tokenizer")
         encode = model.encode_prompts
 
-        def encode_prompts(prompts):
+        def encode_prompts(prompts: list[str]) -> Conditioning:
             rows = torch.tensor([prompt == "a dog" for prompt in prompts]).view(-1, 1, 1)
             return encode(prompts).map(lambda part: part.masked_fill(rows, torch.nan))
 
@@ -193,7 +196,7 @@ def test_shards_at_work_together_see_each_other_at_the_end(
     """The second share is walked while the first one is at work."""
     real, begun = istd.prompt_walks, []
 
-    def interrupted(*given):
+    def interrupted(*given: Any) -> Any:
         if not begun:
             begun.append(istd)
             istd.run(job(shard="2/2", batch_size=4), silent)

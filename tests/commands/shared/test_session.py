@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -35,8 +36,8 @@ def no_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(command, "open_session", lambda job, track, pool=None: pytest.fail("a model was loaded"))
 
 
-def job_of(command, settings: dict, path: str):
-    def put(value):
+def job_of(command: ModuleType, settings: dict, path: str) -> Any:
+    def put(value: Any) -> Any:
         return [put(part) for part in value] if isinstance(value, list) else value.replace("PATH", path)
 
     return make_job(command.__name__.split(".")[2], {key: put(value) for key, value in settings.items()})
@@ -44,7 +45,7 @@ def job_of(command, settings: dict, path: str):
 
 @pytest.mark.parametrize(("command", "missing", "given"), COMMANDS)
 def test_a_bad_source_is_named_before_a_model_is_loaded(
-    no_model: None, tmp_path: Path, command, missing, given
+    no_model: None, tmp_path: Path, command: ModuleType, missing: dict[str, Any], given: dict[str, Any]
 ) -> None:
     with pytest.raises(InputError, match="no such sample picture"):
         command.run(job_of(command, missing, ""), silent)
@@ -60,7 +61,7 @@ def test_a_bad_source_is_named_before_a_model_is_loaded(
 def test_a_single_file_is_loaded_with_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def load(*args, **options):
+    def load(*args: Any, **options: Any) -> SimpleNamespace:
         seen.append((args, options))
         cpu = torch.device("cpu")
         return SimpleNamespace(counter=UNetCalls(), economies=Economies({}, cpu), dtype=torch.float32, device=cpu)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from PIL import Image
 from toys import tiny_clip, tiny_model
 
 from smoothtool.commands.istd import run as istd
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.tables import measurements as table_runs
 from smoothtool.commands.tables import run as tables
 from smoothtool.commands.tables.document import Cell, Ordering, Table, tables_html, tables_markdown
@@ -29,7 +30,7 @@ from smoothtool.jobs import TablesJob, make_job
 from smoothtool.metrics.bootstrap import bootstrap_mean
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.reading import load_recipe
-from smoothtool.types import Report, silent
+from smoothtool.types import Report, Track, silent
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all measurements
 RECIPE = Path(__file__).parents[3] / "recipes" / "paper-tables.yaml"
@@ -58,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(place: Path) -> Callable[..., Report]:
-    def run(**settings) -> Report:
+    def run(**settings: Any) -> Report:
         data = str(place / "data")
         base = {
             "model": str(place / "tiny"),
@@ -82,7 +83,7 @@ def small(place: Path) -> Callable[..., Report]:
 
 
 @pytest.fixture(scope="module")
-def monkey():
+def monkey() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         yield patch
 
@@ -280,7 +281,7 @@ def test_the_recipe_is_one_job_of_this_command() -> None:
 def test_a_measurement_that_fails_empties_its_cells_and_is_told_at_the_end(
     measured: Report, small: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(job, track, pool=None) -> NoReturn:
+    def broken(job: Any, track: Track, pool: ModelPool | None = None) -> NoReturn:
         raise InputError("no walk")
 
     monkeypatch.setattr(istd, "run", broken)

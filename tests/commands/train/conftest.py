@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def job(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(train, "open_session", lambda job, track, pool=None: tiny_model(tmp_path / "tokenizer"))
 
-    def make(**settings) -> TrainJob:
+    def make(**settings: Any) -> TrainJob:
         small = {
             "data": str(data),
             "max_steps": 4,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from smoothtool.commands.invert.cached import inversion_settings
 from smoothtool.commands.shared import session
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.train import run as train
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.jobs import TrainJob, make_job
 from smoothtool.types import silent
 from smoothtool.weights import models as places
@@ -31,7 +33,7 @@ def shipped(job: Callable[..., TrainJob], tmp_path: Path, monkeypatch: pytest.Mo
     return folder
 
 
-def opened(**settings):
+def opened(**settings: Any) -> tuple[DiffusionModel, Any]:
     job = make_job("invert", {"image": "x", "model": "stickers", "device": "cpu", **settings})
     return session.open_session(job, silent, ModelPool()), job
 

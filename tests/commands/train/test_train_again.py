@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 from storage_toys import names
 from training_toys import log, weights
 
+from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.train import run as train
 from smoothtool.errors import ModelError, Stopped, UsageError
 from smoothtool.files.storage.leftovers import held
 from smoothtool.jobs import TrainJob
-from smoothtool.types import Silent, silent
+from smoothtool.types import Silent, Track, silent
+
+T = TypeVar("T")
 
 
 class Interrupting(Silent):
     """Presses Ctrl-C after the first step."""
 
-    def __call__(self, items, description, total):
+    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
         for item in items:
             if description == "training":
                 signal.raise_signal(signal.SIGINT)
@@ -29,7 +32,7 @@ class Interrupting(Silent):
 
 
 @pytest.fixture(autouse=True)
-def obeyed():
+def obeyed() -> Iterator[None]:
     """Ctrl-C is heard, also where a background shell starts us with it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -53,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_training_that_cannot_begin_destroys_nothing(
     job: Callable[..., TrainJob], earlier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_lora(job, track, pool) -> NoReturn:
+    def no_lora(job: Any, track: Track, pool: ModelPool | None) -> NoReturn:
         raise ModelError("nosuch: there is no such LoRA", "check the path")
 
     before = contents(earlier)

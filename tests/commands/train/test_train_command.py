@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -15,10 +16,13 @@ from training_toys import Killed, log, processes, same, train_in_process, weight
 
 from smoothtool.commands.train import run as train
 from smoothtool.diffusion.lora import load_lora
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.jobs import TrainJob
 from smoothtool.training import gradients
-from smoothtool.types import Silent, silent
+from smoothtool.types import Report, Silent, silent
+
+T = TypeVar("T")
 
 
 def figures(row: dict) -> dict:
@@ -58,7 +62,7 @@ def test_every_kth_step_has_the_regulariser_with_k_times_its_weight(
     assert "n" not in next(iter(log(lazy)[1]["bands"].values()))
 
 
-def checks(report) -> int:
+def checks(report: Report) -> int:
     """UNet calls of comparing two lengths: three for each."""
     return 6 * sum(row["checked"] for row in log(report))
 
@@ -96,7 +100,7 @@ def test_a_difference_that_is_wrong_as_a_rule_ends_the_training(
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
 def test_interrupted_and_resumed_equals_uninterrupted_to_the_bit(
-    job: Callable[..., TrainJob], tmp_path: Path, gradient
+    job: Callable[..., TrainJob], tmp_path: Path, gradient: str
 ) -> None:
     settings = {
         "gradient": gradient,
@@ -144,7 +148,7 @@ def test_trainings_of_one_process_may_differ_in_precision(job: Callable[..., Tra
 
 def test_ctrl_c_writes_a_checkpoint_and_leaves(job: Callable[..., TrainJob], tmp_path: Path) -> None:
     class Interrupting(Silent):
-        def __call__(self, items, description, total):
+        def __call__(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
             for index, item in enumerate(items):
                 if description == "training" and index == 0:
                     signal.raise_signal(signal.SIGINT)
@@ -187,7 +191,7 @@ def test_both_outputs_give_the_noise_of_the_trained_model(
     report = train.run(job(), silent)
     latents = torch.randn(1, 4, 16, 16)
 
-    def predict(model):
+    def predict(model: DiffusionModel) -> torch.Tensor:
         with torch.no_grad():
             return model.predict_noise(latents, 400, model.encode_prompts(["a cat"]))
 
@@ -231,7 +235,7 @@ def test_full_training_leaves_a_whole_model_folder(job: Callable[..., TrainJob],
     assert loaded.schedule.alphas_cumprod == base.schedule.alphas_cumprod
 
 
-def test_a_broken_picture_is_named_counted_and_skipped(job: Callable[..., TrainJob], data) -> None:
+def test_a_broken_picture_is_named_counted_and_skipped(job: Callable[..., TrainJob], data: Path) -> None:
     (data / "1.png").write_bytes(b"no picture")
     report = train.run(job(max_steps=1), silent)
     assert report.figures["skipped"] == 1
@@ -240,7 +244,7 @@ def test_a_broken_picture_is_named_counted_and_skipped(job: Callable[..., TrainJ
     assert again.figures["skipped"] == 1
 
 
-def test_nothing_readable_is_an_input_error(job: Callable[..., TrainJob], data) -> None:
+def test_nothing_readable_is_an_input_error(job: Callable[..., TrainJob], data: Path) -> None:
     for path in data.glob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="none of the 5 pictures"):
@@ -253,7 +257,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     class Breaking(Silent):
         """Poisons a weight after the second step."""
 
-        def __call__(self, items, description, total):
+        def __call__(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
             for index, item in enumerate(items):
                 yield item
                 if description == "training" and index == 1:
@@ -310,7 +314,7 @@ def test_a_foreign_folder_is_refused_with_and_without_resume(job: Callable[..., 
         {"full": True, "lora": ["a.safetensors"]},
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(settings) -> None:
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         TrainJob(**{"data": "x", **settings})
 
@@ -357,7 +361,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided"])
-def test_gradient_checkpointing_changes_no_number(job: Callable[..., TrainJob], tmp_path: Path, gradient) -> None:
+def test_gradient_checkpointing_changes_no_number(job: Callable[..., TrainJob], tmp_path: Path, gradient: str) -> None:
     plain = train.run(job(gradient=gradient, max_steps=2, output=tmp_path / "plain"), silent)
     saving = train.run(
         job(gradient=gradient, max_steps=2, gradient_checkpointing=True, output=tmp_path / "saving"), silent
@@ -377,17 +381,17 @@ def test_without_data_no_folder_is_made(job: Callable[..., TrainJob], tmp_path: 
 class Compiled(torch.nn.Module):
     """A UNet whose gradient to its latents is `factor` of what it should be, and whose values are right."""
 
-    def __init__(self, unet, factor: float) -> None:
+    def __init__(self, unet: torch.nn.Module, factor: float) -> None:
         super().__init__()
         self.unet, self.factor = unet, factor
 
-    def forward(self, latents, *rest, **options):
+    def forward(self, latents: torch.Tensor, *rest: Any, **options: Any) -> Any:
         return self.unet(latents.detach() + self.factor * (latents - latents.detach()), *rest, **options)
 
 
 @pytest.mark.parametrize(("factor", "told"), [(1.0, False), (1.5, True)])
 def test_a_compiled_unet_with_a_wrong_gradient_is_told_and_not_trained_with(
-    job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch, factor, told
+    job: Callable[..., TrainJob], monkeypatch: pytest.MonkeyPatch, factor: float, told: bool
 ) -> None:
     monkeypatch.setattr(train.shutil, "which", lambda name: name)
     plain = train.run(job(max_steps=2), silent)

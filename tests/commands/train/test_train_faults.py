@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     whole = DiffusionModel.predict_noise_at
 
     def limit(pictures: float) -> None:
-        def predict(model, latents, *rest):
+        def predict(model: DiffusionModel, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
             if len(latents) > pictures:
                 raise OUT_OF_MEMORY
             return whole(model, latents, *rest)
@@ -62,7 +63,7 @@ def test_a_full_memory_divides_the_batch_and_keeps_what_is_learned(
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided"])
 def test_a_divided_batch_is_still_divided_when_resumed(
-    job: Callable[..., TrainJob], tmp_path: Path, memory_for: Callable[..., None], gradient
+    job: Callable[..., TrainJob], tmp_path: Path, memory_for: Callable[..., None], gradient: str
 ) -> None:
     memory_for(2)
     whole = train.run(job(batch_size=3, gradient=gradient, output=tmp_path / "whole"), silent)
@@ -133,7 +134,7 @@ def test_a_dtype_that_is_too_coarse_for_differences_is_refused_before_anything_i
         train.run(job(dtype="float16"), silent)
 
 
-def flip_a_bit(path) -> None:
+def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
@@ -176,7 +177,9 @@ def test_two_equal_trainings_leave_the_same_bytes_with_the_usual_rights(
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), flip_a_bit])
-def test_a_damaged_checkpoint_is_passed_over_and_replaced(job: Callable[..., TrainJob], tmp_path: Path, damage) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_replaced(
+    job: Callable[..., TrainJob], tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
     whole = train.run(job(max_steps=6, output=tmp_path / "whole"), silent)
     train.run(job(), silent)
     newest = tmp_path / "out" / "checkpoints" / "step-00000004.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from smoothtool.files.drawing.plots import COLOURS, PAPER, SIZE_PX, Line, _x_ticks, line_plot
 
@@ -11,7 +12,7 @@ def flat(y: float) -> Line:
     return Line("flat", [1, 2, 3], [y] * 3, [y] * 3, [y] * 3)
 
 
-def rows_of_colour(picture, colour) -> set[int]:
+def rows_of_colour(picture: Image.Image, colour: tuple[int, int, int]) -> set[int]:
     """Rows a third from the left where a pixel is nearly of that colour: reducing the picture blends edges a little."""
     column = [(y, picture.getpixel((picture.width // 3, y))) for y in range(picture.height)]
     return {y for y, pixel in column if all(abs(a - b) < 40 for a, b in zip(pixel, colour, strict=True))}

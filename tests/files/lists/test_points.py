@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_points_written_are_points_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_dragbench_files_of_every_pickle_protocol_are_read(tmp_path: Path, protocol) -> None:
+def test_dragbench_files_of_every_pickle_protocol_are_read(tmp_path: Path, protocol: int) -> None:
     mask = np.zeros((48, 64), np.uint8)
     mask[10:20, 5:9] = 1
     meta = {"prompt": "a fox", "points": [[20, 32], (40, np.int64(32)), [1, 2], [3, 4]], "mask": mask}
@@ -37,10 +38,10 @@ def test_dragbench_files_of_every_pickle_protocol_are_read(tmp_path: Path, proto
 
 
 class Mischief:
-    def __init__(self, path) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, (str(self.path),)
 
 
@@ -52,7 +53,7 @@ def test_code_in_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def assert_one_sentence(path) -> None:
+def assert_one_sentence(path: Path) -> None:
     with pytest.raises(InputError) as refused:
         read_points(path)
     assert refused.value.what.startswith(str(path))
@@ -71,7 +72,7 @@ def assert_one_sentence(path) -> None:
         pickle.dumps({"points": [], "prompt": "", "mask": np.array([[object()]])}),
     ],
 )
-def test_damaged_pickles_are_one_sentence(tmp_path: Path, content) -> None:
+def test_damaged_pickles_are_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "meta_data.pkl").write_bytes(content)
     assert_one_sentence(tmp_path / "meta_data.pkl")
 
@@ -90,7 +91,7 @@ def test_damaged_pickles_are_one_sentence(tmp_path: Path, content) -> None:
         "[" * 100_000,
     ],
 )
-def test_damaged_json_is_one_sentence(tmp_path: Path, content) -> None:
+def test_damaged_json_is_one_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "points.json").write_text(content)
     assert_one_sentence(tmp_path / "points.json")
 
@@ -126,7 +127,7 @@ def test_points_in_utf16_are_read_by_their_mark(tmp_path: Path) -> None:
         ([[3, 3, 5, 5], [3, 3, 9, 9]], "same place"),
     ],
 )
-def test_points_that_cannot_be_meant_are_refused(tmp_path: Path, rows, words) -> None:
+def test_points_that_cannot_be_meant_are_refused(tmp_path: Path, rows: list[list[int]], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         check_points(points_from_numbers(rows), SIZE)
     with pytest.raises(InputError, match=words):
@@ -137,14 +138,14 @@ def test_points_on_the_last_pixel_are_inside() -> None:
     check_points(points_from_numbers([[63, 47, 0, 0]]), SIZE)
 
 
-def painted(mode: str, size=SIZE) -> Image.Image:
+def painted(mode: str, size: tuple[int, int] = SIZE) -> Image.Image:
     mask = Image.new(mode, size)
     mask.paste("white", (10, 5, 20, 15))
     return mask
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "RGBA", "LA"])
-def test_a_mask_is_true_where_it_is_white(tmp_path: Path, mode) -> None:
+def test_a_mask_is_true_where_it_is_white(tmp_path: Path, mode: str) -> None:
     painted(mode).save(tmp_path / "mask.png")
     mask = load_mask(tmp_path / "mask.png", SIZE, fit=False)
     assert mask.shape == (48, 64)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +37,7 @@ def blob(centre_rc: torch.Tensor, size: int = 24) -> torch.Tensor:
     return torch.stack([torch.exp(-square / (2 * width**2)) for width in (1.5, 3, 6)])[None]
 
 
-def planted(region: torch.Tensor):
+def planted(region: torch.Tensor) -> Callable[[torch.Tensor], Sight]:
     """The blob sits 30 times the mean of the latents [1, 2, 8, 8] inside the region away from (12, 7)."""
 
     def look(latents: torch.Tensor) -> Sight:
@@ -71,7 +73,7 @@ def test_latents_that_the_mask_forbids_to_change_hardly_move_however_the_points_
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_handle_paths_equal_those_of_the_published_loop(model: DiffusionModel, masked) -> None:
+def test_handle_paths_equal_those_of_the_published_loop(model: DiffusionModel, masked: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(1, 4, 16, 16, generator=generator)
     region = (torch.rand(1, 1, 16, 16, generator=generator) > 0.4).float() if masked else None
@@ -79,7 +81,7 @@ def test_handle_paths_equal_those_of_the_published_loop(model: DiffusionModel, m
     text = model.encode_prompts(["a fox"])
     timestep, alpha, alpha_next = model.schedule.alpha_pairs(10)[4]
 
-    def witness(z):
+    def witness(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         kept = []
         hook = model.unet.up_blocks[1].register_forward_hook(lambda module, inputs, out: kept.append(out))
         noise = model.unet(z, timestep, encoder_hidden_states=text.prompt_embeds).sample
@@ -104,7 +106,7 @@ def test_no_weight_requires_a_gradient_while_dragging(model: DiffusionModel) -> 
 
 
 def test_without_a_mask_the_last_block_does_not_run(model: DiffusionModel) -> None:
-    def fail(*args) -> NoReturn:
+    def fail(*args: Any) -> NoReturn:
         raise AssertionError("the last block ran")
 
     text, latents = model.encode_prompts(["a fox"]), torch.randn(1, 4, 16, 16)
@@ -116,7 +118,7 @@ def test_without_a_mask_the_last_block_does_not_run(model: DiffusionModel) -> No
 
 
 def test_the_features_hook_is_gone_after_an_exception(model: DiffusionModel) -> None:
-    def fail(*args) -> NoReturn:
+    def fail(*args: Any) -> NoReturn:
         raise RuntimeError("out of paper")
 
     handle = model.unet.mid_block.register_forward_pre_hook(fail)
@@ -156,7 +158,7 @@ def test_lengths_are_the_papers_on_their_grid_and_shares_of_the_picture_on_small
 
 
 def test_on_a_small_grid_the_blob_must_reach_its_very_target() -> None:
-    def drag(settings):
+    def drag(settings: DragSettings) -> tuple[float, bool]:
         task = DragTask(torch.tensor([[12.0, 7.0]]), torch.tensor([[12.0, 15.0]]), (24, 24))
         *_, last = drag_steps(planted(torch.ones(1, 1, 8, 8)), torch.zeros(1, 2, 8, 8), task, settings)
         return float((task.targets_rc - last.handles_rc).norm()), last.arrived

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from smoothtool.methods.drag.identity_lora import IDENTITY, fit_identity_lora, p
 POINTS = torch.tensor([[10.0, 10.0]]), torch.tensor([[10.0, 24.0]])
 
 
-def run_gooddrag(model, latents, targets):
+def run_gooddrag(model: DiffusionModel, latents: torch.Tensor, targets: torch.Tensor) -> list[Any]:
     text, settings = model.encode_prompts(["a fox"]), DragSettings(iterations=3, track_every=3, hold_original=True)
     task = DragTask(POINTS[0], targets, (32, 32))
     return list(gooddrag_steps(model, latents, task, text, text, 8, 1.0, 3, settings, denoising_steps=2))
@@ -153,7 +154,7 @@ def test_large_crops_are_learned_in_parts_by_the_same_steps(
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_the_identity_lora_is_fitted_with_the_loss_that_the_model_was_trained_with(
-    tmp_path: Path, prediction_type
+    tmp_path: Path, prediction_type: str
 ) -> None:
     model = tiny_model(tmp_path, prediction_type=prediction_type)
     latents, noise, text = torch.randn(4, 4, 16, 16), torch.randn(4, 4, 16, 16), model.encode_prompts(["a fox"])

@@ -131,7 +131,7 @@ def test_parts_are_counted_as_scipy_does() -> None:
         assert len(ours[torch.from_numpy(theirs) == number].unique()) == 1
 
 
-def paint(model, hole: torch.Tensor, start: int = 0):
+def paint(model: DiffusionModel, hole: torch.Tensor, start: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     latents, noise = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(4))
     text, null = model.encode_prompts(["a cat"]), model.encode_prompts([""])
     *_, last = blended_steps(model, latents, hole, text, null, noise, 4, 2.0, start)

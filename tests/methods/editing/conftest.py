@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
+from scene_toys import Scene
 
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
-from smoothtool.types import Conditioning, Inversion
+from smoothtool.types import Inversion
 
 N, W = 6, 3.0
-
-
-@dataclass
-class Scene:
-    model: DiffusionModel
-    latents: torch.Tensor
-    source: Conditioning
-    target: Conditioning
-    null: Conditioning
-    inversion: Inversion
-
-    @property
-    def path(self) -> torch.Tensor:
-        assert self.inversion.sampled is not None
-        return self.inversion.sampled
 
 
 @pytest.fixture

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from diffusers.models.attention_processor import Attention
+from scene_toys import Scene
 
 from smoothtool.diffusion.attention import attention_layers
 from smoothtool.diffusion.sampling import constant, denoise
@@ -20,70 +24,71 @@ from smoothtool.methods.editing.pix2pix_zero import (
 )
 from smoothtool.methods.editing.plug_and_play import plug_and_play_steps
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps
+from smoothtool.types import Conditioning
 
 N, W = 6, 3.0
 
 
-def plain(scene, start):
+def plain(scene: Scene, start: torch.Tensor) -> torch.Tensor:
     *_, last = denoise(scene.model, start, constant(scene.target), constant(scene.null), N, W)
     return last.latents
 
 
-def pnp(scene, **ratios):
+def pnp(scene: Scene, **ratios: float) -> torch.Tensor:
     *_, last = plug_and_play_steps(
         scene.model, scene.inversion.trajectory, scene.null, scene.target, scene.null, W, **ratios
     )
     return last.latents
 
 
-def masactrl(scene, target=None, **options):
+def masactrl(scene: Scene, target: Conditioning | None = None, **options: Any) -> torch.Tensor:
     target = target or scene.target
     *_, last = masactrl_steps(scene.model, scene.inversion, scene.path, scene.source, target, scene.null, W, **options)
     return last.latents
 
 
-def close(found, wanted) -> None:
+def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, atol=2e-4, rtol=2e-4)
 
 
-def test_plug_and_play_without_injection_is_plain_sampling(scene) -> None:
+def test_plug_and_play_without_injection_is_plain_sampling(scene: Scene) -> None:
     close(pnp(scene, feature_ratio=0.0, attention_ratio=0.0), plain(scene, scene.path[0]))
 
 
-def test_plug_and_play_injects_features_and_queries_each_on_its_own(scene) -> None:
+def test_plug_and_play_injects_features_and_queries_each_on_its_own(scene: Scene) -> None:
     without = pnp(scene, feature_ratio=0.0, attention_ratio=0.0)
     features, queries = pnp(scene, attention_ratio=0.0), pnp(scene, feature_ratio=0.0)
     for one, other in ((features, without), (queries, without), (features, queries)):
         assert float((one - other).abs().max()) > 1e-4
 
 
-def test_plug_and_play_under_the_empty_prompt_takes_the_sources_first_step(scene) -> None:
+def test_plug_and_play_under_the_empty_prompt_takes_the_sources_first_step(scene: Scene) -> None:
     # all three rows are then the same row
     first = next(plug_and_play_steps(scene.model, scene.inversion.trajectory, *[scene.null] * 3, W))
     step = next(denoise(scene.model, scene.path[0], constant(scene.null), constant(scene.null), N, 1.0))
     close(first.latents, step.latents)
 
 
-def test_masactrl_that_never_starts_is_plain_sampling(scene) -> None:
+def test_masactrl_that_never_starts_is_plain_sampling(scene: Scene) -> None:
     close(masactrl(scene, start_step=N), plain(scene, scene.path[0]))
 
 
-def test_masactrl_under_the_source_prompt_is_the_reconstruction(scene) -> None:
+def test_masactrl_under_the_source_prompt_is_the_reconstruction(scene: Scene) -> None:
     close(masactrl(scene, scene.source, start_step=0, start_layer=0), scene.inversion.reconstruction)
 
 
-def test_masactrl_mixes_the_source_in(scene) -> None:
+def test_masactrl_mixes_the_source_in(scene: Scene) -> None:
     assert float((masactrl(scene, start_step=0, start_layer=0) - plain(scene, scene.path[0])).abs().max()) > 1e-3
 
 
-def test_a_split_batch_is_refused_by_plug_and_play_and_masactrl(scene) -> None:
+def test_a_split_batch_is_refused_by_plug_and_play_and_masactrl(scene: Scene) -> None:
     scene.model.max_batch = 2
     for edit in (pnp, masactrl):
         with pytest.raises(MemoryExhaustedError):
             edit(scene)
 
 
-def test_every_edit_leaves_the_unet_as_it_was(scene) -> None:
+def test_every_edit_leaves_the_unet_as_it_was(scene: Scene) -> None:
     before = [layer.module.processor for layer in attention_layers(scene.model.unet)]
     pnp(scene), masactrl(scene)
     assert all(
@@ -92,34 +97,34 @@ def test_every_edit_leaves_the_unet_as_it_was(scene) -> None:
     assert "forward" not in scene.model.unet.up_blocks[1].resnets[1].conv2.__dict__
 
 
-def test_an_edit_given_up_halfway_leaves_no_control_behind(scene) -> None:
+def test_an_edit_given_up_halfway_leaves_no_control_behind(scene: Scene) -> None:
     steps = plug_and_play_steps(scene.model, scene.inversion.trajectory, scene.null, scene.target, scene.null, W)
     next(steps)
     processors = {type(layer.module.processor).__name__ for layer in attention_layers(scene.model.unet)}
     assert processors == {"AttnProcessor2_0"}
 
 
-def test_edit_direction_is_the_difference_of_means(scene) -> None:
+def test_edit_direction_is_the_difference_of_means(scene: Scene) -> None:
     both = [scene.model.encode_prompts(texts) for texts in (["a cat", "red cat"], ["a dog", "red dog", "dog"])]
     direction = edit_direction(*both)
     assert torch.equal(direction.prompt_embeds[0], both[1].prompt_embeds.mean(0) - both[0].prompt_embeds.mean(0))
 
 
-def test_pix2pix_zero_without_direction_is_guided_sampling(scene) -> None:
+def test_pix2pix_zero_without_direction_is_guided_sampling(scene: Scene) -> None:
     # the maps then equal the reference's, so their gradient vanishes
     direction = scene.source.map(torch.zeros_like)
     *_, last = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W)
     close(last.latents, scene.inversion.reconstruction)
 
 
-def test_pix2pix_zero_without_learning_rate_is_plain_sampling(scene) -> None:
+def test_pix2pix_zero_without_learning_rate_is_plain_sampling(scene: Scene) -> None:
     direction = scene.target.combine(scene.source, torch.sub)
     steps = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.null, N, W, learning_rate=0.0)
     *_, last = steps
     close(last.latents, plain(scene, scene.path[0]))
 
 
-def test_pix2pix_zero_guidance_changes_the_result(scene) -> None:
+def test_pix2pix_zero_guidance_changes_the_result(scene: Scene) -> None:
     direction = scene.target.combine(scene.source, torch.sub)
     results = []
     for rate in (0.0, 10.0):
@@ -131,7 +136,13 @@ def test_pix2pix_zero_guidance_changes_the_result(scene) -> None:
 class KeepingProbs:
     """diffusers' attention in its plain form, which leaves its maps on the module."""
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
             attn.head_to_batch_dim(project(of))
@@ -141,7 +152,9 @@ class KeepingProbs:
         return attn.to_out[0](attn.batch_to_head_dim(torch.bmm(attn.probs, value)))
 
 
-def two_row_reference(scene, shifted, guidance_scale, learning_rate=0.1):
+def two_row_reference(
+    scene: Scene, shifted: torch.Tensor, guidance_scale: float, learning_rate: float = 0.1
+) -> torch.Tensor:
     """pix2pix-zero's program from its description: a whole reference pass, then two rows moved by SGD every step.
 
     diffusers' own attention scores and DDIM scheduler; the source prompt is the null prompt.
@@ -151,10 +164,10 @@ def two_row_reference(scene, shifted, guidance_scale, learning_rate=0.1):
     unet.set_attn_processor(KeepingProbs())
     maps_of = [module for name, module in unet.named_modules() if name.endswith("attn2")]
 
-    def predict(rows, t, embeds):
+    def predict(rows: torch.Tensor, t: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         return unet(rows, t, encoder_hidden_states=embeds).sample
 
-    def stepped(noise, t, latents):
+    def stepped(noise: torch.Tensor, t: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         noise_null, noise_text = noise.chunk(2)
         return schedule.step(noise_null + guidance_scale * (noise_text - noise_null), t, latents).prev_sample
 
@@ -176,7 +189,7 @@ def two_row_reference(scene, shifted, guidance_scale, learning_rate=0.1):
     return latents
 
 
-def test_pix2pix_zero_moves_both_rows_as_its_program_does(scene) -> None:
+def test_pix2pix_zero_moves_both_rows_as_its_program_does(scene: Scene) -> None:
     direction = scene.target.combine(scene.source, torch.sub)
     *_, ours = pix2pix_zero_steps(scene.model, scene.path[0], scene.source, direction, scene.source, N, 5.0, 20.0)
     *_, single = pix2pix_zero_steps(
@@ -215,7 +228,7 @@ def test_regularisation_lowers_the_autocorrelation_of_correlated_noise() -> None
     smooth = torch.nn.functional.avg_pool2d(torch.randn(1, 4, 18, 18, generator=torch.Generator().manual_seed(0)), 3, 1)
     smooth = smooth / smooth.std()
 
-    def score(noise):
+    def score(noise: torch.Tensor) -> float:
         rolls = torch.Generator().manual_seed(9)
         return sum(float(autocorrelation(noise, rolls)) for _ in range(50))
 
@@ -231,7 +244,7 @@ def test_kl_is_zero_for_standard_and_positive_for_scaled_noise() -> None:
     )
 
 
-def test_regularised_inversion_is_ddim_inversion_but_for_the_noise(scene) -> None:
+def test_regularised_inversion_is_ddim_inversion_but_for_the_noise(scene: Scene) -> None:
     generator = torch.Generator().manual_seed(0)
     steps = list(regularised_inversion_steps(scene.model, scene.latents, scene.source, N, generator))
     plain_steps = list(ddim_inversion_steps(scene.model, scene.latents, scene.source, N))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from scene_toys import Scene
 from toys import SD_SCHEDULE
 
 from smoothtool.diffusion.ddim import Schedule
@@ -52,24 +54,26 @@ def test_gaussian_data_moves_by_the_difference_of_the_means_less_what_the_streng
     assert 3.0 < errors[0] / errors[1] < 5.5
 
 
-def run(scene, target, source_guidance: float = W, strength: float = 1.0, seed: int = 0):
+def run(
+    scene: Scene, target: Conditioning, source_guidance: float = W, strength: float = 1.0, seed: int = 0
+) -> list[Any]:
     generator = torch.Generator().manual_seed(seed)
     texts = (scene.source, target, scene.null)
     return list(flowedit_steps(scene.model, scene.latents, *texts, N, W, [generator], source_guidance, strength))
 
 
-def test_equal_prompts_and_guidance_leave_the_picture(scene) -> None:
+def test_equal_prompts_and_guidance_leave_the_picture(scene: Scene) -> None:
     torch.testing.assert_close(run(scene, scene.source)[-1].latents, scene.latents, atol=1e-4, rtol=1e-4)
 
 
-def test_another_prompt_changes_the_picture_and_repeats_by_seed(scene) -> None:
+def test_another_prompt_changes_the_picture_and_repeats_by_seed(scene: Scene) -> None:
     first = run(scene, scene.target)[-1].latents
     assert float((first - scene.latents).abs().max()) > 1e-3
     assert torch.equal(first, run(scene, scene.target)[-1].latents)
     assert not torch.equal(first, run(scene, scene.target, seed=1)[-1].latents)
 
 
-def test_strength_says_how_many_steps_are_taken_and_each_is_one_call_of_four_rows(scene) -> None:
+def test_strength_says_how_many_steps_are_taken_and_each_is_one_call_of_four_rows(scene: Scene) -> None:
     assert run(scene, scene.target, strength=0.0) == []
     assert [step.step_index for step in run(scene, scene.target, strength=0.5)] == [3, 4, 5]
     assert (scene.model.counter.calls, scene.model.counter.rows) == (3, 12)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scene_toys import Scene
 
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.sampling import constant, denoise
 from smoothtool.diffusion.tokens import PromptTokens, prompt_tokens
 from smoothtool.methods.editing import prompt_to_prompt
-from smoothtool.methods.editing.prompt_to_prompt import Controls, blend_mask, cross_edit, prompt_to_prompt_steps
+from smoothtool.methods.editing.prompt_to_prompt import (
+    BlendWords,
+    Controls,
+    blend_mask,
+    cross_edit,
+    prompt_to_prompt_steps,
+)
 from smoothtool.methods.editing.token_alignment import align, refinement_map, replacement_matrix
 
 N, W = 6, 3.0
@@ -19,7 +26,14 @@ FOXTAIL = PromptTokens((90, 1, 4, 5, 91, 91), ("a", "foxtail"), ((1,), (2, 3)))
 RED_CAT = PromptTokens((90, 1, 6, 2, 91, 91), ("a", "red", "cat"), ((1,), (2,), (3,)))
 
 
-def edit(scene, source_text, target_text, weights=None, blend=None, **ratios):
+def edit(
+    scene: Scene,
+    source_text: str,
+    target_text: str,
+    weights: dict[tuple[int, ...], float] | None = None,
+    blend: BlendWords | None = None,
+    **ratios: float,
+) -> torch.Tensor:
     tokens = [prompt_tokens(scene.model.tokenizer, text) for text in (source_text, target_text)]
     source, target = (scene.model.encode_prompts([text]) for text in (source_text, target_text))
     controls = Controls([cross_edit(*tokens, weights or {})], blends=[blend] if blend else [], **ratios)
@@ -27,7 +41,7 @@ def edit(scene, source_text, target_text, weights=None, blend=None, **ratios):
     return last.latents
 
 
-def close(found, wanted) -> None:
+def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, atol=2e-4, rtol=2e-4)
 
 
@@ -80,7 +94,7 @@ def test_a_token_is_paired_with_the_first_of_several_equal_ones() -> None:
 
 
 @pytest.mark.parametrize("steps", [6, 50, 51])
-def test_controls_last_for_the_programs_whole_numbers_of_steps(steps) -> None:
+def test_controls_last_for_the_programs_whole_numbers_of_steps(steps: int) -> None:
     controls = Controls([lambda a_src, a_tgt: a_src], cross_ratio=0.4)
     each = [prompt_to_prompt._Attend(controls, index, steps, 0.6, blend=None) for index in range(steps)]
     assert sum(bool(attend.edits) for attend in each) == 4 * (steps + 1) // 10
@@ -108,16 +122,16 @@ def test_reweighting_scales_the_chosen_columns_only() -> None:
     assert torch.equal(scaled[..., [0, 1, 3, 4, 5]], plain[..., [0, 1, 3, 4, 5]])
 
 
-def test_equal_prompts_give_the_reconstruction(scene) -> None:
+def test_equal_prompts_give_the_reconstruction(scene: Scene) -> None:
     close(edit(scene, "a red cat", "a red cat"), scene.inversion.reconstruction)
 
 
-def test_without_controls_it_is_plain_sampling(scene) -> None:
+def test_without_controls_it_is_plain_sampling(scene: Scene) -> None:
     *_, plain = denoise(scene.model, scene.path[0], constant(scene.target), constant(scene.null), N, W)
     close(edit(scene, "a red cat", "a red dog", cross_ratio=0.0, self_ratio=0.0), plain.latents)
 
 
-def test_cross_and_self_controls_each_change_the_result(scene) -> None:
+def test_cross_and_self_controls_each_change_the_result(scene: Scene) -> None:
     free = edit(scene, "a red cat", "a red dog", cross_ratio=0.0, self_ratio=0.0)
     cross = edit(scene, "a red cat", "a red dog", cross_ratio=1.0, self_ratio=0.0)
     inner = edit(scene, "a red cat", "a red dog", cross_ratio=0.0, self_ratio=1.0)
@@ -134,7 +148,7 @@ def test_blend_mask_is_the_union_of_both_prompts_grown_by_one_cell() -> None:
     assert torch.equal(mask, wanted)
 
 
-def test_local_blend_puts_the_source_where_no_word_looks(scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_blend_puts_the_source_where_no_word_looks(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     left = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     left[..., :8] = True
     monkeypatch.setattr(prompt_to_prompt, "blend_mask", lambda maps, size: left)
@@ -143,6 +157,6 @@ def test_local_blend_puts_the_source_where_no_word_looks(scene, monkeypatch: pyt
     assert not torch.equal(blended[..., :8], scene.path[-1][..., :8])
 
 
-def test_three_rows_are_computed_a_step(scene) -> None:
+def test_three_rows_are_computed_a_step(scene: Scene) -> None:
     edit(scene, "a red cat", "a red dog")
     assert (scene.model.counter.calls, scene.model.counter.rows) == (N, 3 * N)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +90,13 @@ def test_every_levels_noise_grows_from_the_one_before_by_a_fresh_increment() -> 
         assert_close(both[0], both[1], rtol=1e-4, atol=1e-5)  # the same noise for both pictures
 
 
-def run_anid(model, ends: torch.Tensor, levels: int = 2, steps: int = 8, prompts=("a cat", "a dog")):
+def run_anid(
+    model: DiffusionModel,
+    ends: torch.Tensor,
+    levels: int = 2,
+    steps: int = 8,
+    prompts: Sequence[str] = ("a cat", "a dog"),
+) -> list[Any]:
     text, null = model.encode_prompts(list(prompts)), model.encode_prompts([""])
     return list(anid_steps(model, ends, text, null, noise(levels, seed=9), levels, steps, 2.0))
 
@@ -120,7 +128,7 @@ def test_anid_run_backwards_gives_the_frames_in_reverse(model: DiffusionModel) -
     assert_close(forth[-1].latents, back[-1].latents.flip(0), rtol=1e-4, atol=1e-4)
 
 
-def predict(model, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+def predict(model: DiffusionModel, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
     with torch.no_grad():
         return model.predict_noise(latents, 501, model.encode_prompts(prompts))
 
@@ -156,7 +164,7 @@ def test_null_rows_attend_as_ever_where_only_the_text_half_is_interpolated(model
 
 @pytest.mark.parametrize(("everywhere", "interpolated"), [(False, 2), (True, 5)])
 def test_attention_is_interpolated_in_the_first_half_of_the_steps_unless_everywhere(
-    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch, everywhere, interpolated
+    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch, everywhere: bool, interpolated: int
 ) -> None:
     """Two of five steps: the program rounds down. Written with two calls a step, as the program has them."""
     text, null = model.encode_prompts(["a cat", "a dog"]), model.encode_prompts([""])

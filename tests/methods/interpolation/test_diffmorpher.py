@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from smoothtool.methods.interpolation.rescheduling import adain
 from smoothtool.methods.interpolation.slerp import slerp
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps
 
+LoraStates = list[dict[str, torch.Tensor]]
+
 PROMPTS = ["a cat", "a dog"]
 
 
@@ -31,13 +34,13 @@ def noise(count: int) -> torch.Tensor:
     return torch.randn((count, 4, 16, 16), generator=torch.Generator().manual_seed(0))
 
 
-def put(model, state) -> None:
+def put(model: DiffusionModel, state: dict[str, torch.Tensor]) -> None:
     add_trainable_lora(model.unet, 2, adapter="own")
     set_lora_state(model.unet, state, "own")
 
 
 @pytest.fixture
-def loras(model: DiffusionModel):
+def loras(model: DiffusionModel) -> LoraStates:
     """Two LoRAs that change much, and nothing on the model."""
     add_trainable_lora(model.unet, 2, adapter="own")
     zeros = lora_state(model.unet, "own")
@@ -48,16 +51,16 @@ def loras(model: DiffusionModel):
     ]
 
 
-def lerped(loras, ratio: float):
+def lerped(loras: LoraStates, ratio: float) -> dict[str, torch.Tensor]:
     return {key: torch.lerp(loras[0][key], loras[1][key], ratio) for key in loras[0]}
 
 
 @torch.no_grad()
-def predict(model, latents, prompts):
+def predict(model: DiffusionModel, latents: torch.Tensor, prompts: list[str]) -> torch.Tensor:
     return model.predict_noise(latents, 501, model.encode_prompts(prompts))
 
 
-def test_every_row_is_computed_under_its_own_mixture_of_loras(model: DiffusionModel, loras) -> None:
+def test_every_row_is_computed_under_its_own_mixture_of_loras(model: DiffusionModel, loras: LoraStates) -> None:
     latents, prompts = noise(3), ["a cat", "a cake", "a dog"]
     plain = predict(model, latents, prompts)
     with row_loras(model.unet, mix_loras(loras, torch.tensor([[1.0, 0.0], [0.7, 0.3], [0.0, 1.0]]))):
@@ -70,7 +73,7 @@ def test_every_row_is_computed_under_its_own_mixture_of_loras(model: DiffusionMo
         assert (together[row] - plain[row]).abs().max() > 1e-3
 
 
-def test_row_loras_stack_on_a_lora_that_the_model_has(model: DiffusionModel, loras) -> None:
+def test_row_loras_stack_on_a_lora_that_the_model_has(model: DiffusionModel, loras: LoraStates) -> None:
     put(model, loras[0])
     base = predict(model, noise(1), ["a cat"])
     remove_lora(model, "own")
@@ -81,7 +84,7 @@ def test_row_loras_stack_on_a_lora_that_the_model_has(model: DiffusionModel, lor
         assert (predict(model, noise(1), ["a cat"]) - base).abs().max() > 1e-3
 
 
-def test_a_call_of_other_rows_is_refused(model: DiffusionModel, loras) -> None:
+def test_a_call_of_other_rows_is_refused(model: DiffusionModel, loras: LoraStates) -> None:
     with row_loras(model.unet, mix_loras(loras, torch.eye(2))), pytest.raises(MemoryExhaustedError, match="needs 2"):
         predict(model, noise(1), ["a cat"])
     predict(model, noise(1), ["a cat"])
@@ -97,7 +100,7 @@ def test_the_ends_keep_their_own_keys_and_the_frames_between_take_the_ends(model
     assert torch.equal(predict(model, latents, prompts), plain)
 
 
-def test_each_picture_is_inverted_and_sampled_under_its_own_lora(model: DiffusionModel, loras) -> None:
+def test_each_picture_is_inverted_and_sampled_under_its_own_lora(model: DiffusionModel, loras: LoraStates) -> None:
     pictures, text = noise(2), model.encode_prompts(PROMPTS)
     *_, both = learnt_inversion_steps(model, pictures, text, loras, 3)
     *_, back = learnt_sampling_steps(model, both.latents, text, loras, 3)
@@ -110,7 +113,9 @@ def test_each_picture_is_inverted_and_sampled_under_its_own_lora(model: Diffusio
         assert_close(back.latents[[row]], given.latents, rtol=1e-4, atol=1e-4)
 
 
-def test_a_frame_without_the_ends_keys_is_sampled_alone_under_the_lerped_lora(model: DiffusionModel, loras) -> None:
+def test_a_frame_without_the_ends_keys_is_sampled_alone_under_the_lerped_lora(
+    model: DiffusionModel, loras: LoraStates
+) -> None:
     ends, text, ratio = noise(2), model.encode_prompts(PROMPTS), 0.3
     *_, frames = diffmorpher_steps(model, ends, text, loras, [0.1, ratio], 3, shared_to=0.0)
     put(model, lerped(loras, ratio))
@@ -120,7 +125,7 @@ def test_a_frame_without_the_ends_keys_is_sampled_alone_under_the_lerped_lora(mo
     assert_close(frames.latents[[1]], alone.latents, rtol=1e-3, atol=1e-3)
 
 
-def test_guidance_treats_the_null_half_like_the_text_half(model: DiffusionModel, loras) -> None:
+def test_guidance_treats_the_null_half_like_the_text_half(model: DiffusionModel, loras: LoraStates) -> None:
     text = model.encode_prompts(["a cat", "a cat"])
     *_, plain = diffmorpher_steps(model, noise(2), text, loras, [0.3, 0.6], 3)
     *_, guided = diffmorpher_steps(model, noise(2), text, loras, [0.3, 0.6], 3, null=text[:1], guidance_scale=4.0)
@@ -130,7 +135,9 @@ def test_guidance_treats_the_null_half_like_the_text_half(model: DiffusionModel,
     assert_close(guided_end.latents, end.latents, rtol=1e-3, atol=1e-3)
 
 
-def test_a_lora_file_is_read_as_the_state_that_was_written(model: DiffusionModel, loras, tmp_path: Path) -> None:
+def test_a_lora_file_is_read_as_the_state_that_was_written(
+    model: DiffusionModel, loras: LoraStates, tmp_path: Path
+) -> None:
     put(model, loras[0])
     write_tensors(tmp_path / "own.safetensors", *lora_file(model.unet, "own"))
     remove_lora(model, "own")
@@ -140,12 +147,12 @@ def test_a_lora_file_is_read_as_the_state_that_was_written(model: DiffusionModel
 
 
 def test_the_ends_keys_are_used_in_the_first_part_of_the_steps(
-    model: DiffusionModel, loras, monkeypatch: pytest.MonkeyPatch
+    model: DiffusionModel, loras: LoraStates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooked, predict_noise = [], model.predict_noise
     attention = model.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1
 
-    def spy(*arguments):
+    def spy(*arguments: Any) -> torch.Tensor:
         hooked.append(bool(attention._forward_pre_hooks))
         return predict_noise(*arguments)
 
@@ -157,7 +164,7 @@ def test_the_ends_keys_are_used_in_the_first_part_of_the_steps(
 
 
 def test_more_frames_than_fit_one_call_are_the_same_frames(
-    model: DiffusionModel, loras, monkeypatch: pytest.MonkeyPatch
+    model: DiffusionModel, loras: LoraStates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = (model, noise(2), model.encode_prompts(PROMPTS), loras, [0.2, 0.4, 0.6, 0.8], 2)
     *_, whole = diffmorpher_steps(*arguments)
@@ -166,7 +173,7 @@ def test_more_frames_than_fit_one_call_are_the_same_frames(
     assert_close(chunked.latents, whole.latents, rtol=1e-4, atol=1e-4)
 
 
-def test_a_morph_run_backwards_gives_the_frames_in_reverse(model: DiffusionModel, loras) -> None:
+def test_a_morph_run_backwards_gives_the_frames_in_reverse(model: DiffusionModel, loras: LoraStates) -> None:
     text = model.encode_prompts(PROMPTS)
     *_, forth = diffmorpher_steps(model, noise(2), text, loras, [0.2, 0.6], 3)
     *_, back = diffmorpher_steps(model, noise(2).flip(0), text[[1, 0]], loras[::-1], [0.4, 0.8], 3)

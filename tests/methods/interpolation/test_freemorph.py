@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from scipy.stats import beta
@@ -20,6 +23,7 @@ from smoothtool.methods.interpolation.freemorph import (
     with_shared_detail,
 )
 from smoothtool.methods.interpolation.slerp import slerp, uniform_ratios
+from smoothtool.types import Conditioning
 
 SHAPE = (4, 16, 16)
 
@@ -28,7 +32,14 @@ def noise(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn((count, *SHAPE), generator=torch.Generator().manual_seed(seed))
 
 
-def morph(model, ends: torch.Tensor, detail: torch.Tensor, prompts=("a cat", "a dog"), steps=10, frames=3):
+def morph(
+    model: DiffusionModel,
+    ends: torch.Tensor,
+    detail: torch.Tensor,
+    prompts: Sequence[str] = ("a cat", "a dog"),
+    steps: int = 10,
+    frames: int = 3,
+) -> list[Any]:
     text, null = model.encode_prompts(list(prompts)), model.encode_prompts([""])
     return list(freemorph_steps(model, ends, text, null, detail, uniform_ratios(frames), steps, 2.0))
 
@@ -99,7 +110,7 @@ def test_attention_is_drawn_together_in_the_published_parts_of_the_way(
     seen, plain = [], type(next(iter(model.unet.attn_processors.values())))
     predict = model.predict_noise
 
-    def spy(latents, timestep, text):
+    def spy(latents: torch.Tensor, timestep: int, text: Conditioning) -> torch.Tensor:
         processor = next(iter(model.unet.attn_processors.values()))
         seen.append("plain" if isinstance(processor, plain) else processor.attend.__qualname__.split(".")[0])
         return predict(latents, timestep, text)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_spdinv_solves_gaussian_data_in_closed_form(image: torch.Tensor, solver:
 def test_sampling_leads_back_from_spdinv_where_plain_inversion_misses(image: torch.Tensor) -> None:
     model = stand_in(gaussian)
 
-    def missed(steps) -> float:
+    def missed(steps: Iterator[Any]) -> float:
         *_, noise = steps
         *_, back = denoise(model, noise.latents, constant(EMPTY), constant(EMPTY), N, 1.0)  # type: ignore[arg-type]
         return float((back.latents - image).abs().max())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from smoothtool.errors import ModelError, UsageError
 from smoothtool.methods.smoothness import istd
 from smoothtool.methods.smoothness.istd import WalkSettings, prompt_noises, prompt_walks
 from smoothtool.metrics.sequences import deviation
+from smoothtool.types import Conditioning
 
 SHAPE = (4, 16, 16)
 SETTINGS = WalkSettings(seed=3, latent_shape=SHAPE, frames=11, num_inference_steps=2, guidance_scale=2.0)
@@ -22,7 +23,7 @@ PROMPTS = ["a cat", "a dog on a cake", "a red fox"]
 
 
 @pytest.fixture
-def linear(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch):
+def linear(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> DiffusionModel:
     """A generator that is an isometry up to scale: the UNet predicts no noise, the decoder reshapes 4 channels to 3."""
     monkeypatch.setattr(model, "predict_noise", lambda latents, timestep, text: torch.zeros_like(latents))
     monkeypatch.setattr(
@@ -31,19 +32,21 @@ def linear(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch):
     return model
 
 
-def image_scale(model) -> float:
+def image_scale(model: DiffusionModel) -> float:
     """What two steps without noise make of unit latents, in [0, 1] pixels of the toy decoder."""
     pairs = model.schedule.alpha_pairs(2)
     gain = math.prod((after / before) ** 0.5 for _, before, after in pairs)
     return gain * math.sqrt(3) / 2
 
 
-def walks(model, prompts=PROMPTS, settings=SETTINGS, batch_size=32):
+def walks(
+    model: DiffusionModel, prompts: list[str] = PROMPTS, settings: WalkSettings = SETTINGS, batch_size: int = 32
+) -> list[Any]:
     return list(prompt_walks(model, prompts, settings, batch_size))
 
 
 def test_an_isometry_walked_between_equally_long_noises_has_no_deviation(
-    linear, monkeypatch: pytest.MonkeyPatch
+    linear: DiffusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = torch.zeros(2, *SHAPE)
     ends[0, 0], ends[1, 1] = 1.0, 1.0
@@ -55,7 +58,7 @@ def test_an_isometry_walked_between_equally_long_noises_has_no_deviation(
         assert result.population_std < 1e-4 * chord
 
 
-def test_a_walk_between_noises_of_other_lengths_has_its_computed_deviation(linear) -> None:
+def test_a_walk_between_noises_of_other_lengths_has_its_computed_deviation(linear: DiffusionModel) -> None:
     walk = walks(linear)[1]
     a, b = (end.double().flatten() for end in prompt_noises(3, PROMPTS[1], SHAPE))
     angle = math.acos(float(a @ b / (a.norm() * b.norm())))
@@ -102,7 +105,7 @@ def test_a_nan_picture_spoils_its_own_walk_only(model: DiffusionModel, monkeypat
     spoilt = model.encode_prompts([PROMPTS[1]]).prompt_embeds[0]
     predict = model.predict_noise
 
-    def predict_noise(latents, timestep, text):
+    def predict_noise(latents: torch.Tensor, timestep: int, text: Conditioning) -> torch.Tensor:
         broken = (text.prompt_embeds == spoilt).all(dim=(1, 2))
         return predict(latents, timestep, text).masked_fill(broken.view(-1, 1, 1, 1), torch.nan)
 
@@ -120,10 +123,12 @@ def test_no_prompts_and_single_frames_are_refused(model: DiffusionModel) -> None
         walks(model, settings=WalkSettings(0, SHAPE, frames=1))
 
 
-def test_a_batch_that_does_not_fit_is_halved_until_it_does(linear, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(
+    linear: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, sizes, predict = walks(linear), [], linear.predict_noise
 
-    def small(latents, timestep, text):
+    def small(latents: torch.Tensor, timestep: int, text: Conditioning) -> torch.Tensor:
         sizes.append(len(latents))
         if len(latents) > 16:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
@@ -137,8 +142,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(linear, monkeypatch: 
         assert_close(one.pixel_values, other.pixel_values)
 
 
-def test_one_picture_that_does_not_fit_is_told(linear, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_) -> NoReturn:
+def test_one_picture_that_does_not_fit_is_told(linear: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> NoReturn:
         raise MemoryError
 
     monkeypatch.setattr(linear, "predict_noise", full)

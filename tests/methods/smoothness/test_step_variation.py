@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from toys import tiny_model
 from smoothtool.diffusion.lora import add_trainable_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.methods.smoothness.step_variation import (
+    Gradient,
+    LossTerm,
     NoisyBatch,
     Regularisation,
     disagreement,
@@ -26,14 +29,14 @@ from smoothtool.methods.smoothness.step_variation import (
 STEPS = {"central": 3e-3, "one-sided": 1e-3, "forward-variation": 3e-3, "double-backward": 3e-3}
 
 
-def noisy_batch(model, timestep: int, size: int = 2, seed: int = 0) -> NoisyBatch:
+def noisy_batch(model: DiffusionModel, timestep: int, size: int = 2, seed: int = 0) -> NoisyBatch:
     generator = torch.Generator().manual_seed(seed)
     latents, noise, probe = (torch.randn(size, 4, 16, 16, generator=generator) for _ in range(3))
     abar = torch.full((size,), model.schedule.alpha_prod(timestep))
     return NoisyBatch(latents, noise, probe, abar, torch.ones(size))
 
 
-def predictor(model, timestep: int, size: int = 2):
+def predictor(model: DiffusionModel, timestep: int, size: int = 2) -> Callable[[torch.Tensor], torch.Tensor]:
     text = model.encode_prompts(["a cat", "red cake", "a dog on blue"][:size])
     return lambda latents: model.predict_noise(latents, timestep, text)
 
@@ -54,11 +57,11 @@ def one_level_unet() -> UNet2DConditionModel:
 
 
 @pytest.fixture
-def trained(model: DiffusionModel):
+def trained(model: DiffusionModel) -> list[torch.nn.Parameter]:
     return with_lora(model)
 
 
-def with_lora(model):
+def with_lora(model: DiffusionModel) -> list[torch.nn.Parameter]:
     """A LoRA away from its start, so that both of its matrices have a gradient."""
     parameters = add_trainable_lora(model.unet, rank=2, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(2)
@@ -67,7 +70,15 @@ def with_lora(model):
     return parameters
 
 
-def gradient_of(gradient, predict, batch, parameters, running_mean=None, weight=1.0, relative_step=None):
+def gradient_of(
+    gradient: Gradient,
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    batch: NoisyBatch,
+    parameters: Sequence[torch.nn.Parameter],
+    running_mean: torch.Tensor | None = None,
+    weight: float = 1.0,
+    relative_step: float | None = None,
+) -> tuple[torch.Tensor, LossTerm]:
     settings = Regularisation(gradient, weight, relative_step or STEPS[gradient])
     with sdpa_kernel(SDPBackend.MATH):
         for term in loss_terms(predict, batch, running_mean, settings, parameters):
@@ -75,14 +86,20 @@ def gradient_of(gradient, predict, batch, parameters, running_mean=None, weight=
     return collect(parameters), term
 
 
-def collect(parameters):
+def collect(parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
     found = torch.cat([p.grad.flatten() for p in parameters])
     for p in parameters:
         p.grad = None
     return found
 
 
-def witness(predict, batch, parameters, running_mean, weight=1.0):
+def witness(
+    predict: Callable[[torch.Tensor], torch.Tensor],
+    batch: NoisyBatch,
+    parameters: Sequence[torch.nn.Parameter],
+    running_mean: torch.Tensor,
+    weight: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Equations 9 and 10 as written, left to autograd from end to end; written apart from the code under test."""
     noise = batch.noise.clone().requires_grad_(True)
     abar = batch.alphas_cumprod.view(-1, 1, 1, 1)
@@ -99,14 +116,14 @@ def witness(predict, batch, parameters, running_mean, weight=1.0):
     return collect(parameters), n.detach(), mean.detach()
 
 
-def relative(found, expected):
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("timestep", [20, 500, 980])
 @pytest.mark.parametrize(("gradient", "tolerance"), [("central", 1e-3), ("one-sided", 5e-3), ("double-backward", 1e-5)])
 def test_the_regulariser_gradient_equals_double_backward(
-    model: DiffusionModel, trained, gradient, tolerance, timestep
+    model: DiffusionModel, trained: list[torch.nn.Parameter], gradient: Gradient, tolerance: float, timestep: int
 ) -> None:
     batch, predict, mean = noisy_batch(model, timestep), predictor(model, timestep), torch.tensor(0.3)
     base, *_ = witness(predict, batch, trained, mean, weight=0.0)
@@ -135,7 +152,7 @@ def test_weights_of_one_over_abar_turn_the_loss_in_eps_into_the_loss_in_velocity
     batch, found = noisy_batch(model, 700), torch.randn(2, 4, 16, 16)
     weighted = replace(batch, loss_weights=1 / batch.alphas_cumprod)
 
-    def velocity(noise):
+    def velocity(noise: torch.Tensor) -> torch.Tensor:
         return (noise - batch.sigma * batch.noisy(batch.noise)) / batch.signal
 
     expected = (velocity(found) - velocity(batch.noise)).square().flatten(1).mean(dim=1)
@@ -144,7 +161,7 @@ def test_weights_of_one_over_abar_turn_the_loss_in_eps_into_the_loss_in_velocity
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation"])
 def test_gradient_checkpointing_computes_again_and_gives_the_same_gradient(
-    model: DiffusionModel, trained, gradient
+    model: DiffusionModel, trained: list[torch.nn.Parameter], gradient: Gradient
 ) -> None:
     batch, predict, calls = noisy_batch(model, 500), predictor(model, 500), []
     model.unet.down_blocks[1].resnets[0].register_forward_pre_hook(lambda *_: calls.append(1))
@@ -162,7 +179,7 @@ def test_a_traced_unet_gives_the_same_gradient(model: DiffusionModel) -> None:
     trained = with_lora(model)
     batch, text, times = noisy_batch(model, 500), model.encode_prompts(["a cat", "red cake"]), torch.tensor([500, 500])
 
-    def through(unet):
+    def through(unet: UNet2DConditionModel) -> Any:
         return lambda latents: model.predict_noise_at(latents, times, text, unet)
 
     expected, _ = gradient_of("central", through(model.unet), batch, trained, torch.tensor(0.3))
@@ -173,7 +190,9 @@ def test_a_traced_unet_gives_the_same_gradient(model: DiffusionModel) -> None:
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided"])
-def test_gradients_accumulate_with_the_running_mean_carried_on(model: DiffusionModel, trained, gradient) -> None:
+def test_gradients_accumulate_with_the_running_mean_carried_on(
+    model: DiffusionModel, trained: list[torch.nn.Parameter], gradient: Gradient
+) -> None:
     mean, expected_mean = torch.tensor(0.5), torch.tensor(0.5)
     found, expected = 0.0, 0.0
     for seed, timestep in enumerate((100, 600)):
@@ -187,7 +206,9 @@ def test_gradients_accumulate_with_the_running_mean_carried_on(model: DiffusionM
 
 
 @pytest.mark.parametrize("gradient", ["central", "forward-variation"])
-def test_the_base_loss_of_a_pair_is_the_plain_one_to_first_order(model: DiffusionModel, trained, gradient) -> None:
+def test_the_base_loss_of_a_pair_is_the_plain_one_to_first_order(
+    model: DiffusionModel, trained: list[torch.nn.Parameter], gradient: Gradient
+) -> None:
     batch, predict = noisy_batch(model, 500), predictor(model, 500)
     plain = batch.base_loss(batch.noise, predict(batch.noisy(batch.noise)))
     settings = Regularisation(gradient, 1.0, 1e-2)
@@ -197,7 +218,9 @@ def test_the_base_loss_of_a_pair_is_the_plain_one_to_first_order(model: Diffusio
 
 @pytest.mark.parametrize("gradient", STEPS)
 @pytest.mark.parametrize("timestep", [20, 500, 980])
-def test_the_variation_of_gaussian_data_has_its_closed_form(model: DiffusionModel, gradient, timestep) -> None:
+def test_the_variation_of_gaussian_data_has_its_closed_form(
+    model: DiffusionModel, gradient: Gradient, timestep: int
+) -> None:
     data_deviation = 0.7
     batch = noisy_batch(model, timestep)
     abar = model.schedule.alpha_prod(timestep)
@@ -209,7 +232,9 @@ def test_the_variation_of_gaussian_data_has_its_closed_form(model: DiffusionMode
 
 
 @pytest.mark.slow
-def test_forward_variation_points_the_same_way_as_the_definition_on_average(model: DiffusionModel, trained) -> None:
+def test_forward_variation_points_the_same_way_as_the_definition_on_average(
+    model: DiffusionModel, trained: list[torch.nn.Parameter]
+) -> None:
     predict, total = predictor(model, 500), {"forward-variation": 0.0, "double-backward": 0.0}
     for seed in range(12):
         batch = noisy_batch(model, 500, seed=seed)
@@ -238,7 +263,7 @@ def test_the_first_batch_starts_the_running_mean_and_zero_reproduces_the_referen
     assert float(variation(norms, torch.tensor(0.0)).running_mean) == pytest.approx(0.02)
 
 
-def test_lambda_zero_is_plain_training(model: DiffusionModel, trained) -> None:
+def test_lambda_zero_is_plain_training(model: DiffusionModel, trained: list[torch.nn.Parameter]) -> None:
     batch, predict = noisy_batch(model, 500), predictor(model, 500)
     expected, *_ = witness(predict, batch, trained, torch.tensor(0.0), weight=0.0)
     found, term = gradient_of("central", predict, batch, trained, weight=0.0)
@@ -248,7 +273,7 @@ def test_lambda_zero_is_plain_training(model: DiffusionModel, trained) -> None:
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided"])
 def test_the_variation_gradient_is_the_double_backwards_and_is_left_nowhere(
-    model: DiffusionModel, trained, gradient
+    model: DiffusionModel, trained: list[torch.nn.Parameter], gradient: Gradient
 ) -> None:
     batch, predict = noisy_batch(model, 500, size=1), predictor(model, 500, size=1)
     with sdpa_kernel(SDPBackend.MATH):
@@ -259,14 +284,14 @@ def test_the_variation_gradient_is_the_double_backwards_and_is_left_nowhere(
 
 
 @pytest.mark.parametrize(("width", "agrees"), [(100.0, True), (0.02, False)])
-def test_two_lengths_disagree_where_the_difference_is_longer_than_the_models_waves(width, agrees) -> None:
+def test_two_lengths_disagree_where_the_difference_is_longer_than_the_models_waves(width: int, agrees: bool) -> None:
     """eps = theta sin(z / width); r = 0.1 moves every entry of z by about 0.1. The witness is the double backward."""
     torch.manual_seed(0)
     theta = torch.nn.Parameter(torch.ones(1, 4, 16, 16, dtype=torch.float64) + 0.1 * torch.rand(1, 4, 16, 16))
     latents, noise, probe = torch.randn(3, 1, 4, 16, 16, dtype=torch.float64)
     batch = NoisyBatch(latents, noise, probe, torch.tensor([0.5]).double(), torch.ones(1).double())
 
-    def predict(z):
+    def predict(z: torch.Tensor) -> torch.Tensor:
         return theta * torch.sin(z / width)
 
     settings = Regularisation("central", relative_step=0.1)
@@ -283,11 +308,11 @@ def test_two_lengths_disagree_where_the_difference_is_longer_than_the_models_wav
 
 @pytest.mark.parametrize("gradient", STEPS)
 def test_a_sample_whose_difference_is_not_resolved_trains_without_the_regulariser(
-    model: DiffusionModel, trained, gradient
+    model: DiffusionModel, trained: list[torch.nn.Parameter], gradient: Gradient
 ) -> None:
     batch, predict, mean = noisy_batch(model, 500), predictor(model, 500), torch.tensor(0.3)
 
-    def with_resolved(*resolved: float):
+    def with_resolved(*resolved: float) -> Any:
         part = replace(batch, resolved=torch.tensor(resolved))
         return gradient_of(gradient, predict, part, trained, mean, 10.0)[0]
 
@@ -301,8 +326,10 @@ def test_a_sample_whose_difference_is_not_resolved_trains_without_the_regularise
     assert relative(none, plain) < 1e-2
 
 
-def test_parameters_are_trainable_again_after_an_error(model: DiffusionModel, trained) -> None:
-    def fails(latents) -> NoReturn:
+def test_parameters_are_trainable_again_after_an_error(
+    model: DiffusionModel, trained: list[torch.nn.Parameter]
+) -> None:
+    def fails(latents: torch.Tensor) -> NoReturn:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
