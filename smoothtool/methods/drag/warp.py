@@ -57,7 +57,8 @@ def bidirectional_warp(
     Raises: InputError when no handle lies inside the region.
     """
     labels = connected_parts(region)
-    at = _labels_at(labels, handles_rc)
+    last = torch.tensor(region.shape, device=region.device) - 1
+    at = _labels_at(labels, handles_rc.minimum(last))  # a handle may lie up to a pixel behind the last one's middle
     target_rc, source_rc, left, reached = [], [], torch.zeros_like(region), torch.zeros_like(region)
     for label in at[at > 0].unique():
         part, mine = labels == label, at == label

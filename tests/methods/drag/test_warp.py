@@ -41,6 +41,11 @@ def test_one_handle_moves_its_region_as_it_is() -> None:
     assert_close(warped[..., kept], expected[..., kept], rtol=1e-5, atol=1e-5)
 
 
+def test_a_handle_on_the_far_edge_of_the_last_pixel_moves_its_region() -> None:
+    warp = bidirectional_warp(box(24, 32, 24, 32), rc((31.9, 31.6)), rc((21.9, 21.6)))
+    assert warp.target_rc.amin(dim=0).tolist() == [14, 14]
+
+
 def test_what_is_uncovered_is_to_be_painted_and_so_is_the_seam() -> None:
     hole = bidirectional_warp(box(4, 12, 4, 12), rc((8, 8)), rc((8, 20))).hole
     assert torch.equal(hole[3:13, 3:13], torch.ones(10, 10, dtype=torch.bool))
