@@ -14,6 +14,8 @@ from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Only a path that was typed can be at fault: a name that no file can have, or a link that leads to itself."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as of every program that it ends."""
@@ -130,6 +132,8 @@ def explain(fault: BaseException) -> SmoothtoolError:
         if fault.errno in (*NO_ROOM, *NO_RIGHT):
             hint = "another folder with -o, or make room"
             return StorageError(f"{name}{os.strerror(fault.errno)}", hint, full=disk_is_full(fault))
+        if fault.errno in NO_NAME:
+            return InputError(f"{name}{os.strerror(fault.errno)}", "check the path")
         return SmoothtoolError(f"{name}{os.strerror(fault.errno)}", "another folder with -o")
     what = f"{type(fault).__name__}: {first_line(fault)}" if str(fault).strip() else type(fault).__name__
     return SmoothtoolError(f"internal error: {what}", "run again with --debug, and report what it shows")

@@ -77,13 +77,13 @@ def copy_recipe(name: Name, target: Target = None, as_json: Json = False) -> Non
     if source is None:
         raise UsageError(f"{name}: no such recipe", closest(name, _shipped()) or "smoothtool recipe ls")
     place = (target / source.name if target and target.is_dir() else target) or Path(source.name)
-    if place.exists():
+    if os.path.lexists(place):  # a link that leads nowhere is somebody's too
         raise UsageError(f"{place}: is there already", "another name")
     if not place.parent.is_dir():
         raise UsageError(f"{place.parent}: there is no such folder", f"mkdir -p {place.parent}")
     tables = [table for table in source.parent.glob("*.[cj]s*") if table.name in source.read_text("utf-8")]
     copies = {place: source, **{place.with_name(table.name): table for table in tables}}
-    copied = [target for target in copies if not target.exists()]
+    copied = [target for target in copies if not os.path.lexists(target)]
     for target in copied:
         write_bytes_atomic(target, copies[target].read_bytes())
     if as_json:

@@ -20,6 +20,7 @@ from smoothtool.errors import BatchError, InputError, MemoryExhaustedError, Mode
 from smoothtool.jobs import JOBS
 from smoothtool.types import Report, Track
 from smoothtool.weights import settings
+from smoothtool.weights.models import STICKERS_LORA
 
 ROOT = Path(__file__).parents[2]
 ALL = [
@@ -343,3 +344,28 @@ def test_a_dry_run_says_that_unnamed_results_go_where_the_user_says(
     assert line in call(*one, "samples:cat")[2]
     assert f"into {tmp_path / 'films'}" in call(*one, "samples:cat")[2]
     assert line not in call(*one, "samples:cat", "-o", "here")[2]
+
+
+@pytest.mark.parametrize("place", ["日" * 100, "loop/x", "loop"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bench", "--dry-run", "drag"),
+        ("bench", "--dry-run", "pie"),
+        ("bench", "--dry-run", "morph"),
+        ("eval", "recon", "."),
+        ("recipe", "cp", "noise-walks"),
+        ("lora", "convert", str(STICKERS_LORA)),
+        ("models", "info"),
+        ("lora", "info"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_no_file_can_have_is_no_internal_error(
+    call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], place: str
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(*words, place)
+    assert code in (2, 4, 5, 7), err
+    assert err.count("error: ") == 1
