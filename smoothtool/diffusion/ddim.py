@@ -175,13 +175,13 @@ def _betas(config: Fields) -> torch.Tensor:
     end = config.number("beta_end", 0.02, low=1e-8, high=1)
     kind = config.text("beta_schedule", "linear")
     if "trained_betas" in config:
-        betas = torch.tensor(config.numbers("trained_betas"), dtype=torch.float64)
+        betas = torch.tensor(config.numbers("trained_betas"), dtype=torch.float64, device="cpu")
         if len(betas) != count or not bool(((betas >= 0) & (betas <= 1)).all()):
             raise config.wrong("trained_betas", f"a list of {count} numbers from 0 to 1")
     elif kind == "scaled_linear":
-        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64) ** 2
+        betas = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float64, device="cpu") ** 2
     elif kind == "linear":
-        betas = torch.linspace(start, end, count, dtype=torch.float64)
+        betas = torch.linspace(start, end, count, dtype=torch.float64, device="cpu")
     elif kind in BETA_SCHEDULES:
         betas = DDIMScheduler(num_train_timesteps=count, beta_schedule=kind).betas.double()
     else:

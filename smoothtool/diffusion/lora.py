@@ -104,7 +104,7 @@ def add_trainable_lora(
             weight.data = weight.data.to(dtype)
             weight.requires_grad_(True)
             parameters.append(weight)
-        values = torch.empty(parameters[-2].shape)
+        values = torch.empty(parameters[-2].shape, device="cpu")
         nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
         parameters[-2].data.copy_(values)
     return parameters
@@ -167,7 +167,7 @@ def kohya_file(unet: nn.Module, adapter: str, metadata: Mapping[str, str] | None
     for name, layer in lora_layers(unet, adapter).items():
         down, up = (weight.detach().cpu().clone() for weight in _pair(layer, adapter))
         tensors |= {f"{names[name]}.lora_down.weight": down, f"{names[name]}.lora_up.weight": up}
-        tensors[f"{names[name]}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]))
+        tensors[f"{names[name]}.alpha"] = torch.tensor(float(layer.lora_alpha[adapter]), device="cpu")
     return tensors, {"format": "pt", **(metadata or {})}
 
 

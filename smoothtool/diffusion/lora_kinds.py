@@ -208,8 +208,8 @@ def _whole(change: torch.Tensor) -> LowRankChange:
     """[out, in, …] of any rank, times the identity of the smaller side."""
     out, inner = len(change), change.shape[1]
     if change.ndim > 2 or out <= inner:
-        return LowRankChange(change, _pointwise(torch.eye(out), change), float(out))
-    return LowRankChange(torch.eye(inner), change, float(inner))
+        return LowRankChange(change, _pointwise(torch.eye(out, device=change.device), change), float(out))
+    return LowRankChange(torch.eye(inner, device=change.device), change, float(inner))
 
 
 def _pointwise(up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

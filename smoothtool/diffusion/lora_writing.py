@@ -50,7 +50,7 @@ def kohya_contents(
         stem = names[name] if part == "unet" else encoders[part] + inner
         tensors[f"{stem}.lora_down.weight"] = change.down.contiguous()
         tensors[f"{stem}.lora_up.weight"] = change.up.contiguous()
-        tensors[f"{stem}.alpha"] = torch.tensor(float(change.alpha))
+        tensors[f"{stem}.alpha"] = torch.tensor(float(change.alpha), device="cpu")
     return tensors, {"format": "pt", **metadata}
 
 

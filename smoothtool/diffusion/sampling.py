@@ -34,9 +34,14 @@ def guide(noise_null: torch.Tensor, noise_text: torch.Tensor, guidance_scale: fl
     return noise_null + guidance_scale * (noise_text - noise_null)
 
 
+def seeded_noise(shape: Sequence[int], seed: int | None) -> torch.Tensor:
+    """Noise of a seed, 0 where there is none; on the CPU, so that every device starts from the same."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed or 0), device="cpu")
+
+
 def noise_like(latents: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
     """Noise for latents [B, C, h, w], each picture's from a CPU generator of its own, so the same in any batch."""
-    return torch.cat([torch.randn(latents[:1].shape, generator=one) for one in generators]).to(latents)
+    return torch.cat([torch.randn(latents[:1].shape, generator=one, device="cpu") for one in generators]).to(latents)
 
 
 @torch.no_grad()

@@ -134,7 +134,7 @@ def prediction_type_of(unet: UNet2DConditionModel) -> str:
     sqrt(abar) eps - sqrt(1 - abar) x0 holds sqrt(abar) = 0.07 of it and a guess of the picture, unrelated to z.
     """
     shape = (1, int(unet.config.in_channels), PROBE_SIDE, PROBE_SIDE)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(unet.device, unet.dtype)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu").to(unet.device, unet.dtype)
     no_text = Conditioning(noise.new_zeros(1, 1, int(unet.config.cross_attention_dim)), _no_pooled(unet, noise))
     added = added_conditions(no_text, noise, PIXELS_PER_LATENT, unet.dtype)
     out = unet(noise, 999, encoder_hidden_states=no_text.prompt_embeds, added_cond_kwargs=added, return_dict=False)[0]

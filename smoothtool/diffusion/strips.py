@@ -163,7 +163,7 @@ def _statistics(groups: int, rows_of: Rows, shape: torch.Size) -> tuple[torch.Te
     """Mean and variance [B, groups] of a map, its strips' merged as Chan, Golub and LeVeque (1983) do."""
     batch, channels, height, width = shape
     step = max(1, STRIP_NUMBERS // (batch * channels * width))
-    mean = variance = torch.zeros(())
+    mean = variance = torch.zeros((), device="cpu")
     for first in range(0, height, step):
         last = min(height, first + step)
         values = rows_of(first, last).float().reshape(batch, groups, -1)

@@ -87,7 +87,7 @@ class Clip:
             pictures = F.interpolate(pictures, scaled, mode="bicubic", antialias=True).clamp(-1, 1)
         top, left = ((side - size) // 2 for side in pictures.shape[-2:])
         pictures = (pictures[..., top : top + size, left : left + size] + 1) / 2
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.image_mean, self.image_std))
+        mean, std = pictures.new_tensor([self.image_mean, self.image_std]).view(2, 3, 1, 1)
         return (pictures - mean) / std
 
 

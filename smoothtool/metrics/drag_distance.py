@@ -30,9 +30,9 @@ def correspondence_feature(model: DiffusionModel, pixel_values: torch.Tensor, pr
     """pixel_values [1, 3, H, W] in [-1, 1] -> feature [1, C, h, w]; the noises are the same for every picture."""
     latents, text = model.encode_images(pixel_values), model.encode_prompts([prompt])
     generator = torch.Generator().manual_seed(0)
-    total, block = torch.zeros(()), layer_choices(model.unet).match_block
+    total, block = torch.zeros((), device=latents.device), layer_choices(model.unet).match_block
     for _ in range(ENSEMBLE):
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        noise = torch.randn(latents.shape, generator=generator, device="cpu").to(latents)
         noisy = add_noise(latents, noise, model.schedule.alpha_prod(TIMESTEP))
         _, feature = predict_with_feature(model, noisy, TIMESTEP, text, whole=False, block=block)
         total = feature.detach() + total.to(feature.device)

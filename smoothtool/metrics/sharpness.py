@@ -53,7 +53,7 @@ def sharpness(frames: torch.Tensor) -> Sharpness:
     energy = detail_energy(frames)
     if float(energy[0] + energy[-1]) == 0:
         return Sharpness((), None)
-    expected = torch.lerp(energy[0], energy[-1], torch.linspace(0, 1, len(frames)).to(energy))
+    expected = torch.lerp(energy[0], energy[-1], torch.linspace(0, 1, len(frames), device=energy.device).to(energy))
     relative = (energy / expected)[1:-1].tolist()
     central = relative[(len(relative) - 1) // 2 : len(relative) // 2 + 1]
     return Sharpness(tuple(relative), sum(central) / len(central))

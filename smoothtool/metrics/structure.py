@@ -33,7 +33,7 @@ class Dino:
         """
         size = int(self.model.config.image_size)
         pictures = F.interpolate(pixel_values.float(), (size, size), mode="bilinear", antialias=True)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = pictures.new_tensor([IMAGENET_MEAN, IMAGENET_STD]).view(2, 3, 1, 1)
         keys: list[torch.Tensor] = []
         layer = _key_layers(self.model)[-1]
         hook = layer.register_forward_hook(lambda module, inputs, output: keys.append(output))

@@ -64,7 +64,8 @@ class Examples:
         if not self.embeddings.has(rows[0], "pooled"):
             return Conditioning(embeds)
         pooled = torch.stack([self.embeddings.read(row, "pooled").float() for row in rows])
-        return Conditioning(embeds, pooled, torch.tensor([self.framings[index] for index in indices]).float())
+        framings = torch.tensor([self.framings[index] for index in indices], device="cpu")
+        return Conditioning(embeds, pooled, framings.float())
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class StepGradients:
         self.parameters = list(parameters)
         self.order = BatchOrder(examples.buckets, settings.batch_size * accelerator.num_processes, settings.seed)
         self.at_once: int | None = None
-        self.running_mean = torch.zeros(()) if settings.running_mean_start == "zero" else None
+        self.running_mean = torch.zeros((), device=model.device) if settings.running_mean_start == "zero" else None
         mixed = accelerator.mixed_precision != "no"
         if settings.variation_weight and not mixed:
             forbid_tf32(settings.gradient, model)

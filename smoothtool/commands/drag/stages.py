@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import constant, denoise
+from smoothtool.diffusion.sampling import constant, denoise, seeded_noise
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.pictures.images import Fitted, crop_back, fit_image, to_image
 from smoothtool.jobs import drag_iterations, opened_steps
@@ -124,7 +124,7 @@ def open_prompt(model: DiffusionModel, job: DragJob, track: Track) -> Opened:
     """Make a picture from the prompt, as far as the step that dragging happens before."""
     size_px = generated_size_px(model, job)
     shape = model.noise_shape(size_px)
-    latents = torch.randn((1, *shape), generator=torch.Generator().manual_seed(job.seed or 0)).to(model.device)
+    latents = seeded_noise((1, *shape), job.seed).to(model.device)
     text, null = model.encode_prompts([job.prompt or ""]), model.encode_null(job.negative)
     sampling = denoise(model, latents, constant(text), constant(null), job.steps, job.guidance)
     for step in track(islice(sampling, first_step(job)), "sampling", first_step(job)):
@@ -240,7 +240,7 @@ def grid_size(opened: Opened) -> tuple[int, int]:
 
 def _task(model: DiffusionModel, opened: Opened, points: DragPoints, mask: np.ndarray | None) -> DragTask:
     height, width = grid_size(opened)
-    limit = torch.tensor([height - 1, width - 1])
+    limit = torch.tensor([height - 1, width - 1], device="cpu")
     handles, targets = (places_rc(places, opened, 1 / GRID_PX).round().minimum(limit) for places in _places(points))
     return DragTask(handles.to(model.device), targets.to(model.device), (height, width), _region(model, opened, mask))
 
@@ -253,7 +253,8 @@ def places_rc(places_xy_px: Sequence[tuple[float, float]], opened: Sizes, scale:
     """Pixels of the picture -> rows and columns of a map that has `scale` of the working picture's size."""
     (width, height), (working_width, working_height) = opened.size_px, opened.working_size_px
     return torch.tensor(
-        [[y * working_height / height * scale, x * working_width / width * scale] for x, y in places_xy_px]
+        [[y * working_height / height * scale, x * working_width / width * scale] for x, y in places_xy_px],
+        device="cpu",
     )
 
 

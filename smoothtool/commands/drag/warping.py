@@ -24,7 +24,7 @@ from smoothtool.commands.drag.stages import (
     to_picture,
 )
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.diffusion.sampling import constant, denoise
+from smoothtool.diffusion.sampling import constant, denoise, seeded_noise
 from smoothtool.methods.drag.blended import blended_steps
 from smoothtool.methods.drag.thing import thing_at
 from smoothtool.methods.drag.warp import bidirectional_warp, grown, warped_picture
@@ -95,7 +95,7 @@ def _painted(
     """
     latents, null, start = model.encode_images(warped), model.encode_null(), first_step(job)
     cells = F.max_pool2d(hole[None, None].float(), model.vae_scale_factor).to(latents)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(job.seed or 0)).to(latents)
+    noise = seeded_noise(latents.shape, job.seed).to(latents)
     steps = blended_steps(model, latents, cells, null, null, noise, job.steps, 1.0, start)
     for step in track(steps, "painting", job.steps - start):
         latents = step.latents
@@ -105,7 +105,7 @@ def _painted(
 def _made(model: DiffusionModel, job: DragJob, track: Track) -> torch.Tensor:
     """A picture from the prompt, [1, 3, H, W]."""
     shape = model.noise_shape(generated_size_px(model, job))
-    noise = torch.randn((1, *shape), generator=torch.Generator().manual_seed(job.seed or 0)).to(model.device)
+    noise = seeded_noise((1, *shape), job.seed).to(model.device)
     text, null = model.encode_prompts([job.prompt or ""]), model.encode_null(job.negative)
     *_, last = track(
         denoise(model, noise, constant(text), constant(null), job.steps, job.guidance), "sampling", job.steps

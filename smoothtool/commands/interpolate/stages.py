@@ -21,7 +21,7 @@ from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.commands.shared.session import SourceFile, fit_pictures
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.row_loras import LoraState, read_state
-from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise
+from smoothtool.diffusion.sampling import DenoisingStep, constant, denoise, seeded_noise
 from smoothtool.errors import UsageError
 from smoothtool.figures import InterpolateFigures
 from smoothtool.files.pictures.images import Fitted, crop_back
@@ -124,8 +124,7 @@ def frames_between(model: DiffusionModel, ends: Ends, job: InterpolateJob, track
 
 
 def _noise_ends(model: DiffusionModel, job: InterpolateJob, track: Track) -> Ends:
-    generator = torch.Generator().manual_seed(job.seed or 0)
-    noise = torch.randn((2, *model.noise_shape(working_size(job.size))), generator=generator).to(model.device)
+    noise = seeded_noise((2, *model.noise_shape(working_size(job.size))), job.seed).to(model.device)
     text, null = model.encode_prompts([job.prompt or ""]), model.encode_null(job.negative)
     steps = denoise(model, noise, constant(text), constant(null), job.steps, job.guidance)
     *_, last = track(steps, "sampling the ends", job.steps)
@@ -272,8 +271,7 @@ def _anid_path(
     model: DiffusionModel, ends: Ends, at: int, ratios: Sequence[float], job: InterpolateJob
 ) -> Iterator[torch.Tensor]:
     text, null = model.encode_prompts(ends.prompts), model.encode_null(job.negative)
-    generator = torch.Generator().manual_seed(job.seed or 0)
-    noise = torch.randn((_levels(job), *ends.images.shape[1:]), generator=generator).to(model.device)
+    noise = seeded_noise((_levels(job), *ends.images.shape[1:]), job.seed).to(model.device)
     for step in anid_steps(model, ends.images, text, null, noise, _levels(job), job.steps, job.guidance):
         yield step.latents
 
@@ -283,7 +281,7 @@ def _freemorph_path(
 ) -> Iterator[torch.Tensor]:
     images, prompts = ends.images[at : at + 2], ends.prompts[at : at + 2]
     text, null = model.encode_prompts(prompts), model.encode_null(job.negative)
-    noise = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(job.seed or 0)).to(images)
+    noise = seeded_noise(images[:1].shape, job.seed).to(images)
     for step in freemorph_steps(model, images, text, null, noise, ratios, job.steps, job.guidance):
         yield step.latents
 

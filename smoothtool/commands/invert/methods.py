@@ -103,7 +103,7 @@ def _null_text(start: Start) -> Inversion:
         sampled=torch.stack([pivots.noise, *(step.latents for step in steps)]),
         losses=tuple(step.losses[-1] for step in steps),
         converged=_converged("nti", [last_loss]),
-        extra={LOSSES: torch.tensor([step.last_losses for step in steps])} if len(start.null) > 1 else {},
+        extra={LOSSES: torch.tensor([step.last_losses for step in steps], device="cpu")} if len(start.null) > 1 else {},
     )
 
 
@@ -150,7 +150,7 @@ def _solved(start: Start, method: str, steps: Iterable[FixedPointStep]) -> Inver
         start.as_null(start.unsampled(method, trajectory_of(start.latents, list(done)))),
         losses=worst,
         converged=_converged(method, worst),
-        extra={LOSSES: torch.tensor(left)} if len(start.null) > 1 else {},
+        extra={LOSSES: torch.tensor(left, device="cpu")} if len(start.null) > 1 else {},
     )
     return start.sampled(inversion, guidance_scale=1.0)
 

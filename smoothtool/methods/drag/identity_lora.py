@@ -55,8 +55,8 @@ def fit_identity_lora(
     try:
         for step in range(steps):
             crops = torch.cat([_crop(latents, side, generator) for _ in range(batch)])
-            noise = torch.randn(crops.shape, generator=generator).to(crops)
-            times = torch.randint(len(model.schedule.alphas_cumprod), (batch,), generator=generator)
+            noise = torch.randn(crops.shape, generator=generator, device="cpu").to(crops)
+            times = torch.randint(len(model.schedule.alphas_cumprod), (batch,), generator=generator, device="cpu")
             loss = _gradients(model, crops, noise, times, text, parameters)
             optimizer.step()
             yield FitStep(step, loss)
@@ -105,6 +105,6 @@ def _crop(latents: torch.Tensor, side: int, generator: torch.Generator) -> torch
     """A random piece of training size, or all there is in a dimension that is smaller."""
     for dim in (-2, -1):
         spare = max(0, latents.shape[dim] - side)
-        start = int(torch.randint(spare + 1, (1,), generator=generator))
+        start = int(torch.randint(spare + 1, (1,), generator=generator, device="cpu"))
         latents = latents.narrow(dim, start, min(side, latents.shape[dim]))
     return latents

@@ -42,7 +42,7 @@ class DisentangleStep:
 
 def first_mixing(num_inference_steps: int) -> torch.Tensor:
     """lambda before learning, [N]."""
-    return (torch.arange(num_inference_steps) < SOURCE_PART * num_inference_steps).float()
+    return (torch.arange(num_inference_steps, device="cpu") < SOURCE_PART * num_inference_steps).float()
 
 
 def disentangle_steps(

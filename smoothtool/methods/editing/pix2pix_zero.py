@@ -95,7 +95,8 @@ def autocorrelation(noise: torch.Tensor, generator: torch.Generator) -> torch.Te
     """
     total = noise.new_zeros(())
     while True:
-        shifts = torch.randint(1, max(2, min(noise.shape[-2:]) // 2), noise.shape[1:2], generator=generator)
+        half = max(2, min(noise.shape[-2:]) // 2)
+        shifts = torch.randint(1, half, noise.shape[1:2], generator=generator, device="cpu")
         for channel, shift in enumerate(shifts.tolist()):
             plane = noise[:, channel]
             for dim in (-2, -1):

@@ -63,7 +63,7 @@ class Controls:
 
 def cross_edit(source: PromptTokens, target: PromptTokens, weights: dict[tuple[int, ...], float]) -> CrossEdit:
     """Replace when both prompts have as many words, refine otherwise; then scale the columns in `weights`."""
-    scale = torch.ones(len(target.ids))
+    scale = torch.ones(len(target.ids), device="cpu")
     for positions, weight in weights.items():
         scale[list(positions)] = weight
     if len(source.words) == len(target.words):
@@ -151,7 +151,7 @@ class _LocalBlend:
 
     model: DiffusionModel
     words: Sequence[BlendWords]
-    total: torch.Tensor = field(default_factory=lambda: torch.zeros(()))
+    total: torch.Tensor = field(default_factory=lambda: torch.zeros((), device="cpu"))
     downsampling: int = 0
 
     def __post_init__(self) -> None:

@@ -22,13 +22,14 @@ def replacement_matrix(source: PromptTokens, target: PromptTokens) -> torch.Tens
     Needs equal word counts.
     """
     length = len(source.ids)
-    matrix = torch.zeros(length, length)
+    matrix = torch.zeros(length, length, device="cpu")
     matrix[0, 0] = 1
     for from_span, to_span in zip(source.spans, target.spans, strict=True):
         if len(from_span) == len(to_span):
             matrix[from_span, to_span] = 1
         else:
-            matrix[torch.tensor(from_span)[:, None], torch.tensor(to_span)[None]] = 1 / len(to_span)
+            for from_at in from_span:
+                matrix[from_at, list(to_span)] = 1 / len(to_span)
     for behind in range(length - target.end):
         matrix[min(source.end + behind, length - 1), target.end + behind] = 1
     return matrix
@@ -38,7 +39,7 @@ def refinement_map(source: PromptTokens, target: PromptTokens) -> tuple[torch.Te
     """(mapper [L], alpha [L]): target token k stands for source token mapper[k] where alpha[k] = 1, and is new at 0."""
     length = len(source.ids)
     pairs = align(source.ids[: source.end], target.ids[: target.end])
-    mapper, alpha = torch.zeros(length, dtype=torch.long), torch.zeros(length)
+    mapper, alpha = torch.zeros(length, dtype=torch.long, device="cpu"), torch.zeros(length, device="cpu")
     for from_at, to_at in pairs:
         mapper[to_at], alpha[to_at] = from_at, 1
     for behind in range(length - target.end):

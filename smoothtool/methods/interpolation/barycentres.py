@@ -42,7 +42,7 @@ def barycentres(noise: torch.Tensor, weights: Sequence[Weights], mean: float = 0
 
     mean  of the Gaussian that the K were drawn from
     """
-    mix = torch.tensor(weights, dtype=torch.float64)
+    mix = torch.tensor(weights, dtype=torch.float64, device="cpu")
     length = mix.square().sum(dim=1, keepdim=True).sqrt()
     away = 1 - mix.sum(dim=1, keepdim=True) / length
     mixed = mix / length @ noise.cpu().double().flatten(start_dim=1) + away * mean  # MPS has no float64
@@ -51,7 +51,12 @@ def barycentres(noise: torch.Tensor, weights: Sequence[Weights], mean: float = 0
 
 def weighted_text(text: Conditioning, weights: Sequence[Weights]) -> Conditioning:
     """The K conditionings averaged part by part, one row per set of weights."""
-    return text.map(lambda part: torch.einsum("mk,k...->m...", torch.tensor(weights, dtype=part.dtype).to(part), part))
+
+    def averaged(part: torch.Tensor) -> torch.Tensor:
+        """[K, ...] -> [M, ...]."""
+        return torch.einsum("mk,k...->m...", torch.tensor(weights, dtype=part.dtype, device=part.device), part)
+
+    return text.map(averaged)
 
 
 def barycentre_steps(

@@ -24,7 +24,7 @@ def slerp(start: torch.Tensor, end: torch.Tensor, ratio: float) -> torch.Tensor:
     elif cosine < -PARALLEL_COSINE:
         mixed = _half_turn(a, b, ratio)
     else:
-        angle = torch.acos(torch.tensor(cosine, dtype=torch.float64))
+        angle = torch.acos(torch.tensor(cosine, dtype=torch.float64, device="cpu"))
         mixed = (torch.sin((1 - ratio) * angle) * a + torch.sin(ratio * angle) * b) / torch.sin(angle)
     return mixed.reshape(start.shape).to(start)
 
@@ -33,7 +33,7 @@ def _half_turn(a: torch.Tensor, b: torch.Tensor, ratio: float) -> torch.Tensor:
     """cos(pi r) a^ + sin(pi r) o^, the length interpolated; o^ is made of the entries of a, and so is repeatable."""
     sideways = a.roll(1)
     sideways = sideways - (sideways @ a) / (a @ a) * a
-    angle = torch.tensor(torch.pi * ratio, dtype=torch.float64)
+    angle = torch.tensor(torch.pi * ratio, dtype=torch.float64, device="cpu")
     length = (1 - ratio) * a.norm() + ratio * b.norm()
     return length * (torch.cos(angle) * a / a.norm() + torch.sin(angle) * sideways / sideways.norm())
 

@@ -89,7 +89,8 @@ def extrapolated(points: Sequence[torch.Tensor], images: Sequence[torch.Tensor])
     length = change.norm(dim=2, keepdim=True).clamp_min(torch.finfo(change.dtype).tiny)
     change, moved = change / length, moved / length
     gram, wanted = (part.double().cpu() for part in (change @ change.mT, change @ rows[:, -1:].mT))
-    gamma = torch.linalg.solve(gram + 1e-6 * torch.eye(gram.shape[1], dtype=gram.dtype), wanted).to(change)
+    ridge = 1e-6 * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    gamma = torch.linalg.solve(gram + ridge, wanted).to(change)
     return images[-1] - (moved * gamma).sum(dim=1).view_as(images[-1])
 
 

@@ -140,7 +140,7 @@ def _adam(
     optimizer = torch.optim.Adam([null], lr=adam_rate(step_index, num_inference_steps))
     losses: list[torch.Tensor] = []
     per_picture = problem.offset[0].numel()  # the gradient of a mean over so many is lost in float16
-    done = torch.zeros(len(null), dtype=torch.bool)
+    done = torch.zeros(len(null), dtype=torch.bool, device="cpu")
     with torch.enable_grad():
         for _ in range(inner_steps):
             loss = problem.loss(problem.noise_of(null))
@@ -267,7 +267,8 @@ class _Arriving:
         self._event = None
         value = value.detach()
         if value.is_cuda:
-            self._host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
+            self._host = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=True)
+            self._host.copy_(value, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
         else:

@@ -102,7 +102,7 @@ def prompt_noises(seed: int, prompt: str, latent_shape: tuple[int, ...]) -> torc
     """The two noise ends [2, C, h, w] of a prompt, drawn on the CPU so that every device walks the same way."""
     digest = hashlib.sha256(f"{seed}\n{prompt}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn((2, *latent_shape), generator=generator)
+    return torch.randn((2, *latent_shape), generator=generator, device="cpu")
 
 
 def _sample(model: DiffusionModel, rows: Sequence[Row], settings: WalkSettings) -> torch.Tensor:
@@ -123,4 +123,4 @@ def _decode(model: DiffusionModel, latents: torch.Tensor) -> torch.Tensor:
         if len(latents) > 1:
             return torch.cat([_decode(model, row[None]) for row in latents])
         height, width = (side * model.vae_scale_factor for side in latents.shape[-2:])
-        return torch.full((1, 3, height, width), torch.nan)
+        return torch.full((1, 3, height, width), torch.nan, device="cpu")

@@ -182,7 +182,7 @@ def variation_gradient(
     """d L_reg / d theta [P] with the running mean at 0, as these settings compute it; leaves no gradient anywhere."""
     alone = replace(batch, loss_weights=torch.zeros_like(batch.loss_weights))
     scaled = replace(settings, weight=_GRADIENT_SCALE, average=lambda value: value)
-    total = torch.zeros(())
+    total = torch.zeros((), device=batch.noise.device)
     for term in loss_terms(predict, alone, torch.zeros_like(batch.alphas_cumprod[0]), scaled, parameters):
         parts = torch.autograd.grad(term.loss, list(parameters), allow_unused=True)
         flat = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts, strict=True)]
