@@ -98,6 +98,22 @@ def require_rows(found: int, wanted: int) -> None:
         )
 
 
+class Constant:
+    """Numbers for a control, copied to the device at their first use alone: every copy waits for all that is queued."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self._values = values
+        self._there: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+
+    def like(self, other: torch.Tensor) -> torch.Tensor:
+        """On that tensor's device, in its dtype; whole numbers, which are an index, stay whole."""
+        dtype = other.dtype if self._values.is_floating_point() else self._values.dtype
+        key = (other.device, dtype)
+        if key not in self._there:
+            self._there[key] = self._values.to(dtype).to(other.device)
+        return self._there[key]
+
+
 @contextmanager
 def controlled_attention(layers: Iterable[AttentionLayer], attend: Attend, batch: int) -> Iterator[None]:
     """Let `attend` compute the attention of these layers for a while.
@@ -156,11 +172,11 @@ def mutual_self_attention(unet: UNet2DConditionModel, rows: Sequence[int], from_
     rows        one index per batch row of every UNet call inside
     from_layer  first transformer block that does so; see `block_like_sd` for numbers that papers give
     """
-    index = list(rows)
     layers = [la for la in attention_layers(unet) if not la.is_cross and la.block_index >= from_layer]
 
     def attend(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return fused_attention(query, key[index], value[index])
+        key, value = (torch.cat([part[row : row + 1] for row in rows]) for part in (key, value))
+        return fused_attention(query, key, value)
 
-    with controlled_attention(layers, attend, len(index)):
+    with controlled_attention(layers, attend, len(rows)):
         yield

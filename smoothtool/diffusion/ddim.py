@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import diffusers
@@ -147,7 +148,7 @@ class Schedule:
 
     def alpha_prods(self, timesteps: torch.Tensor) -> torch.Tensor:
         """abar at times [B], all 0 or more, as float32 [B, 1, 1, 1]: for rows that are at different times."""
-        return torch.tensor(self.alphas_cumprod, device=timesteps.device)[timesteps].view(-1, 1, 1, 1)
+        return _on_device(self.alphas_cumprod, timesteps.device)[timesteps].view(-1, 1, 1, 1)
 
     def alpha_pairs(self, num_inference_steps: int) -> list[tuple[int, float, float]]:
         """Per sampling step (timestep t, abar at t, abar where it lands). Inversion walks the list backwards.
@@ -161,6 +162,12 @@ class Schedule:
             stride = len(self.alphas_cumprod) // num_inference_steps
             landings = [t - stride for t in times]
         return [(t, self.alpha_prod(t), self.alpha_prod(at)) for t, at in zip(times, landings, strict=True)]
+
+
+@lru_cache(maxsize=8)
+def _on_device(numbers: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Copied once, not in every step: a copy waits for all that is queued on a GPU."""
+    return torch.tensor(numbers, device=device)
 
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")

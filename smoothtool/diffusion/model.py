@@ -296,8 +296,14 @@ class DiffusionModel:
         self.counter.calls += 1
         self.counter.rows += len(latents)
         conditions = self.unet_conditions(latents, conditioning)
+        # filled in on the device: diffusers would copy the number there, and a copy waits for all that is queued
+        times = (
+            torch.full((1,), timestep, dtype=torch.int32, device=latents.device)
+            if isinstance(timestep, int)
+            else timestep
+        )
         out = (self.unet if unet is None else unet)(
-            latents.to(self._unet_dtype), timestep, **conditions, return_dict=False
+            latents.to(self._unet_dtype), times, **conditions, return_dict=False
         )[0].to(dtype or latents.dtype)
         if self.schedule.prediction_type == "v_prediction":
             schedule = self.schedule

@@ -83,6 +83,30 @@ class DeviceIsSaid(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class NothingIsCopied(TorchFunctionMode):
+    """Refuses, inside a UNet's call, what copies numbers of Python to the device: each copy waits for a whole GPU."""
+
+    inside = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.inside:
+            assert func not in (torch.tensor, torch.as_tensor), "a tensor is made of numbers inside a UNet call"
+            if func is torch.Tensor.__getitem__:
+                index = args[1] if isinstance(args[1], tuple) else (args[1],)
+                assert not any(isinstance(part, list) for part in index), "an index is a list inside a UNet call"
+        return func(*args, **(kwargs or {}))
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            self.inside = True
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.inside = False
+
+        return inside
+
+
 def _caller(frame: FrameType) -> FrameType:
     """The one that called torch."""
     while frame.f_back is not None and (
@@ -138,11 +162,17 @@ def settings(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return make
 
 
-def run(command: str, settings: dict[str, Any], model: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def run(
+    command: str,
+    settings: dict[str, Any],
+    model: DiffusionModel,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: TorchFunctionMode | None = None,
+) -> None:
     job, pool = make_job(command, settings), ModelPool()
     pool.model, pool.key = model, model_key(job)
     monkeypatch.setattr(train, "open_session", lambda *_: model)
-    with DeviceIsSaid():
+    with mode or DeviceIsSaid():
         report = run_job(job, silent, pool)
     assert report.folder.is_dir()
 
@@ -156,6 +186,31 @@ def test_every_method_says_where_its_tensors_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(command, settings(command, **given), model, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("invert", {}),
+        ("edit", {"method": "p2p", "trg": "a red dog", "blend": ["dog"], "reweight": ["dog=2"]}),
+        ("edit", {"method": "p2p", "trg": "a red cat with a cake"}),
+        ("edit", {"method": "masactrl", "steps": 6}),
+        ("interpolate", {"method": "attention"}),
+        ("interpolate", {"method": "freemorph", "steps": 8}),
+        ("drag", {"method": "dragdiffusion", "iterations": 1}),
+    ],
+    ids=str,
+)
+def test_a_unet_call_copies_no_numbers_to_the_device(
+    command: str,
+    given: dict[str, Any],
+    settings: Callable[..., dict[str, Any]],
+    model: DiffusionModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mode = NothingIsCopied()
+    monkeypatch.setattr(model.unet, "forward", mode.around(model.unet.forward))
+    run(command, settings(command, **given), model, monkeypatch, mode)
 
 
 @pytest.mark.parametrize(

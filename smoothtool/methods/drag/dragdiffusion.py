@@ -107,14 +107,19 @@ class DragStep:
 
     latents     [1, C, h, w] after it
     handles_rc  [P, 2] where the handles were found before it
-    loss        of which its gradient was taken; 0 in the last record, when all have arrived
+    loss_there  of which its gradient was taken, on the model's device; 0 in the last record, when all have arrived
     """
 
     iteration: int
     latents: torch.Tensor
     handles_rc: torch.Tensor
-    loss: float
+    loss_there: torch.Tensor | float
     arrived: bool = False
+
+    @property
+    def loss(self) -> float:
+        """Read when it is asked for: reading waits for a GPU."""
+        return float(self.loss_there)
 
 
 def drag_steps(look: Look, latents: torch.Tensor, task: DragTask, settings: DragSettings) -> Iterator[DragStep]:
@@ -152,7 +157,7 @@ def pull(
         (gradient,) = torch.autograd.grad(loss * _GRADIENT_SCALE, latents)
         latents.grad = gradient / _GRADIENT_SCALE
         optimizer.step()
-        yield DragStep(iteration, latents.detach().clone(), handles_rc, float(loss.detach()))
+        yield DragStep(iteration, latents.detach().clone(), handles_rc, loss.detach())
 
 
 def _loss(

@@ -48,8 +48,7 @@ class FeatureGrid:
     def inside(self, centres_rc: torch.Tensor, radius: int) -> torch.Tensor:
         """Which entries of the patches lie on the grid, bool [P, 1, k, k]."""
         around = offsets(centres_rc, radius)
-        limits = torch.tensor(self.size, device=around.device)
-        rows, cols = ((around >= 0) & (around <= limits - 1)).unbind(-1)
+        rows, cols = ((at >= 0) & (at <= side - 1) for at, side in zip(around.unbind(-1), self.size, strict=True))
         return (rows[:, :, None] & cols[:, None, :])[:, None]
 
 

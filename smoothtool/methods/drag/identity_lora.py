@@ -75,7 +75,7 @@ def _gradients(
     parameters: Sequence[torch.nn.Parameter],
 ) -> float:
     """Leave the gradient of the mean loss at the parameters, part by part of the batch; that loss."""
-    at_once, total = rows_at_once(crops.shape[-2:], LEARNED_AT_ONCE), 0.0
+    at_once, losses = rows_at_once(crops.shape[-2:], LEARNED_AT_ONCE), []
     scale = noise.numel() / GRADIENT_SHARE
     for parameter in parameters:
         parameter.grad = None
@@ -85,18 +85,19 @@ def _gradients(
         for parameter, gradient in zip(parameters, torch.autograd.grad(scale * loss, parameters), strict=True):
             found = gradient / scale
             parameter.grad = found if parameter.grad is None else parameter.grad + found
-        total += float(loss.detach())
-    return total
+        losses.append(loss.detach())
+    return sum(float(loss) for loss in losses)  # read when all parts are on their way: reading waits for a GPU
 
 
 def prediction_loss(
     model: DiffusionModel, crops: torch.Tensor, noise: torch.Tensor, text: Conditioning, times: torch.Tensor
 ) -> torch.Tensor:
     """Mean squared error of what the UNet predicts, noise or velocity; every crop [B, C, h, w] at its own time [B]."""
-    alpha_prod = model.schedule.alpha_prods(times.to(crops.device))
+    times = times.to(crops.device)
+    alpha_prod = model.schedule.alpha_prods(times)
     noisy = alpha_prod.sqrt() * crops + (1 - alpha_prod).sqrt() * noise
     with torch.enable_grad():
-        predicted = model.predict_noise(noisy, times.to(crops.device), text.expand(len(crops)))
+        predicted = model.predict_noise(noisy, times, text.expand(len(crops)))
         error = (predicted - noise_target(crops, noise, alpha_prod)).square()
         return (error_weights(alpha_prod, model.schedule.prediction_type) * error).mean()
 

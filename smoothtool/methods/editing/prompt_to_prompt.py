@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from smoothtool.diffusion.attention import (
     AttentionLayer,
+    Constant,
     attention_layers,
     attention_probs,
     controlled_attention,
@@ -66,15 +67,16 @@ def cross_edit(source: PromptTokens, target: PromptTokens, weights: dict[tuple[i
     scale = torch.ones(len(target.ids), device="cpu")
     for positions, weight in weights.items():
         scale[list(positions)] = weight
+    scales = Constant(scale)
     if len(source.words) == len(target.words):
-        matrix = replacement_matrix(source, target)
-        return lambda a_src, a_tgt: a_src @ matrix.to(a_src) * scale.to(a_src)
-    mapper, alpha = refinement_map(source, target)
+        matrix = Constant(replacement_matrix(source, target))
+        return lambda a_src, a_tgt: a_src @ matrix.like(a_src) * scales.like(a_src)
+    mapper, alpha = (Constant(found) for found in refinement_map(source, target))
 
     def refine(a_src: torch.Tensor, a_tgt: torch.Tensor) -> torch.Tensor:
         """A = A_src[mapper] alpha + A_tgt (1 - alpha), over the words, which are the last dimension of both."""
-        kept = alpha.to(a_src)
-        return (a_src[..., mapper.to(a_src.device)] * kept + a_tgt * (1 - kept)) * scale.to(a_src)
+        kept = alpha.like(a_src)
+        return (a_src[..., mapper.like(a_src)] * kept + a_tgt * (1 - kept)) * scales.like(a_src)
 
     return refine
 
@@ -155,6 +157,9 @@ class _LocalBlend:
     downsampling: int = 0
 
     def __post_init__(self) -> None:
+        self.columns = {
+            one: Constant(torch.tensor(one, dtype=torch.long, device="cpu")) for pair in self.words for one in pair
+        }
         self.downsampling = layer_choices(self.model.unet).blend_level
 
     def reads(self, layer: AttentionLayer) -> bool:
@@ -166,7 +171,7 @@ class _LocalBlend:
 
         def looked_at(probs: torch.Tensor, words: tuple[int, ...]) -> torch.Tensor:
             """[heads, Q, L] -> [Q]."""
-            return probs[..., list(words)].float().sum(dim=(0, 2))
+            return probs[..., self.columns[words].like(probs)].float().sum(dim=(0, 2))
 
         rows = [
             torch.stack([looked_at(source[row], words[0]), looked_at(target[row], words[1])])

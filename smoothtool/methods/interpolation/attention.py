@@ -19,6 +19,7 @@ import torch
 
 from smoothtool.diffusion.attention import (
     AttentionLayer,
+    Constant,
     attention_layers,
     controlled_attention,
     each_within,
@@ -44,17 +45,17 @@ def attention_between_ends(
     text_only  null rows, where there are any, attend as ever
     """
     frames = len(ratios)
-    last = torch.tensor(list(ratios), dtype=torch.float32, device="cpu").view(-1, 1, 1, 1)
+    last = Constant(torch.tensor(list(ratios), dtype=torch.float32, device="cpu").view(-1, 1, 1, 1))
 
     def between(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """All [frames, heads, L, d]; the output of each frame between those with either end's keys and values."""
 
         def towards(end: int) -> torch.Tensor:
             """Attention with the keys and values of that frame beside each frame's own."""
-            both = (torch.cat([own, own[[end] * frames]], dim=2) for own in (key, value))
+            both = (torch.cat([own, own[end].expand_as(own)], dim=2) for own in (key, value))
             return fused_attention(query, *both)
 
-        weight = last.to(query.device, query.dtype)
+        weight = last.like(query)
         return (1 - weight) * towards(0) + weight * towards(frames - 1)
 
     def attend(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

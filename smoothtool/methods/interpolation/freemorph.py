@@ -31,6 +31,7 @@ import torch
 from smoothtool.diffusion.attention import (
     Attend,
     AttentionLayer,
+    Constant,
     attention_layers,
     controlled_attention,
     fused_attention,
@@ -168,6 +169,8 @@ def through_ends(mixing: Sequence[float], *, with_own: bool = False) -> Attend:
     with_own  each row's own keys and values stand beside those of either end
     """
 
+    shares = Constant(torch.tensor(list(mixing), dtype=torch.float64, device="cpu").view(-1, 1, 1, 1))
+
     def attend(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """[rows, heads, Q, d], as `Attend` says."""
 
@@ -178,7 +181,7 @@ def through_ends(mixing: Sequence[float], *, with_own: bool = False) -> Attend:
                 both = [torch.cat([own, end], dim=2) for own, end in zip((key, value), both, strict=True)]
             return fused_attention(query, *both)
 
-        share = torch.tensor(list(mixing), dtype=query.dtype, device=query.device).view(-1, 1, 1, 1)
+        share = shares.like(query)
         return (1 - share) * towards(slice(0, 1)) + share * towards(slice(-1, None))
 
     return attend

@@ -88,7 +88,8 @@ def extrapolated(points: Sequence[torch.Tensor], images: Sequence[torch.Tensor])
     change, moved = rows[:, 1:] - rows[:, :-1], towards[:, 1:] - towards[:, :-1]  # [B, m, C h w]
     length = change.norm(dim=2, keepdim=True).clamp_min(torch.finfo(change.dtype).tiny)
     change, moved = change / length, moved / length
-    gram, wanted = (part.double().cpu() for part in (change @ change.mT, change @ rows[:, -1:].mT))
+    equations = torch.cat([change @ change.mT, change @ rows[:, -1:].mT], dim=-1)  # one copy for both
+    gram, wanted = equations.cpu().double().split([change.shape[1], 1], dim=-1)  # MPS has no float64
     ridge = 1e-6 * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     gamma = torch.linalg.solve(gram + ridge, wanted).to(change)
     return images[-1] - (moved * gamma).sum(dim=1).view_as(images[-1])
@@ -113,7 +114,7 @@ def _adamw(
             (scaled,) = torch.autograd.grad(size * loss.sum(), point)  # of a mean, float16 would keep nothing
         point.grad, before = scaled / size, point.detach().clone()
         optimizer.step()
-        point.detach()[done] = before[done]
+        point.detach().copy_(torch.where(_wide(done), before, point.detach()))
         residuals.append(torch.where(done, residuals[-1], loss.detach().sqrt()))
         done |= loss.detach() < threshold
         if done.all():
