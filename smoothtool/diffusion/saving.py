@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+from safetensors.torch import load, save_file
 
 from smoothtool.diffusion.model import DiffusionModel
+from smoothtool.diffusion.parts import TEXT_MODEL
 
 LEFT_OUT: dict[str, dict[str, object]] = {
     "StableDiffusionPipeline": {
@@ -30,6 +32,7 @@ def save_model(model: DiffusionModel, folder: Path, write_json: Callable[[Path, 
     parts: dict[str, Any] = {**model.parts, **model.text.tokenizers}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
+    spell_for_every_version(folder / "text_encoder")
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     scheduler = {"_class_name": "DDIMScheduler", **model.schedule.config}
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -44,6 +47,16 @@ def save_model(model: DiffusionModel, folder: Path, write_json: Callable[[Path, 
     write_json(folder / "model_index.json", index)
     for weights in folder.rglob("*.safetensors"):
         weights.chmod((folder / "model_index.json").stat().st_mode)
+
+
+def spell_for_every_version(text_encoder: Path) -> None:
+    """Begin the keys of a saved CLIPTextModel by `text_model.`, as it was published and as every transformers reads it.
+
+    Since 5.6 transformers saves them without, and older ones would take none of them.
+    """
+    path = text_encoder / "model.safetensors"
+    weights = {f"{TEXT_MODEL}{key.removeprefix(TEXT_MODEL)}": value for key, value in load(path.read_bytes()).items()}
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def _class_of(part: object) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toys import tiny_model
 from track_toys import Told
 
@@ -15,12 +16,22 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.saving import save_model
 from smoothtool.errors import ModelError
 from smoothtool.files.storage.writing import write_json_atomic
+from smoothtool.weights.models import STICKERS
 
 
 def save(model: DiffusionModel, folder: Path) -> Path:
     """The model as a diffusers folder."""
     save_model(model, folder, write_json_atomic)
     return folder
+
+
+def test_a_saved_text_encoder_has_the_names_that_every_version_of_transformers_reads(
+    model: DiffusionModel, tmp_path: Path
+) -> None:
+    save_model(model, tmp_path, write_json_atomic)
+    for place in (tmp_path, STICKERS):
+        names = load_file(place / "text_encoder" / "model.safetensors").keys()
+        assert {name.partition(".")[0] for name in names} == {"text_model"}
 
 
 def test_a_loaded_folder_predicts_what_was_saved(model: DiffusionModel, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
+from smoothtool.diffusion.saving import spell_for_every_version
 from smoothtool.files.storage.writing import atomic_path, write_json_atomic
 from smoothtool.stickers.making.clip import build_clip
 from smoothtool.stickers.making.latents import trained_vae
@@ -40,6 +41,7 @@ def pack(work: Path, folder: Path = FOLDER) -> None:
         shutil.rmtree(folder / part, ignore_errors=True)
     denoiser.unet.half().save_pretrained(folder / "unet", max_shard_size=MAX_SHARD)
     denoiser.text_encoder.half().save_pretrained(folder / "text_encoder")
+    spell_for_every_version(folder / "text_encoder")
     trained_vae(work).half().save_pretrained(folder / "vae")
     shutil.copytree(work / "tokenizer", folder / "tokenizer")
     if (work / "clip.pt").exists():

@@ -33,7 +33,7 @@ def test_a_report_and_its_job_are_written(tmp_path: Path) -> None:
     assert written["files"] == {"frames": ["frames/000.png"], "sheet": "sheet.png"}
     assert written["figures"] == {"psnr": None, "distances": [1.0, 2.0]}
     assert written["seconds"] == {"inverting": 1.235}
-    assert written["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(written["versions"]["torch"])
     job = {"command": "interpolate", "images": ["samples:fox", "/b.png"], "steps": 5, "seed": 3}
     assert yaml.safe_load((tmp_path / "job.yaml").read_text()) == {"jobs": [job]}
 
