@@ -5,7 +5,7 @@ on the meta device, where networks of any size are passed through without comput
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -21,7 +21,13 @@ class LiveBytes(TorchDispatchMode):
         self.live = self.peak = 0
         self._sizes: dict[int, int] = {}
 
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         given = {_key(value) for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)}
         for value in tree_leaves(out):

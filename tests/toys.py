@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -112,7 +113,7 @@ def tiny_vae() -> AutoencoderKL:
     )
 
 
-def _text_config(tokenizer: CLIPTokenizer, width: int, **others: object) -> CLIPTextConfig:
+def _text_config(tokenizer: CLIPTokenizer, width: int, **others: Any) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from diffusers.models.autoencoders.vae import DecoderOutput
 from toys import tiny_model, tiny_xl_model
 from track_toys import Told
 
@@ -148,7 +148,7 @@ def test_pictures_are_divided_and_then_drawn_in_strips(
     expected = model.decode_latents(latents)
     model.economies.tell(told.note)
 
-    def in_little_memory(scaled: torch.Tensor) -> Any:
+    def in_little_memory(scaled: torch.Tensor) -> DecoderOutput:
         if "vae_tiling" not in model.economies.active:
             raise fault
         return decode(scaled)
@@ -167,7 +167,7 @@ class Part(torch.nn.Module):
         super().__init__()
         self.name, self.diary = name, diary
 
-    def to(self, place: object) -> Part:  # type: ignore[override]
+    def to(self, place: torch.device | str) -> Part:  # type: ignore[override]
         self.diary.append(f"{self.name} to {place}")
         return self
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +38,9 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         lambda: [bytes(LARGE_BYTES) for _ in range(5)],
     ],
 )
-def test_an_allocation_beyond_what_is_left_fails_as_out_of_memory(left: Callable[..., None], use: Any) -> None:
+def test_an_allocation_beyond_what_is_left_fails_as_out_of_memory(
+    left: Callable[..., None], use: Callable[[], object]
+) -> None:
     left(50)
     with pytest.raises((RuntimeError, MemoryError)) as caught, failing_in_time(CPU):
         use()

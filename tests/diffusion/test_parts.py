@@ -45,18 +45,18 @@ def refusal(folder: Path) -> str:
     return refused.value.what
 
 
-def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> str:
+def change_weights(path: Path, change: Callable[[dict[str, torch.Tensor], str], object]) -> str:
     """The key that was chosen for the change."""
     weights = load_file(path)
     key = sorted(weights)[len(weights) // 2]
-    change({"key": key, "weights": weights})  # type: ignore[dict-item]
+    change(weights, key)
     save_file(weights, path, metadata={"format": "pt"})
     return key.removeprefix("text_model.")
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_a_missing_key_is_named_and_not_filled_with_random_weights(folder: Path, part: str) -> None:
-    key = change_weights(folder / part / WEIGHTS[part], lambda found: found["weights"].pop(found["key"]))
+    key = change_weights(folder / part / WEIGHTS[part], lambda weights, key: weights.pop(key))
     assert re.search(rf"{part}: the weights lack (text_model\.)?{re.escape(key)}", refusal(folder))
 
 
@@ -79,9 +79,7 @@ def test_keys_that_lack_their_first_level_are_told_from_keys_that_are_missing() 
 
 @pytest.mark.parametrize("part", WEIGHTS)
 def test_a_key_of_another_shape_is_named(folder: Path, part: str) -> None:
-    key = change_weights(
-        folder / part / WEIGHTS[part], lambda found: found["weights"].update({found["key"]: torch.zeros(3, 5)})
-    )
+    key = change_weights(folder / part / WEIGHTS[part], lambda weights, key: weights.update({key: torch.zeros(3, 5)}))
     assert f"{key} has the shape [3, 5], and the config asks for" in refusal(folder)
 
 
@@ -100,7 +98,9 @@ def test_a_key_of_another_shape_is_named(folder: Path, part: str) -> None:
     ],
     ids=["empty", "cut", "lfs", "pickle inside", "pipe", "pickle", "none", "no folder"],
 )
-def test_weights_that_cannot_be_read_are_named(folder: Path, part: str, damage: Any, words: str) -> None:
+def test_weights_that_cannot_be_read_are_named(
+    folder: Path, part: str, damage: Callable[[Path], object], words: str
+) -> None:
     damage(folder / part / WEIGHTS[part])
     found = refusal(folder)
     assert words in found
@@ -166,7 +166,9 @@ def changed(path: Path, **values: Any) -> None:
     ],
     ids=str,
 )
-def test_a_config_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, part: str, values: Any) -> None:
+def test_a_config_that_cannot_be_meant_is_refused_in_a_sentence(
+    folder: Path, part: str, values: dict[str, Any]
+) -> None:
     names = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
     changed(folder / part / names.get(part, "config.json"), **values)
     said = refusal(folder)
@@ -174,7 +176,7 @@ def test_a_config_that_cannot_be_meant_is_refused_in_a_sentence(folder: Path, pa
 
 
 @pytest.mark.parametrize("sides", [None, [8, 8], [4, 8]])
-def test_a_native_size_may_be_two_numbers_or_none(folder: Path, sides: Any) -> None:
+def test_a_native_size_may_be_two_numbers_or_none(folder: Path, sides: list[int] | None) -> None:
     changed(folder / "unet" / "config.json", sample_size=sides)
     model = load_model(folder, "tiny", device="cpu")
     assert model.native_size_px == (64 if sides is None else 8) * model.vae_scale_factor
@@ -184,15 +186,13 @@ def test_a_native_size_may_be_two_numbers_or_none(folder: Path, sides: Any) -> N
 def test_quantised_weights_are_not_read_as_floats(folder: Path, part: str) -> None:
     key = change_weights(
         folder / part / WEIGHTS[part],
-        lambda found: found["weights"].update({found["key"]: torch.ones(3).to(torch.int8)}),
+        lambda weights, key: weights.update({key: torch.ones(3).to(torch.int8)}),
     )
     assert re.search(rf"{re.escape(key)} holds I8, not weights", refusal(folder))
 
 
 def test_weights_that_are_not_finite_are_named_when_no_picture_comes_out(folder: Path) -> None:
-    key = change_weights(
-        folder / "vae" / WEIGHTS["vae"], lambda found: found["weights"][found["key"]].fill_(float("nan"))
-    )
+    key = change_weights(folder / "vae" / WEIGHTS["vae"], lambda weights, key: weights[key].fill_(float("nan")))
     model = load_model(folder, "tiny", device="cpu")
     with pytest.raises(ModelError, match=rf"the weights of vae are not finite \({re.escape(key)}\)"):
         model.decode_latents(torch.zeros(1, 4, 8, 8))
@@ -216,7 +216,7 @@ def test_damaged_json_is_refused_in_a_sentence(folder: Path, name: str, content:
 
 
 @pytest.mark.parametrize("index", [{"unet": None}, {"unet": 3}, {"unet": ["a"]}, {"_class_name": 3, "unet": {}}, {}])
-def test_an_index_of_another_form_is_refused_in_a_sentence(folder: Path, index: Any) -> None:
+def test_an_index_of_another_form_is_refused_in_a_sentence(folder: Path, index: dict[str, Any]) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
     assert "cannot be used" in refusal(folder)
 

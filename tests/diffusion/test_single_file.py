@@ -176,7 +176,11 @@ def checkpoint(path: Path, *parts: Weights, dtype: torch.dtype = torch.float32) 
 
 @pytest.mark.parametrize("text_in_ldm", [clip_in_ldm, open_clip_in_ldm])
 def test_a_checkpoint_is_the_model_of_its_diffusers_folder(
-    model: DiffusionModel, family: Family, tokenizer: Path, tmp_path: Path, text_in_ldm: Any
+    model: DiffusionModel,
+    family: Family,
+    tokenizer: Path,
+    tmp_path: Path,
+    text_in_ldm: Callable[[DiffusionModel], Weights],
 ) -> None:
     path = checkpoint(
         tmp_path / "a.safetensors",

@@ -29,8 +29,8 @@ from smoothtool.methods.inversion.belm import belm_inversion_steps
 from smoothtool.methods.inversion.ddim import ddim_inversion_steps, trajectory_of
 from smoothtool.methods.inversion.edict import edict_inversion_steps, edict_steps
 from smoothtool.methods.inversion.fixed_point import fixed_point_steps
-from smoothtool.methods.inversion.null_text import adam_solver, gauss_newton_solver, null_text_steps
-from smoothtool.methods.smoothness.step_variation import NoisyBatch, Regularisation, loss_terms
+from smoothtool.methods.inversion.null_text import Solver, adam_solver, gauss_newton_solver, null_text_steps
+from smoothtool.methods.smoothness.step_variation import Gradient, NoisyBatch, Regularisation, loss_terms
 
 ZERO = {
     **SD_SCHEDULE,
@@ -176,7 +176,7 @@ def test_fixed_point_inversion_solves_the_step_to_pure_noise(zero: DiffusionMode
 
 @pytest.mark.parametrize("solver", [adam_solver(5), gauss_newton_solver()])
 def test_null_text_brings_the_first_step_nearer_to_its_pivot(
-    zero: DiffusionModel, latents: torch.Tensor, solver: Any
+    zero: DiffusionModel, latents: torch.Tensor, solver: Solver
 ) -> None:
     text, null = zero.encode_prompts(["a cat"]), zero.encode_prompts([""])
     path = trajectory_of(latents, list(ddim_inversion_steps(zero, latents, text, N)))
@@ -213,7 +213,7 @@ def test_the_identity_loss_at_pure_noise_is_the_velocitys(zero: DiffusionModel, 
 
 
 @pytest.mark.parametrize("gradient", ["central", "one-sided", "forward-variation", "double-backward"])
-def test_the_regularisers_gradient_at_pure_noise_is_that_of_the_definition(gradient: Any) -> None:
+def test_the_regularisers_gradient_at_pure_noise_is_that_of_the_definition(gradient: Gradient) -> None:
     """x0_hat = -v there, n = ||J^T direction|| with J = dv/deps; a smooth stand-in for the UNet, in float64."""
     torch.manual_seed(0)
     weight = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)

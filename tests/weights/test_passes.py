@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -26,7 +26,9 @@ CHECKPOINTED = 1.4
 TINY = 2.0
 """In tiny models what does not grow with the picture counts more."""
 WORDS = 77
-Make = Callable[[], Any]
+Make = Callable[[], UNet2DConditionModel]
+Published = tuple[Mapping[str, Any], UNet2DConditionModel, int]
+"""Config and network of a published UNet, and the side of the latents that it is meant for."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +49,12 @@ def published(shape: str, part: str) -> tuple[Mapping[str, Any], Any]:
 
 
 @pytest.fixture(scope="module", params=[("sd1", 64), ("sdxl", 128)], ids=["sd1", "sdxl"])
-def unet(request: pytest.FixtureRequest) -> tuple[Mapping[str, Any], Any, int]:
+def unet(request: pytest.FixtureRequest) -> Published:
     shape, side = request.param
     return (*published(shape, "unet"), side)
 
 
-def given(network: Any, side: int, rows: int = 1, latents_too: bool = False) -> dict[str, Any]:
+def given(network: UNet2DConditionModel, side: int, rows: int = 1, latents_too: bool = False) -> dict[str, Any]:
     """What the network takes at latents of that side."""
     weight = next(network.parameters())
     latents = torch.zeros(rows, 4, side, side, dtype=weight.dtype, device=weight.device, requires_grad=latents_too)
@@ -70,7 +72,11 @@ def given(network: Any, side: int, rows: int = 1, latents_too: bool = False) -> 
 
 
 def passed(
-    network: Any, side: int, to: list[torch.Tensor] | None = None, latents_too: bool = False, rows: int = 1
+    network: UNet2DConditionModel,
+    side: int,
+    to: Sequence[torch.Tensor] | None = None,
+    latents_too: bool = False,
+    rows: int = 1,
 ) -> int:
     """The bytes of a pass at latents of that side: without gradients, or with those of parameters or the latents."""
     inputs = given(network, side, rows, latents_too)
@@ -94,17 +100,17 @@ def agree(estimated: float, counted: float, factor: float = FACTOR) -> None:
     assert counted / factor <= estimated <= counted * factor, (estimated / 1e6, counted / 1e6)
 
 
-def test_a_forward_pass_holds_what_is_estimated(unet: tuple[Mapping[str, Any], Any, int]) -> None:
+def test_a_forward_pass_holds_what_is_estimated(unet: Published) -> None:
     config, network, side = unet
     agree(2 * unet_pass(config, (side, side)).forward, passed(network, side))
 
 
-def test_a_backward_pass_needs_what_is_estimated(unet: tuple[Mapping[str, Any], Any, int]) -> None:
+def test_a_backward_pass_needs_what_is_estimated(unet: Published) -> None:
     config, network, side = unet
     agree(2 * unet_pass(config, (side, side)).backward, passed(network, side, latents_too=True))
 
 
-def test_gradient_checkpointing_needs_what_is_estimated(unet: tuple[Mapping[str, Any], Any, int]) -> None:
+def test_gradient_checkpointing_needs_what_is_estimated(unet: Published) -> None:
     config, network, side = unet
     network.enable_gradient_checkpointing()
     counted = passed(network, side, latents_too=True)
@@ -112,11 +118,11 @@ def test_gradient_checkpointing_needs_what_is_estimated(unet: tuple[Mapping[str,
     agree(2 * unet_pass(config, (side, side)).checkpointed, counted, CHECKPOINTED)
 
 
-def test_a_drag_without_a_mask_needs_what_is_estimated(unet: tuple[Mapping[str, Any], Any, int]) -> None:
+def test_a_drag_without_a_mask_needs_what_is_estimated(unet: Published) -> None:
     config, network, side = unet
     inputs, features = given(network, side, latents_too=True), []
 
-    def keep(module: Any, taken: Any, feature: torch.Tensor) -> None:
+    def keep(module: torch.nn.Module, taken: tuple[torch.Tensor, ...], feature: torch.Tensor) -> None:
         features.append(feature)
         raise StopIteration
 
@@ -130,7 +136,7 @@ def test_a_drag_without_a_mask_needs_what_is_estimated(unet: tuple[Mapping[str, 
 
 
 def test_null_text_inversion_fits_into_the_memory_that_it_is_meant_for(
-    unet: tuple[Mapping[str, Any], Any, int],
+    unet: Published,
 ) -> None:
     """SD 1.5 at 512 px with two pictures into 6 GB, SDXL at 1024 px with one into 12 GB: Gauss-Newton keeps the graph
     of one pass, and goes forward and backward beside it.

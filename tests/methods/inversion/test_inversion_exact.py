@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ def text(model: DiffusionModel) -> Conditioning:
     return model.encode_prompts(["a cat", "a red fox"])
 
 
-def curved_noise(latents: torch.Tensor, timestep: int, conditioning: Conditioning) -> torch.Tensor:
+def curved_noise(latents: torch.Tensor, timestep: int | torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
     """A smooth nonlinear denoiser in the dtype of its input."""
     level = timestep / 1000
     return torch.tanh(latents * (0.5 + level)) + 0.3 * torch.sin(3 * latents + level)
@@ -125,7 +125,7 @@ def test_plain_ddim_is_not_exact_where_edict_and_belm_are(
     "invert", [ddim_inversion_steps, fixed_point_steps, edict_inversion_steps, belm_inversion_steps]
 )
 def test_every_inversion_is_ddims_own_line_when_noise_is_constant(
-    model: DiffusionModel, latents: torch.Tensor, text: Conditioning, invert: Any
+    model: DiffusionModel, latents: torch.Tensor, text: Conditioning, invert: Callable[..., Iterator[Any]]
 ) -> None:
     noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(4))
     model.predict_noise = lambda *_: noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from smoothtool.methods.smoothness.step_variation import (
     Gradient,
     LossTerm,
     NoisyBatch,
+    Predict,
     Regularisation,
     disagreement,
     loss_terms,
@@ -179,7 +180,7 @@ def test_a_traced_unet_gives_the_same_gradient(model: DiffusionModel) -> None:
     trained = with_lora(model)
     batch, text, times = noisy_batch(model, 500), model.encode_prompts(["a cat", "red cake"]), torch.tensor([500, 500])
 
-    def through(unet: UNet2DConditionModel) -> Any:
+    def through(unet: UNet2DConditionModel) -> Predict:
         return lambda latents: model.predict_noise_at(latents, times, text, unet)
 
     expected, _ = gradient_of("central", through(model.unet), batch, trained, torch.tensor(0.3))
@@ -312,7 +313,7 @@ def test_a_sample_whose_difference_is_not_resolved_trains_without_the_regularise
 ) -> None:
     batch, predict, mean = noisy_batch(model, 500), predictor(model, 500), torch.tensor(0.3)
 
-    def with_resolved(*resolved: float) -> Any:
+    def with_resolved(*resolved: float) -> torch.Tensor:
         part = replace(batch, resolved=torch.tensor(resolved))
         return gradient_of(gradient, predict, part, trained, mean, 10.0)[0]
 

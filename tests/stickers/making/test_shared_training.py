@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def station_that_fails_elsewhere() -> Station:
     return station()
 
 
-def trained(path: Path, plan: Plan) -> dict[str, torch.Tensor]:
+def trained(path: Path, plan: Plan) -> dict[str, Any]:
     torch.manual_seed(0)
     saved = torch.load(path, weights_only=True) if path.exists() else None
     train_shared(share(nn.Sequential(nn.Linear(5, 5)), saved, plan), plan, path, station)
