@@ -8,7 +8,7 @@ Tensors that diffusers, transformers and the other libraries make are their own 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -73,7 +73,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 class DeviceIsSaid(TorchFunctionMode):
     """Refuses calls that make a tensor without a device, where smoothtool is the caller."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if func in _device_constructors() and kwargs.get("device") is None:
             as_it_is = func is torch.as_tensor and isinstance(args[0], torch.Tensor)
@@ -88,7 +94,13 @@ class NothingIsCopied(TorchFunctionMode):
 
     inside = False
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Collection[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if self.inside:
             assert func not in (torch.tensor, torch.as_tensor), "a tensor is made of numbers inside a UNet call"
             if func is torch.Tensor.__getitem__:

@@ -16,6 +16,8 @@ from smoothtool.cli.figures import figure_lines
 from smoothtool.commands.bench import drag as bench_drag
 from smoothtool.commands.bench.run import run
 from smoothtool.commands.drag import picture as drag_picture
+from smoothtool.commands.drag.stages import Dragged
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, InputError
 from smoothtool.jobs import BenchJob, make_job
 from smoothtool.types import Report, silent
@@ -27,7 +29,7 @@ POINTS = {
 
 
 @pytest.fixture
-def session(model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def session(model: DiffusionModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DiffusionModel:
     """The tiny model in place of any that would be loaded, and a cache of its own."""
     for command in (drag_picture, bench_drag):
         monkeypatch.setattr(command, "open_session", lambda job, track, pool: model)
@@ -64,7 +66,9 @@ def bench(folder: Path, output: Path, **settings: Any) -> BenchJob:
     return job
 
 
-def test_distances_are_means_over_points_beside_doing_nothing(session: Any, dragbench: Path, tmp_path: Path) -> None:
+def test_distances_are_means_over_points_beside_doing_nothing(
+    session: DiffusionModel, dragbench: Path, tmp_path: Path
+) -> None:
     report = run(bench(dragbench, tmp_path / "out"), silent)
     figures = report.figures
     assert (figures["items"], figures["failed"]) == (2, 0)
@@ -80,7 +84,9 @@ def test_distances_are_means_over_points_beside_doing_nothing(session: Any, drag
     assert Image.open(tmp_path / "out" / "items" / "animals" / "one" / "dragged.png").size == (40, 24)
 
 
-def test_a_second_run_goes_on_and_a_broken_item_is_named(session: Any, dragbench: Path, tmp_path: Path) -> None:
+def test_a_second_run_goes_on_and_a_broken_item_is_named(
+    session: DiffusionModel, dragbench: Path, tmp_path: Path
+) -> None:
     (dragbench / "animals" / "two" / "meta_data.pkl").write_bytes(b"broken")
     job = bench(dragbench, tmp_path / "out", method="fastdrag", set=["lora_steps=0"])
     with pytest.raises(BatchError, match="1 of 2 items failed, the first is animals/two"):
@@ -94,11 +100,11 @@ def test_a_second_run_goes_on_and_a_broken_item_is_named(session: Any, dragbench
 
 
 def test_an_item_that_does_not_fit_into_memory_is_named_and_the_others_are_made(
-    session: Any, dragbench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: DiffusionModel, dragbench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drag_one, asked_for = drag_picture.drag_one, []
 
-    def full_at_two(*given: Any) -> Any:
+    def full_at_two(*given: Any) -> Dragged:
         asked_for.append(given)
         if len(asked_for) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -113,7 +119,7 @@ def test_an_item_that_does_not_fit_into_memory_is_named_and_the_others_are_made(
 
 @pytest.mark.parametrize("method", ["gooddrag", "fastdrag", "warp"])
 def test_doubled_and_unmoved_points_are_dragged_by_every_method(
-    session: Any, dragbench: Path, tmp_path: Path, method: str
+    session: DiffusionModel, dragbench: Path, tmp_path: Path, method: str
 ) -> None:
     options = ["lora_steps=0", *(["iterations=1"] if method == "gooddrag" else [])]
     report: Report = run(bench(dragbench, tmp_path / "out", method=method, set=options), silent)

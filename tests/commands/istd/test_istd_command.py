@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.files.storage.tensors import write_tensors
 from smoothtool.jobs import IstdJob
+from smoothtool.methods.smoothness.istd import PromptWalk
 from smoothtool.types import Conditioning, Report, Track, silent
 
 PROMPTS = ["a cat", "a dog", "a red fox", "a cake on a fox", "a blue cat"]
@@ -158,7 +159,7 @@ def test_nan_walks_are_named_left_out_and_end_in_an_error(
         model = tiny_model(tmp_path / "tokenizer")
         encode = model.encode_prompts
 
-        def encode_prompts(prompts: list[str]) -> Conditioning:
+        def encode_prompts(prompts: Sequence[str]) -> Conditioning:
             rows = torch.tensor([prompt == "a dog" for prompt in prompts]).view(-1, 1, 1)
             return encode(prompts).map(lambda part: part.masked_fill(rows, torch.nan))
 
@@ -196,7 +197,7 @@ def test_shards_at_work_together_see_each_other_at_the_end(
     """The second share is walked while the first one is at work."""
     real, begun = istd.prompt_walks, []
 
-    def interrupted(*given: Any) -> Any:
+    def interrupted(*given: Any) -> Iterator[PromptWalk]:
         if not begun:
             begun.append(istd)
             istd.run(job(shard="2/2", batch_size=4), silent)

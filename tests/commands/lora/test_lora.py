@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 from smoothtool.cli.app import main
@@ -17,6 +18,7 @@ from smoothtool.commands.lora.convert import convert
 from smoothtool.commands.lora.push import Push, prepared, upload
 from smoothtool.diffusion.loading import load_model
 from smoothtool.diffusion.lora import load_lora, remove_lora
+from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.yaml12 import read_yaml
 
@@ -38,13 +40,13 @@ def write_lora(path: Path, alpha: float = 6.0) -> Path:
     return path
 
 
-def predict(model: Any) -> torch.Tensor:
+def predict(model: DiffusionModel) -> torch.Tensor:
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return model.predict_noise(latents, 500, model.encode_prompts(["a cat"]))
 
 
-def with_lora(model: Any, path: Path) -> torch.Tensor:
+def with_lora(model: DiffusionModel, path: Path) -> torch.Tensor:
     info = load_lora(model, path)
     found = predict(model)
     remove_lora(model, info["adapter"])
@@ -53,7 +55,7 @@ def with_lora(model: Any, path: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("dialect", ["diffusers", "kohya"])
 def test_a_converted_lora_predicts_the_same_noise_times_the_scale_asked_for(
-    model: Any, tmp_path: Path, dialect: str
+    model: DiffusionModel, tmp_path: Path, dialect: str
 ) -> None:
     source = write_lora(tmp_path / "a.safetensors")
     expected = with_lora(model, source)
@@ -65,7 +67,7 @@ def test_a_converted_lora_predicts_the_same_noise_times_the_scale_asked_for(
     torch.testing.assert_close(predict(model), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_there_and_back_keeps_what_the_trainer_wrote(model: Any, tmp_path: Path) -> None:
+def test_there_and_back_keeps_what_the_trainer_wrote(model: DiffusionModel, tmp_path: Path) -> None:
     first = convert(
         str(write_lora(tmp_path / "a.safetensors")), tmp_path / "b.safetensors", model, "diffusers", force=False
     )
@@ -76,7 +78,7 @@ def test_there_and_back_keeps_what_the_trainer_wrote(model: Any, tmp_path: Path)
     assert ABOUT.items() <= read_header(tmp_path / "c.safetensors").metadata.items()
 
 
-def test_nothing_is_replaced_unless_asked(model: Any, tmp_path: Path) -> None:
+def test_nothing_is_replaced_unless_asked(model: DiffusionModel, tmp_path: Path) -> None:
     source = write_lora(tmp_path / "a.safetensors")
     with pytest.raises(UsageError, match="there already"):
         convert(str(source), source, model, "kohya", force=False)
@@ -90,7 +92,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return int(stopped.value.code or 0), *capsys.readouterr()
 
 
-def test_a_merged_folder_is_the_model_with_its_lora(tiny: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_merged_folder_is_the_model_with_its_lora(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, target = write_lora(tmp_path / "a.safetensors"), tmp_path / "merged"
     code, out, err = run(
         capsys, "lora", "merge", str(target), "--lora", f"{source}:0.5", "--model", str(tiny), "--dtype", "float32"
@@ -106,7 +110,7 @@ def test_a_merged_folder_is_the_model_with_its_lora(tiny: Path, tmp_path: Path, 
 
 
 def test_stable_diffusion_xl_is_merged_in_all_three_parts_and_read_by_diffusers(
-    tiny_xl: Path, tmp_path: Path, capsys: Any
+    tiny_xl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layers = {
         "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k": (40, 16),
@@ -133,7 +137,9 @@ def test_stable_diffusion_xl_is_merged_in_all_three_parts_and_read_by_diffusers(
     torch.testing.assert_close(theirs.encode_prompt("a cat")[0], texts[2].prompt_embeds, atol=1e-5, rtol=1e-5)
 
 
-def test_a_folder_is_not_merged_into_a_single_file(tiny: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_folder_is_not_merged_into_a_single_file(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write_lora(tmp_path / "a.safetensors")
     code, _, err = run(
         capsys, "lora", "merge", str(tmp_path / "m.safetensors"), "--lora", str(source), "--model", str(tiny)
@@ -197,11 +203,11 @@ def test_what_is_wrong_is_told_before_anything_leaves_the_machine(training: Path
 
 
 def test_pushing_makes_the_repository_and_uploads_the_folder(
-    training: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+    training: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, Any]] = []
 
-    def upload_folder(api: Any, *, repo_id: str, folder_path: str, commit_message: str) -> Any:
+    def upload_folder(api: HfApi, *, repo_id: str, folder_path: str, commit_message: str) -> SimpleNamespace:
         asked.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
         return SimpleNamespace(repo_url="https://hub/me/smooth")
 
@@ -225,13 +231,13 @@ def test_a_refusal_of_the_hub_is_a_sentence_without_the_token(
     assert "abcDEF123" not in str(caught.value)
 
 
-def test_the_files_can_be_kept_here_instead(training: Path, tmp_path: Path, capsys: Any) -> None:
+def test_the_files_can_be_kept_here_instead(training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "lora", "push", str(training), "me/smooth", "-o", str(tmp_path / "out"))
     assert (code, out) == (0, f"{tmp_path / 'out' / 'README.md'}\n")
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
-def test_info_says_what_a_lora_is(training: Path, capsys: Any) -> None:
+def test_info_says_what_a_lora_is(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(run(capsys, "lora", "info", str(training / "smooth-lora-kohya.safetensors"), "--json")[1])
     assert (facts["format"], facts["rank"], facts["layers"]) == ("kohya", "3", 2)
     assert facts["training"]["lambda"] == "2.5"
@@ -247,5 +253,5 @@ def test_info_says_what_a_lora_is(training: Path, capsys: Any) -> None:
     ],
     ids=["nothing", "nearly a name", "a model", "another file"],
 )
-def test_info_points_from_what_is_no_lora_to_loras(name: str, words: str, capsys: Any) -> None:
+def test_info_points_from_what_is_no_lora_to_loras(name: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "lora", "info", name) == (4, "", words)

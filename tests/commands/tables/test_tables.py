@@ -26,7 +26,7 @@ from smoothtool.errors import BatchError, InputError, ModelError, UsageError
 from smoothtool.files.storage.digests import Digests
 from smoothtool.files.storage.tensors import write_tensors
 from smoothtool.files.storage.writing import write_json_atomic
-from smoothtool.jobs import TablesJob, make_job
+from smoothtool.jobs import IstdJob, TablesJob, make_job
 from smoothtool.metrics.bootstrap import bootstrap_mean
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.reading import load_recipe
@@ -281,7 +281,7 @@ def test_the_recipe_is_one_job_of_this_command() -> None:
 def test_a_measurement_that_fails_empties_its_cells_and_is_told_at_the_end(
     measured: Report, small: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(job: Any, track: Track, pool: ModelPool | None = None) -> NoReturn:
+    def broken(job: IstdJob, track: Track, pool: ModelPool | None = None) -> NoReturn:
         raise InputError("no walk")
 
     monkeypatch.setattr(istd, "run", broken)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 from storage_toys import names
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_training_that_cannot_begin_destroys_nothing(
     job: Callable[..., TrainJob], earlier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_lora(job: Any, track: Track, pool: ModelPool | None) -> NoReturn:
+    def no_lora(job: TrainJob, track: Track, pool: ModelPool | None) -> NoReturn:
         raise ModelError("nosuch: there is no such LoRA", "check the path")
 
     before = contents(earlier)

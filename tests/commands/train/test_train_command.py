@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from safetensors.torch import load_file
 from toys import tiny_model
 from training_toys import Killed, log, processes, same, train_in_process, weights
@@ -385,7 +386,7 @@ class Compiled(torch.nn.Module):
         super().__init__()
         self.unet, self.factor = unet, factor
 
-    def forward(self, latents: torch.Tensor, *rest: Any, **options: Any) -> Any:
+    def forward(self, latents: torch.Tensor, *rest: Any, **options: Any) -> UNet2DConditionOutput:
         return self.unet(latents.detach() + self.factor * (latents - latents.detach()), *rest, **options)
 
 
