@@ -18,6 +18,7 @@ from smoothtool.cli import console
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import BatchError, InputError, MemoryExhaustedError, ModelError, UsageError
 from smoothtool.jobs import JOBS
+from smoothtool.jobs.base import ModelJob
 from smoothtool.types import Report, Track
 from smoothtool.weights import settings
 from smoothtool.weights.models import STICKERS_LORA
@@ -54,7 +55,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Call
     return go
 
 
-def finished(job: Any, track: Track, pool: ModelPool | None) -> Report:
+def finished(job: ModelJob, track: Track, pool: ModelPool | None) -> Report:
     track.note("model: [bold]toy[/bold]")
     for _ in track(range(3), "inverting", 3):
         pass
@@ -63,7 +64,7 @@ def finished(job: Any, track: Track, pool: ModelPool | None) -> Report:
 
 
 def failing(fault: BaseException) -> Callable[..., Report]:
-    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
+    def run(job: ModelJob, track: Track, pool: ModelPool | None = None) -> Report:
         raise fault
 
     return run
@@ -163,7 +164,7 @@ def test_a_dry_run_is_a_recipe_that_runs_the_same_job(
 ) -> None:
     seen = []
 
-    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
+    def run(job: ModelJob, track: Track, pool: ModelPool | None = None) -> Report:
         seen.append(job)
         return finished(job, track, pool)
 
@@ -183,7 +184,7 @@ def test_run_takes_jobs_one_after_another_with_overrides(
     recipe.write_text("jobs: [{command: interpolate, images: [a, b]}, {command: invert, image: c}]")
     seen = []
 
-    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
+    def run(job: ModelJob, track: Track, pool: ModelPool | None = None) -> Report:
         seen.append(job)
         return finished(job, track, pool)
 

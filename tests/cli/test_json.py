@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from smoothtool.cli.app import app, main
 from smoothtool.files.pictures.images import save_image
 from smoothtool.yaml12 import read_yaml
 
+Call = Callable[..., tuple[int, dict[str, Any], str]]
+"""What a command line gives: its exit code, its document and what it says on stderr."""
+
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Any:
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
     def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
@@ -38,7 +41,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Any:
     ],
 )
 def test_an_error_is_a_document_with_its_code(
-    call: Any, arguments: tuple[str, ...], code: str, exit_code: int, words: str
+    call: Call, arguments: tuple[str, ...], code: str, exit_code: int, words: str
 ) -> None:
     left, document, err = call(*arguments, "--json")
     assert left == exit_code
@@ -49,11 +52,11 @@ def test_an_error_is_a_document_with_its_code(
     assert words in err
 
 
-def test_a_hint_goes_along(call: Any) -> None:
+def test_a_hint_goes_along(call: Call) -> None:
     assert call("models", "info", "sd51", "--json")[1]["error"]["hint"]
 
 
-def test_lists_are_documents(call: Any) -> None:
+def test_lists_are_documents(call: Call) -> None:
     _, models, _ = call("models", "list", "--json")
     assert models["ok"] is True
     assert models["models"][0] == {
@@ -73,7 +76,9 @@ def test_every_kind_of_error_has_a_code_of_its_own() -> None:
     assert len({kind.exit_code for kind in kinds}) == len(kinds)
 
 
-def test_the_settings_inside_a_picture_are_shown(call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_settings_inside_a_picture_are_shown(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = {"jobs": [{"command": "edit", "image": "samples:fox", "trg": ["a cät"]}]}
     save_image(Image.new("RGB", (8, 8)), tmp_path / "made.png", settings=settings, parameters=None)
     assert call("info", str(tmp_path / "made.png"), "--json")[1]["settings"] == settings
@@ -82,7 +87,7 @@ def test_the_settings_inside_a_picture_are_shown(call: Any, tmp_path: Path, caps
     assert read_yaml(capsys.readouterr().out, "stdout").value == settings
 
 
-def test_a_picture_without_settings_says_so(call: Any, tmp_path: Path) -> None:
+def test_a_picture_without_settings_says_so(call: Call, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     code, document, _ = call("info", str(tmp_path / "plain.png"), "--json")
     assert (code, document["error"]["code"]) == (5, "input")
@@ -104,7 +109,7 @@ def test_every_command_takes_json_but_a_server_and_what_is_json_anyway() -> None
     assert without == {"ui", "recipe schema"}
 
 
-def test_recipes_and_plans_are_documents(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_and_plans_are_documents(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text("jobs: [{command: invert, image: 'samples:fox', matrix: {steps: [10, 20]}}]", "utf-8")
     assert call("recipe", "validate", "a.yaml", "--json")[1] == {"ok": True, "file": "a.yaml", "jobs": 2}
@@ -121,7 +126,7 @@ def test_recipes_and_plans_are_documents(call: Any, tmp_path: Path, monkeypatch:
 
 
 def test_a_run_of_a_recipe_ends_in_its_report_or_batch(
-    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / "cache"))
@@ -132,7 +137,7 @@ def test_a_run_of_a_recipe_ends_in_its_report_or_batch(
     assert call("run", "two.yaml", "--json")[1]["ok"] is True
 
 
-def test_what_the_caches_hold_is_a_document(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_caches_hold_is_a_document(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path))
     (tmp_path / "identity").mkdir()
     (tmp_path / "identity" / "a.safetensors").write_bytes(b"12345")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from cli_toys import call_main
+from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 from toys import tiny_model, tiny_xl_model
@@ -43,7 +44,7 @@ class FolderHub:
         self.root, self.cache = root, cache
         self.downloads: list[tuple[str, str | None, str | None]] = []
 
-    def model_info(self, api: Any, name: str, revision: str | None = None, **options: Any) -> Any:
+    def model_info(self, api: HfApi, name: str, revision: str | None = None, **options: Any) -> SimpleNamespace:
         folder = self.root / name
         if not folder.is_dir() or revision not in (None, "main", "v1"):
             raise OSError("404: no such repository or revision")
@@ -61,7 +62,7 @@ class FolderHub:
         target.parent.mkdir(parents=True, exist_ok=True)
         return str(shutil.copy(self.root / name / file, target))
 
-    def snapshot_download(self, name: str, revision: str | None = None, allow_patterns: Any = None) -> str:
+    def snapshot_download(self, name: str, revision: str | None = None, allow_patterns: Sequence[str] = ()) -> str:
         """A branch or tag is noted in `refs`, a commit is not: no plain name leads to it afterwards."""
         self.downloads.append((name, None, revision))
         repository = self.cache / f"models--{name.replace('/', '--')}"
@@ -92,7 +93,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
     return lambda *arguments: call_main(capsys, "models", *arguments)
 
 
-def publish(hub: FolderHub, name: str, model: Any, variants: tuple[str, ...]) -> Path:
+def publish(hub: FolderHub, name: str, model: DiffusionModel, variants: tuple[str, ...]) -> Path:
     """A whole model, its weights in these variants; "" is the plain one."""
     folder = hub.root / name
     save_model(model, folder, write_json_atomic)
@@ -108,7 +109,13 @@ def publish(hub: FolderHub, name: str, model: Any, variants: tuple[str, ...]) ->
     return folder
 
 
-def describe(hub: FolderHub, name: str, index: dict[str, Any], unet: Any = None, scheduler: Any = None) -> None:
+def describe(
+    hub: FolderHub,
+    name: str,
+    index: dict[str, Any],
+    unet: dict[str, Any] | None = None,
+    scheduler: dict[str, Any] | None = None,
+) -> None:
     """The small files of a model, and weights of a few bytes."""
     folder = hub.root / name
     small = {"model_index.json": index, "unet/config.json": unet, "scheduler/scheduler_config.json": scheduler}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
@@ -22,7 +22,7 @@ def pictures(size: tuple[int, int], count: int = 2, seed: int = 0) -> tuple[torc
     return first, (first + 0.3 * torch.randn(first.shape, generator=generator)).clamp(-1, 1)
 
 
-def in_01(picture: torch.Tensor) -> Any:
+def in_01(picture: torch.Tensor) -> np.ndarray:
     return ((picture.double() + 1) / 2).permute(1, 2, 0).numpy()
 
 

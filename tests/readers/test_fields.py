@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from smoothtool.errors import InputError, ModelError
-from smoothtool.readers.fields import as_fields, parse_json, read_fields
+from smoothtool.readers.fields import Fields, as_fields, parse_json, read_fields
 
 
-def fields(**values: Any) -> Any:
+def fields(**values: Any) -> Fields:
     return as_fields(values, "a.json")
 
 

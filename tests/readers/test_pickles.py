@@ -125,7 +125,9 @@ def test_no_other_name_is_imported(module: str, name: str) -> None:
         (2, "u1", 2),
     ],
 )
-def test_arrays_that_are_not_what_they_say_are_refused(shape: Any, code: str, size: int) -> None:
+def test_arrays_that_are_not_what_they_say_are_refused(
+    shape: tuple[int, ...] | str | int, code: str, size: int
+) -> None:
     def inner(value: Any, protocol: int = 2) -> bytes:
         return pickle.dumps(value, protocol)[2:-1]
 

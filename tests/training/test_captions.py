@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -21,7 +20,7 @@ def picture(folder: Path, name: str) -> None:
     Image.new("RGB", (8, 8), "red").save(folder / name)
 
 
-def names_of(folder: Path) -> Any:
+def names_of(folder: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     found, complaints = read_captioned_folder(folder)
     return {one.name: one.captions for one in found}, complaints
 

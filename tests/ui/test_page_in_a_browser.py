@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
@@ -17,6 +17,9 @@ from smoothtool.cli.page import listen, serve
 from smoothtool.files.lists.points import load_mask
 from smoothtool.ui.runs import Session, Start
 from smoothtool.weights.sample_pictures import SAMPLES
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
@@ -28,7 +31,7 @@ PATIENCE_MS = 150_000
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser() -> Iterator[Browser]:
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
@@ -58,7 +61,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def tab(browser: Any, address: str) -> Iterator[Any]:
+def tab(browser: Browser, address: str) -> Iterator[Page]:
     """A page without a single complaint on the console."""
     context, complaints = browser.new_context(viewport={"width": 1200, "height": 900}), []
     tab = context.new_page()
@@ -71,7 +74,7 @@ def tab(browser: Any, address: str) -> Iterator[Any]:
     assert [text for text in complaints if "400" not in text] == []
 
 
-def until(tab: Any, expression: str, seconds: float = 60) -> None:
+def until(tab: Page, expression: str, seconds: float = 60) -> None:
     """Wait until JavaScript finds it true; the page's policy forbids Playwright's own waiting."""
     deadline = time.monotonic() + seconds
     while not tab.evaluate(expression):
@@ -79,14 +82,14 @@ def until(tab: Any, expression: str, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def done(tab: Any, number: int = 1) -> Any:
+def done(tab: Page, number: int = 1) -> Locator:
     card = tab.locator(f'article[data-run="{number}"]')
     card.locator("xpath=self::*[@data-status='done' or @data-status='failed']").wait_for(timeout=PATIENCE_MS)
     assert card.get_attribute("data-status") == "done", card.inner_text()
     return card
 
 
-def fill(tab: Any, **values: str) -> None:
+def fill(tab: Page, **values: str) -> None:
     for key, value in values.items():
         field = tab.locator(f"#field-{key}")
         if not field.is_visible():
@@ -97,7 +100,7 @@ def fill(tab: Any, **values: str) -> None:
             field.fill(value)
 
 
-def test_two_dropped_pictures_become_a_film(tab: Any) -> None:
+def test_two_dropped_pictures_become_a_film(tab: Page) -> None:
     tab.set_input_files("#file", [str(SAMPLES / "fox.png"), str(SAMPLES / "cat.png")])
     until(tab, "document.querySelectorAll('#tray button[aria-pressed=true]').length === 2")
     fill(tab, frames="2", steps="2", inversion="ddim")
@@ -113,7 +116,7 @@ def test_two_dropped_pictures_become_a_film(tab: Any) -> None:
     assert "token" not in tab.url
 
 
-def test_an_edit_by_two_ratios_stands_beside_its_source(tab: Any) -> None:
+def test_an_edit_by_two_ratios_stands_beside_its_source(tab: Page) -> None:
     tab.click("#tab-edit")
     tab.click("button[title='samples:fox']")
     fill(tab, src="a 3d fox", trg="a 3d cat", ratio="0.5\n1", steps="2", inversion="ddim")
@@ -123,7 +126,7 @@ def test_an_edit_by_two_ratios_stands_beside_its_source(tab: Any) -> None:
     assert len([caption for caption in captions if caption.startswith("edited")]) == 2
 
 
-def test_a_point_is_clicked_a_mask_is_painted_and_the_picture_is_dragged(tab: Any) -> None:
+def test_a_point_is_clicked_a_mask_is_painted_and_the_picture_is_dragged(tab: Page) -> None:
     tab.click("#tab-drag")
     tab.click("button[title='samples:apple']")
     canvas = tab.locator("#canvas")
@@ -139,19 +142,19 @@ def test_a_point_is_clicked_a_mask_is_painted_and_the_picture_is_dragged(tab: An
     assert "dragged.png" in done(tab).locator("figcaption").all_inner_texts()
 
 
-def test_a_file_that_is_no_picture_is_named(tab: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_named(tab: Page, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     tab.set_input_files("#file", str(tmp_path / "notes.txt"))
     until(tab, "document.getElementById('problem').textContent.includes('notes.txt')")
 
 
-def test_a_mistake_in_the_form_is_said_where_it_was_made(tab: Any) -> None:
+def test_a_mistake_in_the_form_is_said_where_it_was_made(tab: Page) -> None:
     tab.click("button[title='samples:fox']")
     tab.click("#go")
     until(tab, "document.getElementById('problem').textContent.includes('two or more')")
 
 
-def test_a_second_tab_sees_the_same_history(tab: Any) -> None:
+def test_a_second_tab_sees_the_same_history(tab: Page) -> None:
     tab.click("#tab-edit")
     tab.click("button[title='samples:fox']")
     fill(tab, trg="a 3d cat", method="sdedit", steps="1")
@@ -163,12 +166,12 @@ def test_a_second_tab_sees_the_same_history(tab: Any) -> None:
     other.close()
 
 
-def test_the_page_fits_a_phone(tab: Any) -> None:
+def test_the_page_fits_a_phone(tab: Page) -> None:
     tab.set_viewport_size({"width": 360, "height": 700})
     assert tab.evaluate("document.documentElement.scrollWidth <= 360")
 
 
-def test_everything_can_be_reached_by_keyboard(tab: Any) -> None:
+def test_everything_can_be_reached_by_keyboard(tab: Page) -> None:
     tab.click("#tab-edit")
     reached = set()
     for _ in range(80):
@@ -177,7 +180,7 @@ def test_everything_can_be_reached_by_keyboard(tab: Any) -> None:
     assert {"tab-interpolate", "tab-drag", "file", "go", "field-trg"} <= reached
 
 
-def test_a_picture_of_another_shape_shows_whole(tab: Any, tmp_path: Path) -> None:
+def test_a_picture_of_another_shape_shows_whole(tab: Page, tmp_path: Path) -> None:
     Image.new("RGB", (300, 100), "teal").save(tmp_path / "wide.png")
     tab.click("#tab-drag")
     tab.set_input_files("#file", str(tmp_path / "wide.png"))
@@ -185,7 +188,7 @@ def test_a_picture_of_another_shape_shows_whole(tab: Any, tmp_path: Path) -> Non
     assert tab.locator("#canvas").evaluate("c => c.clientWidth / c.clientHeight") == pytest.approx(3, rel=0.02)
 
 
-def test_the_page_of_pick_shows_what_was_given_and_ends_with_finish(browser: Any, tmp_path: Path) -> None:
+def test_the_page_of_pick_shows_what_was_given_and_ends_with_finish(browser: Browser, tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), "orange").save(tmp_path / "cat.png")
     mask = Image.new("L", (60, 40), 0)
     mask.paste(255, (0, 0, 30, 40))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import HfApi
 from safetensors.numpy import save_file
 
 from smoothtool.cli.app import main
@@ -106,7 +107,7 @@ def hub(machine: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     digest = hashlib.sha256(write_lora(path).read_bytes()).hexdigest()
     state = SimpleNamespace(path=path, sha256=digest, asked=[])
 
-    def repo_info(api: Any, name: str, **options: Any) -> Any:
+    def repo_info(api: HfApi, name: str, **options: Any) -> SimpleNamespace:
         entry = SimpleNamespace(rfilename=KNOWN.file, lfs=SimpleNamespace(sha256=state.sha256))
         return SimpleNamespace(sha="abc", siblings=[entry], card_data={"license": "mit"})
 
@@ -125,7 +126,9 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return int(stopped.value.code or 0), *capsys.readouterr()
 
 
-def test_pulling_it_prints_its_place_checksum_size_and_licence(hub: SimpleNamespace, capsys: Any) -> None:
+def test_pulling_it_prints_its_place_checksum_size_and_licence(
+    hub: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = run(capsys, "models", "pull", "smooth-sd15")
     assert (code, out) == (0, f"{hub.path}\n")
     assert hub.asked == [(KNOWN.hub_id, KNOWN.file, "space", "main")]
@@ -134,14 +137,16 @@ def test_pulling_it_prints_its_place_checksum_size_and_licence(hub: SimpleNamesp
     assert "--lora smooth-sd15" in err
 
 
-def test_a_download_that_is_not_what_the_hub_announced_is_refused(hub: SimpleNamespace, capsys: Any) -> None:
+def test_a_download_that_is_not_what_the_hub_announced_is_refused(
+    hub: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     hub.sha256 = "0" * 64
     code, out, err = run(capsys, "models", "pull", "smooth-sd15")
     assert (code, out) == (4, "")
     assert "not the file that the hub announced" in err
 
 
-def test_models_list_and_info_know_it(machine: Path, capsys: Any) -> None:
+def test_models_list_and_info_know_it(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "smooth-sd15" in run(capsys, "models", "list")[1]
     assert "models pull smooth-sd15" in run(capsys, "models", "info", "smooth-sd15")[1]
     path = published(machine)
@@ -151,7 +156,7 @@ def test_models_list_and_info_know_it(machine: Path, capsys: Any) -> None:
     assert (facts["rank"], facts["architecture"]) == ("8", "Stable Diffusion 1.x")
 
 
-def test_models_info_says_what_a_model_is(capsys: Any) -> None:
+def test_models_info_says_what_a_model_is(capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads(run(capsys, "models", "info", "stickers", "--json")[1])
     assert facts["parameters"]["UNet"] == 11_159_620
     assert (facts["prediction"], facts["native size"], facts["dtype"]) == ("v_prediction", "64 px", "F16")

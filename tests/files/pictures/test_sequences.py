@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from storage_toys import limited_files
 from smoothtool.errors import SmoothtoolError, StorageError, UsageError
 from smoothtool.files.pictures.sequences import save_apng, save_gif, save_mp4, save_webm, save_webp
 from smoothtool.jobs import InterpolateJob
+
+Save = Callable[[list[Image.Image], Path, float, bool], None]
+"""`save_webp` and its like: frames, path, frames a second, and whether the way back is played too."""
 
 
 def frames(count: int, size: tuple[int, int] = (24, 16)) -> list[Image.Image]:
@@ -40,19 +44,19 @@ def video_frames(path: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("save", [save_webp, save_gif, save_apng])
-def test_ping_pong_comes_back_without_repeating_the_ends(tmp_path: Path, save: Any) -> None:
+def test_ping_pong_comes_back_without_repeating_the_ends(tmp_path: Path, save: Save) -> None:
     save(frames(4), tmp_path / "a", 8, True)
     assert reds(tmp_path / "a") == pytest.approx([0, 83, 166, 250, 166, 83], abs=6)
 
 
 @pytest.mark.parametrize("save", [save_webp, save_gif, save_apng])
-def test_without_ping_pong_each_frame_is_there_once(tmp_path: Path, save: Any) -> None:
+def test_without_ping_pong_each_frame_is_there_once(tmp_path: Path, save: Save) -> None:
     save(frames(4), tmp_path / "a", 8, False)
     assert reds(tmp_path / "a") == pytest.approx([0, 83, 166, 250], abs=6)
 
 
 @pytest.mark.parametrize("save", [save_webp, save_gif, save_apng])
-def test_one_frame_alone_can_be_saved(tmp_path: Path, save: Any) -> None:
+def test_one_frame_alone_can_be_saved(tmp_path: Path, save: Save) -> None:
     save(frames(1), tmp_path / "a", 8, True)
     assert reds(tmp_path / "a") == pytest.approx([0], abs=6)
 
@@ -84,7 +88,7 @@ def test_small_frames_are_enlarged_for_players(tmp_path: Path, size: tuple[int, 
 @pytest.mark.parametrize("save", [save_webp, save_gif, save_apng])
 @pytest.mark.parametrize(("size", "shown"), SIZES)
 def test_animations_are_enlarged_as_videos_are(
-    tmp_path: Path, save: Any, size: tuple[int, int], shown: tuple[int, int]
+    tmp_path: Path, save: Save, size: tuple[int, int], shown: tuple[int, int]
 ) -> None:
     save(frames(2, size), tmp_path / "a", 8, False)
     with Image.open(tmp_path / "a") as opened:
@@ -103,7 +107,7 @@ def test_an_opencv_that_writes_nothing_is_noticed_and_leaves_nothing(
         fourcc = staticmethod(lambda *letters: 0)
 
         def __init__(self, *arguments: Any) -> None: ...
-        def write(self, picture: Any) -> None: ...
+        def write(self, picture: np.ndarray) -> None: ...
         def release(self) -> None: ...
 
     monkeypatch.setattr(cv2, "VideoWriter", Mute)
