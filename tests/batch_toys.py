@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from PIL import Image
 
@@ -19,6 +18,7 @@ from smoothtool.errors import ModelError
 from smoothtool.files.pictures.images import load_image, save_image
 from smoothtool.files.storage.output import new_folder
 from smoothtool.files.storage.reports import write_report
+from smoothtool.jobs import InvertJob
 from smoothtool.recipe.plan import plan_flags
 from smoothtool.types import Outcome, Report, Track, silent
 
@@ -28,7 +28,7 @@ def fake_invert(
 ) -> SimpleNamespace:
     """`log` gets one line per call; `before` is told the picture's name, `inside` the folder that is being filled."""
 
-    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
+    def run(job: InvertJob, track: Track, pool: ModelPool | None = None) -> Report:
         before(Path(job.image).name)
         report = Report(command="invert", folder=job.output, job=job.settings(), figures={"losses": [0.5]})
         with new_folder(job.output, job.force) as folder:
@@ -54,7 +54,7 @@ def replace_invert() -> None:
     def no_model() -> None:
         raise ModelError("model/unet: is broken", "another copy of it")
 
-    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
+    def run(job: InvertJob, track: Track, pool: ModelPool | None = None) -> Report:
         root, name = job.output.parents[1], Path(job.image).name
 
         def inside(folder: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 TOUCHES_THE_DISK = ("open", "os.", "shutil.", "ctypes.dlsym", "tempfile.")
 """Audit events that Python raises before anything is changed on a disk; swapping two names goes through ctypes."""
@@ -50,7 +51,7 @@ def kill_at_every_moment(action: Callable[[], object], check: Callable[[], objec
 def _die_at(moment: int) -> None:
     seen = count(1)
 
-    def hook(event: str, arguments: object) -> None:
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(TOUCHES_THE_DISK) and next(seen) == moment:
             os._exit(9)
 

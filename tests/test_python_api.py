@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,6 +13,7 @@ from PIL import Image
 import smoothtool as st
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import UsageError
+from smoothtool.jobs import InterpolateJob
 from smoothtool.types import Report, Track
 
 
@@ -22,7 +22,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list:
     """Jobs that a fake `interpolate` was given; it makes two frames, the colours of the pictures it finds."""
     jobs = []
 
-    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
+    def run(job: InterpolateJob, track: Track, pool: ModelPool | None = None) -> Report:
         jobs.append(job)
         (tmp_path / "frames").mkdir()
         for index, name in enumerate(job.images):

@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from smoothtool.commands.shared.model_pool import ModelPool
+from smoothtool.jobs import InvertJob
 from smoothtool.recipe.plan import Plan
 from smoothtool.types import Report, Track
 
@@ -56,7 +56,7 @@ def _timed(plan: Plan, root: Path) -> tuple[float, float]:
     """CPU seconds of the batch, and of the command within it."""
     command, own = fake_invert(root / "log"), 0.0
 
-    def run(job: Any, track: Track, pool: ModelPool | None = None) -> Report:
+    def run(job: InvertJob, track: Track, pool: ModelPool | None = None) -> Report:
         nonlocal own
         started = time.process_time()
         report = command.run(job, track)

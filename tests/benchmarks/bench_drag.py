@@ -29,7 +29,7 @@ from drag_toys import transcribed_drag
 from toys import tiny_model
 
 from smoothtool.diffusion.ddim import ddim_step
-from smoothtool.methods.drag.dragdiffusion import DragSettings, DragTask, drag_steps, unet_look
+from smoothtool.methods.drag.dragdiffusion import DragSettings, DragTask, Sight, drag_steps, unet_look
 
 ITERATIONS, SIDE, STEPS, STEP_INDEX = 3, 32, 50, 15
 GRID = 4 * SIDE  # half of a picture of 8 pixels per latent
@@ -56,7 +56,7 @@ def published(
 ) -> list[list[list[float]]]:
     timestep, alpha, alpha_next = model.schedule.alpha_pairs(STEPS)[STEP_INDEX]
 
-    def look(z: torch.Tensor) -> Any:
+    def look(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         kept = []
         hook = model.unet.up_blocks[2].register_forward_hook(lambda module, inputs, out: kept.append(out))
         noise = model.unet(z, timestep, encoder_hidden_states=text.prompt_embeds).sample
@@ -76,7 +76,7 @@ def ours(
 ) -> list[list[list[float]]]:
     see = unet_look(model, STEP_INDEX, STEPS, text, text, 1.0, masked=region is not None)
 
-    def look(z: torch.Tensor) -> Any:
+    def look(z: torch.Tensor) -> Sight:
         return see(z * 1)  # the FLOP counter cannot watch a leaf of autograd enter a module
 
     task = DragTask(HANDLES.to(latents), TARGETS.to(latents), (GRID, GRID), region)

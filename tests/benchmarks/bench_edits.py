@@ -42,7 +42,7 @@ from smoothtool.files.drawing.sheets import contact_sheet
 from smoothtool.files.pictures.fitting import Fitted, to_pixel_values
 from smoothtool.files.pictures.images import to_image
 from smoothtool.files.storage.records import append_record, read_records
-from smoothtool.jobs import DEFAULT_RATIO, EDIT_INVERSIONS, INVERSION_NAMES, make_job, parse_setting
+from smoothtool.jobs import DEFAULT_RATIO, EDIT_INVERSIONS, INVERSION_NAMES, EditJob, make_job, parse_setting
 from smoothtool.metrics.clip_score import Clip, load_clip
 from smoothtool.metrics.reconstruction import mse, psnr_db, ssim
 from smoothtool.stickers.world.icons import CONCEPTS, STYLES
@@ -187,7 +187,7 @@ class Drawn:
             },
         )
 
-    def inverted(self, prompt: str, name: str, job: Any) -> tuple[dict[str, Any], Inverted | None]:
+    def inverted(self, prompt: str, name: str, job: EditJob) -> tuple[dict[str, Any], Inverted | None]:
         """(its figures, the inversion of that name); made once per prompt."""
         if name == "none":
             return {}, None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
@@ -26,7 +26,7 @@ from smoothtool.weights.sample_pictures import DEFAULT_PROMPTS
 
 
 @torch.no_grad()
-def bare_calls(model: DiffusionModel, shapes: list[tuple[int, ...]], steps: int) -> None:
+def bare_calls(model: DiffusionModel, shapes: Sequence[tuple[int, ...]], steps: int) -> None:
     """One UNet call per step and batch."""
     for shape in shapes:
         latents, text = torch.randn(shape), torch.randn(shape[0], 77, model.unet.config.cross_attention_dim)

@@ -41,7 +41,7 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import SmoothtoolError
 from smoothtool.files.drawing.markdown import markdown_table
 from smoothtool.files.storage.records import append_record, read_records
-from smoothtool.jobs import MORPH_NAMES, make_job, parse_setting
+from smoothtool.jobs import MORPH_NAMES, InterpolateJob, make_job, parse_setting
 from smoothtool.metrics.bootstrap import paired_difference
 from smoothtool.stickers.world.scenes import Scene, caption, render, sample_scene
 from smoothtool.types import silent
@@ -152,7 +152,7 @@ def job_of(pair: Pair, folder: Path, options: argparse.Namespace) -> Any:
 def morph_all(
     model: DiffusionModel,
     files: Sequence[SourceFile],
-    job: Any,
+    job: InterpolateJob,
     inputs: torch.Tensor,
     wanted: Sequence[str],
     options: argparse.Namespace,
