@@ -35,6 +35,9 @@ from smoothtool.metrics.clip_score import load_clip
 from smoothtool.types import silent
 
 PACKAGE, TORCH = (str(Path(str(module.__file__)).parent) for module in (smoothtool, torch))
+pytestmark = pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="with torch 2.6, what libraries make counts as made by their callers"
+)
 POINT = ["8,12:20,12"]
 NOISE_WALK = {"images": [], "src": [], "prompt": "a cat"}
 CASES: list[tuple[str, dict[str, Any]]] = [

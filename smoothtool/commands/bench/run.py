@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from math import fsum
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,8 @@ def _means(benchmark: Benchmark, rows: Sequence[Mapping[str, Any]], *, missing: 
     def mean(kind: str, column: str) -> float | None:
         there = [row[kind] for row in done if row[kind].get(column) is not None]
         counts = [row[benchmark.weights[column]] if column in benchmark.weights else 1 for row in there]
-        return fmean((row[column] for row in there), counts) if there else None
+        weighted = fsum(row[column] * count for row, count in zip(there, counts, strict=True))
+        return weighted / sum(counts) if there else None
 
     return {
         "measured": {column: mean("figures", column) for column in benchmark.columns},

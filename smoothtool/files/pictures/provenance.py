@@ -74,7 +74,7 @@ LOSSY = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".avif": "AVIF"}
 
 def check_format(suffix: str) -> None:
     """Raises: UsageError when this Pillow cannot write such pictures, as those before 11.3 cannot write AVIF."""
-    if suffix == "avif" and not features.check("avif"):
+    if suffix == "avif" and not ("avif" in features.modules and features.check("avif")):
         raise UsageError("--format avif: this Pillow cannot write it", "pip install -U pillow, or --format webp")
 
 
