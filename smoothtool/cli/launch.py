@@ -27,7 +27,7 @@ from smoothtool.jobs import DragJob, Job, parse_shard
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.memory import estimate_peak_bytes
 from smoothtool.recipe.plan import Plan, batch_of_one
-from smoothtool.recipe.reading import dump_plan, plan_document
+from smoothtool.recipe.writing import dump_plan, plan_document
 from smoothtool.weights import settings
 from smoothtool.weights.sample_pictures import resolve_picture
 

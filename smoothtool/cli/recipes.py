@@ -19,7 +19,8 @@ from smoothtool.files.storage.writing import write_bytes_atomic
 from smoothtool.jobs.options import OUTPUT
 from smoothtool.recipe.pictures import plan_picture
 from smoothtool.recipe.plan import Plan
-from smoothtool.recipe.reading import load_recipe, recipe_schema
+from smoothtool.recipe.reading import load_recipe
+from smoothtool.recipe.schema import recipe_schema
 
 app = typer.Typer(help="Check and show recipes.", cls=Group)
 File = Annotated[Path, typer.Argument(help="A recipe, a job.yaml, or a picture made by smoothtool", show_default=False)]
@@ -83,14 +84,14 @@ def copy_recipe(name: Name, target: Target = None, as_json: Json = False) -> Non
         raise UsageError(f"{place.parent}: there is no such folder", f"mkdir -p {place.parent}")
     tables = [table for table in source.parent.glob("*.[cj]s*") if table.name in source.read_text("utf-8")]
     copies = {place: source, **{place.with_name(table.name): table for table in tables}}
-    copied = [target for target in copies if not os.path.lexists(target)]
-    for target in copied:
-        write_bytes_atomic(target, copies[target].read_bytes())
+    made = [path for path in copies if not os.path.lexists(path)]
+    for path in made:
+        write_bytes_atomic(path, copies[path].read_bytes())
     if as_json:
-        console.document({"ok": True, "files": [str(target) for target in copied]})
+        console.document({"ok": True, "files": [str(path) for path in made]})
         return
-    for target in copied:
-        console.data(str(target))
+    for path in made:
+        console.data(str(path))
 
 
 @app.command()

@@ -98,8 +98,8 @@ def require_rows(found: int, wanted: int) -> None:
         )
 
 
-class Constant:
-    """Numbers for a control, copied to the device at their first use alone: every copy waits for all that is queued."""
+class CopiedOnce:
+    """Numbers for a control, copied to a device when they are first used there: every copy waits for all queued work."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self._values = values

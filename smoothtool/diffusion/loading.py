@@ -140,8 +140,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
-    """False for a CPU without instructions for float16 or bfloat16: there they can take a hundred times as long as
-    float32."""
+    """Whether the device has instructions for the dtype: on a CPU without, float16 can take a hundred times as long."""
     if device.type != "cpu" or dtype == torch.float32:
         return True
     ask = "_is_mkldnn_fp16_supported" if dtype == torch.float16 else "_is_mkldnn_bf16_supported"

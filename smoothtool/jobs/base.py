@@ -141,7 +141,7 @@ class ReportJob(Job):
     _lent: Mapping[str, str] = PrivateAttr(default_factory=dict)
 
     output: Annotated[Path | None, Flag("-o", panel=OUTPUT, delivery=True)] = Field(
-        None, description="Folder for the results; one under smoothtool-out by default"
+        None, description="Folder for the results; by default one in smoothtool-out, or in the `output` of the settings"
     )
     force: Annotated[bool, Flag("-f", panel=OUTPUT, delivery=True)] = Field(
         False, description="Write into an output folder that already has results"

@@ -138,6 +138,12 @@ def picture_key(model: type[Job]) -> str:
     return next((key for key in ("image", "images") if key in keys_of(model)), "")
 
 
+@cache
+def recipe_keys(model: type[Job]) -> tuple[str, ...]:
+    """A command's own options, and `captions` where there are pictures to describe."""
+    return (*keys_of(model), *(["captions"] if picture_key(model) else []))
+
+
 def draft_of(job: Job, picture: Picture | None, template: str) -> Draft:
     """Raises: ValueError as `render` does."""
     kind = picture.place.suffix.lstrip(".").lower() if picture else ""

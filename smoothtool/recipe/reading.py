@@ -20,20 +20,27 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from smoothtool.errors import SmoothtoolError, UsageError, closest
 from smoothtool.files.lists.inputs import Found, Picture, find_pictures
-from smoothtool.jobs import JOBS, Job, keys_of, try_job, unknown_option
+from smoothtool.jobs import JOBS, Job, try_job, unknown_option
 from smoothtool.recipe.captions import Captions, Located
-from smoothtool.recipe.plan import Draft, Plan, default_template, draft_of, picture_key, plan_alone, plan_batch
-from smoothtool.yaml12 import Document, Trail, dump_yaml, load_yaml, read_yaml
+from smoothtool.recipe.plan import (
+    Draft,
+    Plan,
+    default_template,
+    draft_of,
+    picture_key,
+    plan_alone,
+    plan_batch,
+    recipe_keys,
+)
+from smoothtool.yaml12 import Document, Trail, load_yaml, read_yaml
 
 MAX_JOBS = 10_000
 TOP = ("defaults", "jobs", "output")
-_MISSING = object()
 NOT_AXES = {"image", "images", "captions", "output"}
 """Keys whose values need not be in an item's name: the picture is in it anyway."""
 
@@ -44,58 +51,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Plan:
     Raises: UsageError with every mistake, one a line.
     """
     return plan_recipe(load_yaml(path), overrides)
-
-
-def dump_plan(plan: Plan, *, every_letter: bool = True) -> str:
-    """YAML that `load_recipe` reads back to the same plan.
-
-    every_letter  False for where UTF-8 cannot be written: other letters than ASCII's are then escaped as YAML has it
-    """
-    return dump_yaml(plan_document(plan), every_letter=every_letter)
-
-
-def plan_document(plan: Plan) -> dict[str, Any]:
-    """A recipe of the plan, with defaults and combinations written out, as plain data."""
-    rows = [
-        {**row, **item.job.handover(), **({"output": item.name} if plan.folder else {})}
-        for item in plan.items
-        for row in item.job.recipe()["jobs"]
-    ]
-    shared = _shared(rows) if len(rows) > 1 else {}
-    return {
-        **({"output": str(plan.folder)} if plan.folder else {}),
-        **({"defaults": shared} if shared else {}),
-        "jobs": [{key: value for key, value in row.items() if key not in shared} for row in rows],
-    }
-
-
-def _shared(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The options that every job has which could have them, with one value for all: said once for thousands."""
-    first = {key: value for row in reversed(rows) for key, value in row.items() if key not in ("command", "output")}
-    knows = {command: set(_recipe_keys(JOBS[command])) for command in {row["command"] for row in rows}}
-    return {
-        key: value
-        for key, value in first.items()
-        if all(row.get(key, _MISSING) == value for row in rows if key in knows[row["command"]])
-    }
-
-
-def recipe_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe, for editors."""
-    schemas = [_job_schema(command, model) for command, model in JOBS.items()]
-    options: dict[str, Any] = {key: {} for model in JOBS.values() for key in _recipe_keys(model)}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "smoothtool recipe",
-        "type": "object",
-        "properties": {
-            "output": {"type": "string"},
-            "defaults": {"type": "object", "properties": options, "additionalProperties": False},
-            "jobs": {"type": "array", "minItems": 1, "items": {"oneOf": schemas}},
-        },
-        "required": ["jobs"],
-        "additionalProperties": False,
-    }
 
 
 def plan_recipe(document: Document, overrides: Sequence[str] = ()) -> Plan:
@@ -121,12 +76,6 @@ def plan_recipe(document: Document, overrides: Sequence[str] = ()) -> Plan:
     words = [document.value, {key: value for key, (value, _) in changes.items()}]
     plan = plan_batch(drafts, Path(str(folder)) if folder else None, Path(document.source).stem, words)
     return replace(plan, notes=notes)
-
-
-@cache
-def _recipe_keys(model: type[Job]) -> tuple[str, ...]:
-    """A command's own options, and `captions` where there are pictures to describe."""
-    return (*keys_of(model), *(["captions"] if picture_key(model) else []))
 
 
 @dataclass(frozen=True)
@@ -162,7 +111,7 @@ class _RecipeReader:
         return {}
 
     def overrides(self, texts: Sequence[str]) -> Located:
-        known = {key for model in self.commands() for key in _recipe_keys(model)}
+        known = {key for model in self.commands() for key in recipe_keys(model)}
         changes: Located = {}
         for text in texts:
             key, equals, value = text.partition("=")
@@ -203,7 +152,7 @@ class _RecipeReader:
                 yield from self.combinations(settings, ("jobs", index), defaults)
 
     def defaults(self, value: Any) -> Located:
-        every = sorted({key for model in JOBS.values() for key in _recipe_keys(model)})
+        every = sorted({key for model in JOBS.values() for key in recipe_keys(model)})
         settings = self.located(self.mapping(value, ("defaults",)), ("defaults",))
         for key, (_, place) in settings.items():
             if key not in every:
@@ -218,7 +167,7 @@ class _RecipeReader:
             what = "is missing" if command is None else f"is {command}, not a command"
             self.wrong((*trail, "command"), f"{what} ({hint})")
             return
-        known = _recipe_keys(JOBS[command])
+        known = recipe_keys(JOBS[command])
         own = {key: found for key, found in defaults.items() if key in known}
         own |= self.located(row, trail)
         combinations = [{}] if matrix is None else list(self.products(matrix, (*trail, "matrix")))
@@ -249,7 +198,7 @@ class _RecipeReader:
 
     def drafts(self, entry: _JobEntry, changes: Located) -> Iterator[Draft]:
         """The jobs of one combination, one for each of its pictures, with their names."""
-        known = _recipe_keys(entry.model)
+        known = recipe_keys(entry.model)
         settings = entry.settings | {key: change for key, change in changes.items() if key in known}
         template = settings.pop("output", None)
         for picture, own in self.pictures(entry.model, settings):
@@ -322,33 +271,3 @@ class _RecipeReader:
         except (ValueError, SmoothtoolError) as error:
             self.problems.append(f"{place}: {getattr(error, 'what', error)}")
         return self.found.get(texts)
-
-
-def _job_schema(command: str, model: type[Job]) -> dict[str, Any]:
-    options = {key: _as_written(option) for key, option in model.model_json_schema(by_alias=True)["properties"].items()}
-    if picture_key(model) == "image":
-        options["image"] = {"anyOf": [options["image"], {"type": "array", "minItems": 1, "items": {"type": "string"}}]}
-    axes = {key: {"type": "array", "minItems": 1, "items": option} for key, option in options.items()}
-    return {
-        "title": command,
-        "type": "object",
-        "properties": {
-            "command": {"const": command},
-            **({"captions": {"type": "string"}} if picture_key(model) else {}),
-            "matrix": {"type": "object", "properties": axes, "additionalProperties": False},
-            **options,
-        },
-        "required": ["command"],
-        "additionalProperties": False,
-    }
-
-
-def _as_written(option: dict[str, Any]) -> dict[str, Any]:
-    """One value will do for a list of one, and a number for text: `size: 512`."""
-    if option.get("type") == "array":
-        return {"anyOf": [option | {"items": _as_written(option["items"])}, _as_written(option["items"])]}
-    if "anyOf" in option:
-        return option | {"anyOf": [_as_written(part) for part in option["anyOf"]]}
-    return (
-        option | {"type": ["string", "number"]} if option.get("type") == "string" and "enum" not in option else option
-    )

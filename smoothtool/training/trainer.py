@@ -69,7 +69,7 @@ class Trainer:
 
     @property
     def relative_step(self) -> float:
-        """The length of the regulariser's finite difference; 0 where there is none."""
+        """The length of the regulariser's finite difference, relative to the latents; 0 for the double backward."""
         return self.gradients.regularisation.relative_step
 
     @property
@@ -141,7 +141,7 @@ class Trainer:
             self._set_weights(kept)
 
     def learning_rate(self) -> float:
-        """Constant after a linear warm-up."""
+        """CopiedOnce after a linear warm-up."""
         return self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
 
     def _train_step(self) -> TrainStep:

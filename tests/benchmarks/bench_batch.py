@@ -26,7 +26,8 @@ from batch_toys import fake_invert, pictures, toy_model
 
 from smoothtool.batch.run import BatchOptions, run_batch
 from smoothtool.recipe.estimate import estimate_unet_calls
-from smoothtool.recipe.reading import dump_plan, load_recipe
+from smoothtool.recipe.reading import load_recipe
+from smoothtool.recipe.writing import dump_plan
 from smoothtool.types import silent
 
 

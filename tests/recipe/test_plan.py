@@ -12,7 +12,8 @@ from smoothtool.files.lists.inputs import Picture
 from smoothtool.jobs import make_job
 from smoothtool.recipe.estimate import estimate_unet_calls
 from smoothtool.recipe.plan import Plan, draft_of, facts_of, plan_batch, plan_flags, render, unique_names
-from smoothtool.recipe.reading import dump_plan, load_recipe, plan_recipe
+from smoothtool.recipe.reading import load_recipe, plan_recipe
+from smoothtool.recipe.writing import dump_plan
 from smoothtool.yaml12 import read_yaml
 
 

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from smoothtool.errors import UsageError
-from smoothtool.recipe.reading import dump_plan, load_recipe, plan_recipe, recipe_schema
+from smoothtool.recipe.reading import load_recipe, plan_recipe
+from smoothtool.recipe.schema import recipe_schema
+from smoothtool.recipe.writing import dump_plan
 from smoothtool.yaml12 import load_yaml, read_yaml
 
 RECIPES = Path(__file__).parents[2] / "recipes"

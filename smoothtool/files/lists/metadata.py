@@ -111,7 +111,7 @@ def _check_columns(columns: list[str], place: str) -> None:
         if name and columns.count(name) > 1:
             raise InputError(f"{place}: the column {name} is given twice", "keep one of each")
     parted = re.split("[;\t|]", columns[0]) if len(columns) == 1 else []
-    if "file_name" in (name.strip() for name in parted[: len(parted) if len(parted) > 1 else 0]):
+    if len(parted) > 1 and "file_name" in (name.strip() for name in parted):
         raise InputError(f"{place}: its cells are not parted by commas", "save it as CSV with commas, or as .jsonl")
 
 

@@ -107,19 +107,19 @@ class DragStep:
 
     latents     [1, C, h, w] after it
     handles_rc  [P, 2] where the handles were found before it
-    loss_there  of which its gradient was taken, on the model's device; 0 in the last record, when all have arrived
+    loss_on_device  of which its gradient was taken, on the model's device; 0 in the last record, when all have arrived
     """
 
     iteration: int
     latents: torch.Tensor
     handles_rc: torch.Tensor
-    loss_there: torch.Tensor | float
+    loss_on_device: torch.Tensor | float
     arrived: bool = False
 
     @property
     def loss(self) -> float:
         """Read when it is asked for: reading waits for a GPU."""
-        return float(self.loss_there)
+        return float(self.loss_on_device)
 
 
 def drag_steps(look: Look, latents: torch.Tensor, task: DragTask, settings: DragSettings) -> Iterator[DragStep]:

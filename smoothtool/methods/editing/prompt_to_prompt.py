@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from smoothtool.diffusion.attention import (
     AttentionLayer,
-    Constant,
+    CopiedOnce,
     attention_layers,
     attention_probs,
     controlled_attention,
@@ -67,11 +67,11 @@ def cross_edit(source: PromptTokens, target: PromptTokens, weights: dict[tuple[i
     scale = torch.ones(len(target.ids), device="cpu")
     for positions, weight in weights.items():
         scale[list(positions)] = weight
-    scales = Constant(scale)
+    scales = CopiedOnce(scale)
     if len(source.words) == len(target.words):
-        matrix = Constant(replacement_matrix(source, target))
+        matrix = CopiedOnce(replacement_matrix(source, target))
         return lambda a_src, a_tgt: a_src @ matrix.like(a_src) * scales.like(a_src)
-    mapper, alpha = (Constant(found) for found in refinement_map(source, target))
+    mapper, alpha = (CopiedOnce(found) for found in refinement_map(source, target))
 
     def refine(a_src: torch.Tensor, a_tgt: torch.Tensor) -> torch.Tensor:
         """A = A_src[mapper] alpha + A_tgt (1 - alpha), over the words, which are the last dimension of both."""
@@ -158,7 +158,7 @@ class _LocalBlend:
 
     def __post_init__(self) -> None:
         self.columns = {
-            one: Constant(torch.tensor(one, dtype=torch.long, device="cpu")) for pair in self.words for one in pair
+            one: CopiedOnce(torch.tensor(one, dtype=torch.long, device="cpu")) for pair in self.words for one in pair
         }
         self.downsampling = layer_choices(self.model.unet).blend_level
 

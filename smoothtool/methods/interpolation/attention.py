@@ -19,7 +19,7 @@ import torch
 
 from smoothtool.diffusion.attention import (
     AttentionLayer,
-    Constant,
+    CopiedOnce,
     attention_layers,
     controlled_attention,
     each_within,
@@ -45,7 +45,7 @@ def attention_between_ends(
     text_only  null rows, where there are any, attend as ever
     """
     frames = len(ratios)
-    last = Constant(torch.tensor(list(ratios), dtype=torch.float32, device="cpu").view(-1, 1, 1, 1))
+    last = CopiedOnce(torch.tensor(list(ratios), dtype=torch.float32, device="cpu").view(-1, 1, 1, 1))
 
     def between(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """All [frames, heads, L, d]; the output of each frame between those with either end's keys and values."""

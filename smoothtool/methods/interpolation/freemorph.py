@@ -31,7 +31,7 @@ import torch
 from smoothtool.diffusion.attention import (
     Attend,
     AttentionLayer,
-    Constant,
+    CopiedOnce,
     attention_layers,
     controlled_attention,
     fused_attention,
@@ -169,7 +169,7 @@ def through_ends(mixing: Sequence[float], *, with_own: bool = False) -> Attend:
     with_own  each row's own keys and values stand beside those of either end
     """
 
-    shares = Constant(torch.tensor(list(mixing), dtype=torch.float64, device="cpu").view(-1, 1, 1, 1))
+    shares = CopiedOnce(torch.tensor(list(mixing), dtype=torch.float64, device="cpu").view(-1, 1, 1, 1))
 
     def attend(layer: AttentionLayer, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """[rows, heads, Q, d], as `Attend` says."""
