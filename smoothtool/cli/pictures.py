@@ -19,10 +19,10 @@ File = Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture made by
 def info(picture: File, as_json: Json = False) -> None:
     """Show the settings inside a picture, as the recipe that makes it again."""
     from smoothtool.files.pictures.images import read_settings
-    from smoothtool.readers.regular import at_home
+    from smoothtool.weights.sample_pictures import resolve_picture
     from smoothtool.yaml12 import dump_yaml
 
-    settings = read_settings(at_home(str(picture)))
+    settings = read_settings(resolve_picture(str(picture)))
     if settings is None:
         raise InputError(f"{picture}: carries no settings of smoothtool", "the job.yaml beside the result")
     if as_json:

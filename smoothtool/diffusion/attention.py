@@ -99,7 +99,7 @@ def require_rows(found: int, wanted: int) -> None:
 
 
 class CopiedOnce:
-    """Numbers for a control, copied to a device when they are first used there: every copy waits for all queued work."""
+    """Numbers for a control, copied to a device when first used there: every copy waits for all queued work."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self._values = values

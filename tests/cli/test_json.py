@@ -92,6 +92,7 @@ def test_a_picture_without_settings_says_so(call: Call, tmp_path: Path) -> None:
     code, document, _ = call("info", str(tmp_path / "plain.png"), "--json")
     assert (code, document["error"]["code"]) == (5, "input")
     assert "carries no settings" in document["error"]["message"]
+    assert "samples:fox: carries no settings" in call("info", "samples:fox", "--json")[1]["error"]["message"]
 
 
 def commands(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
