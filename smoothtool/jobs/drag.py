@@ -102,7 +102,7 @@ class DragJob(FormatJob):
         if points is not None and sources:
             raise ValueError(f"is instead of {sources[0]}, not beside it")
         if points is None and not sources and {"bench", "point"} <= info.data.keys():
-            raise ValueError("is missing, and so are point (X,Y:X,Y) and pick (to click them): one of the three has to be given")
+            raise ValueError("is missing, and so are point (X,Y:X,Y) and pick (to click them): give one of the three")
         return points
 
     @field_validator("iterations")

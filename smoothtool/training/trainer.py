@@ -141,7 +141,7 @@ class Trainer:
             self._set_weights(kept)
 
     def learning_rate(self) -> float:
-        """CopiedOnce after a linear warm-up."""
+        """Constant after a linear warm-up."""
         return self.settings.learning_rate * min(1.0, (self.step + 1) / max(1, self.settings.warmup_steps))
 
     def _train_step(self) -> TrainStep:

@@ -57,7 +57,7 @@ def _parts(call: ast.Call) -> list[ast.expr]:
 
 
 def _is_writing_mode(part: ast.expr) -> bool:
-    text = part.value if isinstance(part, ast.CopiedOnce) and isinstance(part.value, str) else ""
+    text = part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else ""
     return 0 < len(text) <= 3 and set(text) <= set("rwxabt+") and bool(set(text) & set("wxa+"))
 
 
