@@ -132,7 +132,8 @@ class TablesJob(ModelJob):
         alias="lambda",
         gt=0,
         allow_inf_nan=False,
-        description="Weight of the regulariser in table 4, and in the smooth model where that is trained here",
+        description="Weight of the regulariser in table 4, and in the smooth model where that is trained here; table 3 "
+        "has a tenth of it, it, and ten times it",
     )
     clip: Annotated[str, Flag(path=PATH_OR_NAME, names=("stickers",))] = Field(
         "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"

@@ -63,8 +63,8 @@ UPDATES_A_ROUND, ROUNDS_A_STEP = 3, 10
 """GoodDrag: updates of the latents per tracking, and trackings (what `--iterations` counts) per denoising step."""
 ISTD_BATCH, ISTD_SHOWN = 22, 6
 """Pictures at once by default, and the walks that are made again for the sheet."""
-TABLE_LAMBDAS, TABLES_BATCH = ("0.1", "1", "10"), 32
-"""Weights of the regulariser in the paper's table 3, which are trained beside three other ranks; pictures at once."""
+TABLE_TRAININGS, TABLES_BATCH = 6, 32
+"""Three weights of the regulariser at one rank, and three other ranks at one weight; pictures at once."""
 LARGEST_BATCH = 64
 """Rows of a UNet call where memory sets no other limit."""
 
@@ -248,8 +248,7 @@ def _tables(job: Settings) -> float:
     """Two models, and those that are trained, walked and sampled; pictures given back two ways by the two, DDIM's also
     at guidance 1; walks between pairs.
     """
-    weight = f"{job['lambda']:g}"
-    trained = len(TABLE_LAMBDAS) + 3 + (weight not in TABLE_LAMBDAS) if job["train_steps"] else 0
+    trained = TABLE_TRAININGS if job["train_steps"] else 0
     one = {"max_steps": job["train_steps"], "batch_size": job["train_batch_size"], "lambda": 1.0, "every": 1}
     training = _train({**one, "accumulate": 1, "gradient": "central"}) if trained else 0
     walks = _istd({"n": job["n"], "frames": 11, "steps": job["steps"], "compare_lora": []})

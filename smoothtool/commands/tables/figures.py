@@ -27,6 +27,11 @@ PAPER_RANK = {"4": (16.76, 12.36), "8": (16.54, 12.11), "16": (16.65, 11.49), "f
 """Table 4, by the rank of the LoRA: ISTD, FID."""
 
 
+def weights_of_table_3(weight: float) -> list[str]:
+    """A tenth of table 4's lambda, lambda itself, and ten times it, as the paper has 0.1, 1 and 10."""
+    return [f"{weight * float(ratio):g}" for ratio in PAPER_LAMBDA]
+
+
 @dataclass(frozen=True)
 class Figure:
     """One measured figure, with what gives it an interval.
@@ -131,10 +136,11 @@ def training_orderings(
 ) -> list[Ordering]:
     """Of Tables 3 and 4: more regularisation and full training are smoother, and cost quality."""
     istd, fid = names
+    (low, least), (middle, median), (high, most) = by_lambda.items()
     return [
-        below(f"Table 3: {istd} of lambda 1 below 0.1", by_lambda["1"][0], by_lambda["0.1"][0]),
-        below(f"Table 3: {istd} of lambda 10 below 1", by_lambda["10"][0], by_lambda["1"][0]),
-        below(f"Table 3: {fid} of lambda 1 below 10", by_lambda["1"][1], by_lambda["10"][1]),
+        below(f"Table 3: {istd} of lambda {middle} below {low}", median[0], least[0]),
+        below(f"Table 3: {istd} of lambda {high} below {middle}", most[0], median[0]),
+        below(f"Table 3: {fid} of lambda {middle} below {high}", median[1], most[1]),
         below(f"Table 4: {istd} of rank 8 below 4", by_rank["8"][0], by_rank["4"][0]),
         below(f"Table 4: {istd} of rank 8 below 16", by_rank["8"][0], by_rank["16"][0]),
         below(f"Table 4: {istd} of full training below rank 8", by_rank["full"][0], by_rank["8"][0]),

@@ -24,6 +24,7 @@ from smoothtool.commands.tables.figures import (
     generation_orderings,
     reconstruction_orderings,
     training_orderings,
+    weights_of_table_3,
 )
 from smoothtool.commands.tables.measurements import (
     RUNS,
@@ -102,8 +103,9 @@ def _measure(state: TablesRun, base: Variant, own_lora: Path | None, document: _
     job, report = state.job, state.report
     # 2. train, because the smooth model may come from here
     with timed(report, "train"):
-        by_lambda = {text: trained(state, base, f"lambda-{text}", {"lambda": text, "rank": 8}) for text in PAPER_LAMBDA}
-        by_rank = {text: _of_rank(state, base, by_lambda, text) for text in PAPER_RANK}
+        by_lambda = {text: _of_lambda(state, base, text) for text in weights_of_table_3(job.variation_weight)}
+        by_rank = {"4": _of_rank(state, base, "4"), "8": list(by_lambda.values())[1]}
+        by_rank |= {text: _of_rank(state, base, text) for text in PAPER_RANK if text not in by_rank}
         smooth = _smooth(job, base, own_lora, by_rank["8"])
     # 3. the tables
     with timed(report, "generation"):
@@ -142,13 +144,14 @@ def _smooth(job: TablesJob, base: Variant, own_lora: Path | None, rank_8: Varian
     return Variant("smooth", base.model, (*base.lora, str(own_lora) if job.smooth == "default" else job.smooth))
 
 
-def _of_rank(state: TablesRun, base: Variant, by_lambda: dict[str, Variant], rank: str) -> Variant:
-    """At the job's lambda; rank 8 may be in Table 3 already."""
-    weight = f"{state.job.variation_weight:g}"
-    if rank == "8" and weight in by_lambda:
-        return by_lambda[weight]
-    settings = {"lambda": weight, **({"full": True} if rank == "full" else {"rank": rank})}
-    return trained(state, base, f"rank-{rank}", settings)
+def _of_lambda(state: TablesRun, base: Variant, weight: str) -> Variant:
+    return trained(state, base, f"lambda-{weight}", {"lambda": weight, "rank": 8})
+
+
+def _of_rank(state: TablesRun, base: Variant, rank: str) -> Variant:
+    """At the job's lambda."""
+    settings = {"full": True} if rank == "full" else {"rank": rank}
+    return trained(state, base, f"rank-{rank}", {"lambda": f"{state.job.variation_weight:g}", **settings})
 
 
 def _open_tables_folder(job: TablesJob, report: Report) -> None:
@@ -225,10 +228,14 @@ def _training(
     lambdas = {text: known[variant.name] for text, variant in by_lambda.items()}
     ranks = {text: known[variant.name] for text, variant in by_rank.items()}
     steps, batch = state.job.train_steps, state.job.train_batch_size
-    note = f"Trained here, {steps} steps of {batch} pictures (the paper: 30,000 of 96; lambda 1 in Table 4)."
+    note = (
+        f"Trained here, {steps} steps of {batch} pictures; the paper: 30,000 of 96, with lambda "
+        f"{', '.join(PAPER_LAMBDA)} in Table 3 and 1 in Table 4."
+    )
     weight = f"{state.job.variation_weight:g}"
+    papers_lambda = dict(zip(lambdas, PAPER_LAMBDA.values(), strict=True))
     for title, what, rows, paper in (
-        ("Table 3: weight of the regulariser, rank 8", "lambda", lambdas, PAPER_LAMBDA),
+        ("Table 3: weight of the regulariser, rank 8", "lambda", lambdas, papers_lambda),
         (f"Table 4: rank of the LoRA, lambda {weight}", "rank", ranks, PAPER_RANK),
     ):
         named = {f"{what} {text}": row for text, row in rows.items()}
