@@ -74,7 +74,7 @@ function control(field) {
 
 function showForm() {
   const fields = formNow().fields.filter((field) => !["image", "images", "mask"].includes(field.key));
-  const row = (field) => make("div", { class: "field" },
+  const row = (field) => make("div", { class: field.kind === "bool" ? "field check" : "field" },
     make("label", { for: "field-" + field.key }, field.label), control(field),
     make("p", { class: "help", id: "field-" + field.key + "-help" }, field.help));
   const panels = [...new Set(fields.filter((field) => !field.main).map((field) => field.panel))];

@@ -154,6 +154,12 @@ def test_a_mistake_in_the_form_is_said_where_it_was_made(tab: Page) -> None:
     until(tab, "document.getElementById('problem').textContent.includes('two or more')")
 
 
+def test_only_pick_has_a_finish_and_places_say_what_will_stand_there(tab: Page) -> None:
+    assert not tab.locator("#finish").is_visible()
+    assert not tab.locator("#stage").is_visible()
+    assert tab.evaluate("getComputedStyle(document.getElementById('results'), '::before').content") != "none"
+
+
 def test_a_second_tab_sees_the_same_history(tab: Page) -> None:
     tab.click("#tab-edit")
     tab.click("button[title='samples:fox']")
