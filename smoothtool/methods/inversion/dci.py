@@ -6,9 +6,10 @@ Li et al., DCI: Dual-Conditional Inversion for Boosting Diffusion-Based Image Ed
                                             e = eps(z, t, source)
 
 The norm is over a whole picture's latents, so the pull moves each entry by lambda / sqrt(C h w) on average: 0.008
-lambda at 512 px, more for smaller pictures. The paper takes lambda 2 and five rounds, its program lambda 1 and up to 25
-with the pull held constant where AdamW differentiates. Sampling does not pull, so that even the exact fixed point does
-not lead back exactly.
+lambda at 512 px, more for smaller pictures. The paper takes lambda 2 and five rounds. Its program takes lambda 1 and up
+to 10, its function alone 25, as ours; the start is not pulled, and AdamW takes the pull as constant. Sampling does not
+pull, so that even the exact fixed point does not lead back exactly. The program edits as SPDInv's does: `spdinv` says
+what ours leaves out.
 """
 
 from __future__ import annotations

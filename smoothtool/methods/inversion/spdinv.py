@@ -8,6 +8,12 @@ Li et al., Source Prompt Disentangled Inversion for Boosting Image Editability w
 The authors' program searches with AdamW from the plain DDIM estimate: lr 1e-3, at most 25 rounds, until the mean is
 under 5e-6. The minimum is AIDI's fixed point, so any solver of z = f(z) finds it, and Anderson acceleration needs no
 gradient. Edits take the source prompt as the null prompt, as in negative-prompt inversion.
+
+Two things differ from that program on purpose. Its times for N = 50 are 980, ..., 0, and its inversion's first step
+stays at the same noise level; ours are the model's own. Its prompt-to-prompt also shrinks the difference between the
+prompts by ProxNPI's rule, and in the steps with t < 400 puts the inversion's latents back, except where the shrunk
+difference is over the threshold and one pixel around. Ours does neither, so the paper's figures are not those of our
+edits.
 """
 
 from __future__ import annotations

@@ -54,6 +54,29 @@ def test_gaussian_data_moves_by_the_difference_of_the_means_less_what_the_streng
     assert 3.0 < errors[0] / errors[1] < 5.5
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_constant_predictions_move_the_picture_by_their_guided_difference_in_any_number_of_steps(
+    strength: float,
+) -> None:
+    """d = -u (eps_target - eps_source), each guided by its own scale, u = n / a at the first step.
+
+    Exact only where the last step ends at tau = 0: z_flow - x shrinks with 1 - tau.
+    """
+    model = SimpleNamespace(
+        schedule=SCHEDULE, predict_noise=lambda z, t, text: text.prompt_embeds.view(-1, 1, 1, 1).expand_as(z)
+    )
+    image = torch.randn(1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    source, target, null, source_scale, scale = 0.2, 0.5, -0.1, 2.0, 3.0
+    difference = (null + scale * (target - null)) - (null + source_scale * (source - null))
+    for steps in (2, 6):
+        alpha = SCHEDULE.alpha_pairs(steps)[start_index(strength, steps)][1]
+        texts = (prompt(source), prompt(target), prompt(null))
+        generator = torch.Generator().manual_seed(1)
+        *_, last = flowedit_steps(model, image, *texts, steps, scale, [generator], source_scale, strength)  # type: ignore[arg-type]
+        wanted = image - ((1 - alpha) / alpha) ** 0.5 * difference
+        torch.testing.assert_close(last.latents, wanted, rtol=1e-10, atol=1e-10)
+
+
 def run(
     scene: Scene, target: Conditioning, source_guidance: float = W, strength: float = 1.0, seed: int = 0
 ) -> list[Any]:

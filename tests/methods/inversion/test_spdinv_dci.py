@@ -114,3 +114,27 @@ def test_adamw_goes_where_anderson_goes(image: torch.Tensor) -> None:
         for solver in (adamw_solver(200, 0.0, 3e-3), ANDERSON)
     )
     torch.testing.assert_close(first.latents, second.latents, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("rounds", "threshold"), [(3, 0.0), (1, 1e9)])
+def test_dci_by_adamw_takes_the_programs_steps(image: torch.Tensor, rounds: int, threshold: float) -> None:
+    """On Gaussian data, from a start that is not pulled, with f' = c k, c = d z_t / d eps: the pull counts as constant.
+
+    A picture under the threshold takes that round's step, and no other.
+    """
+    rate, decay, first, second, pull = 1e-2, 1e-2, 0.9, 0.999, 30.0
+    wanted = image
+    for step in dci_steps(stand_in(gaussian), image, EMPTY, 3, adamw_solver(3, threshold, rate), pull):  # type: ignore[arg-type]
+        t, high, low = SCHEDULE.alpha_pairs(3)[step.step_index]
+        before, slope = wanted, noise_coefficient(low, high) * gain(t)
+        wanted = ddim_step(before, gain(t) * before, low, high)
+        mean, square = torch.zeros_like(image), torch.zeros_like(image)
+        for count in range(1, rounds + 1):
+            away = gain(t) * wanted - image
+            pulled = gain(t) * wanted - pull * away / away.flatten(1).norm(dim=1).view(2, 1, 1, 1)
+            gradient = 2 / image[0].numel() * (1 - slope) * (wanted - ddim_step(before, pulled, low, high))
+            mean = first * mean + (1 - first) * gradient
+            square = second * square + (1 - second) * gradient**2
+            change = mean / (1 - first**count) / ((square / (1 - second**count)).sqrt() + 1e-8)
+            wanted = (1 - rate * decay) * wanted - rate * change
+        torch.testing.assert_close(step.latents, wanted, rtol=1e-10, atol=1e-10)
