@@ -103,8 +103,12 @@ class EditJob(PictureJob, FormatJob):
         allow_inf_nan=False,
         description="For sdedit, cycle and flowedit: how far towards noise the edit begins",
     )
-    source_guidance: Annotated[float, Flag(panel=SAMPLING)] = Field(
-        3.5, ge=0, le=100, allow_inf_nan=False, description="For flowedit: guidance scale of the source prompt"
+    source_guidance: Annotated[float | None, Flag(panel=SAMPLING)] = Field(
+        None,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="For flowedit: guidance scale of the source prompt; by default half of the guidance",
     )
     cross_steps: Annotated[float, Flag()] = Field(
         0.4, ge=0, le=1, allow_inf_nan=False, description="For p2p: part of the steps with the source's cross-attention"

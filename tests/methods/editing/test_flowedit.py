@@ -78,7 +78,7 @@ def test_constant_predictions_move_the_picture_by_their_guided_difference_in_any
 
 
 def run(
-    scene: Scene, target: Conditioning, source_guidance: float = W, strength: float = 1.0, seed: int = 0
+    scene: Scene, target: Conditioning, source_guidance: float | None = W, strength: float = 1.0, seed: int = 0
 ) -> list[Any]:
     generator = torch.Generator().manual_seed(seed)
     texts = (scene.source, target, scene.null)
@@ -94,6 +94,12 @@ def test_another_prompt_changes_the_picture_and_repeats_by_seed(scene: Scene) ->
     assert float((first - scene.latents).abs().max()) > 1e-3
     assert torch.equal(first, run(scene, scene.target)[-1].latents)
     assert not torch.equal(first, run(scene, scene.target, seed=1)[-1].latents)
+
+
+def test_the_sources_guidance_is_half_of_the_targets(scene: Scene) -> None:
+    half, given = (run(scene, scene.target, scale)[-1].latents for scale in (None, W / 2))
+    assert torch.equal(half, given)
+    assert not torch.equal(half, run(scene, scene.target, W)[-1].latents)
 
 
 def test_strength_says_how_many_steps_are_taken_and_each_is_one_call_of_four_rows(scene: Scene) -> None:
