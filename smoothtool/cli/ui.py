@@ -34,15 +34,17 @@ def ui(
     """Open a page in the browser: morph, edit and drag, with live progress and a history."""
     check_extra()
     silence_libraries()
-    from smoothtool.files.storage.output import results_folder
+    from smoothtool.files.storage.output import check_writable, results_folder
     from smoothtool.jobs import make_job
     from smoothtool.ui.runs import Session
 
     chosen = {"model": model, "lora": lora or [], "device": device, "dtype": dtype}
     common = {key: value for key, value in chosen.items() if value not in ("auto", [])}  # the rest is left to settings
     make_job("edit", {"image": "samples:fox", "trg": "a fox", **common})  # a wrong value is reported now
-    folder = output or results_root() / f"ui-{datetime.now():%Y-%m-%d-%H%M%S}"
-    with Session(results_folder(folder), common) as session, listen(port) as listener:
+    typed = output or results_root() / f"ui-{datetime.now():%Y-%m-%d-%H%M%S}"
+    folder = results_folder(typed)
+    check_writable(folder, typed)
+    with Session(folder, common) as session, listen(port) as listener:
         serve(session, listener, _tell, browser=browser)
 
 

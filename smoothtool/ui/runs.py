@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from smoothtool.commands import run_job
 from smoothtool.commands.shared.model_pool import ModelPool
 from smoothtool.errors import InputError, UsageError, explain, storage_error
+from smoothtool.files.storage.output import create_folder
 from smoothtool.jobs import DragJob, ReportJob, make_job, parse_point
 from smoothtool.recipe.command_line import command_line
 from smoothtool.recipe.defaults import with_defaults
@@ -123,6 +124,7 @@ class Session:
         self.finished = threading.Event()
         self.saved: Path | None = None
         self._inputs: Path | None = None
+        self._numbers = count(1)
         self._queue: Queue[Run | None] = Queue()
         self._lock = threading.Lock()
         self._worker = threading.Thread(target=self._work, daemon=True)
@@ -146,9 +148,9 @@ class Session:
 
         with self._lock:
             folder = self._inputs = self._inputs or self._claim("pictures", "pictures-{number}")
-            name = f"picture-{len(list(folder.iterdir())) + 1}"
-            path = folder / f"{name}.png"
-            write_bytes_atomic(path, content)
+            name = f"picture-{next(self._numbers)}"
+        path = folder / f"{name}.png"
+        write_bytes_atomic(path, content)
         try:
             load_image(path)
             with Image.open(path) as opened:
@@ -210,7 +212,7 @@ class Session:
         for number in count(1):
             place = self.folder / (first if number == 1 else later).format(number=number)
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                create_folder(self.folder)
                 place.mkdir()
             except FileExistsError:
                 continue

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from smoothtool.errors import SmoothtoolError
+from smoothtool.errors import SmoothtoolError, explain
 from smoothtool.ui.forms import COMMANDS, form_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def create_app(session: Session, token: str, hosts: set[str], invitation: str | 
     hosts       the `Host` headers it answers to, such as 127.0.0.1:8123
     invitation  stands for the token once, in an address that others may see
     """
-    return Guard(Starlette(routes=Answers(session).routes()), token, hosts, invitation)
+    app = Starlette(routes=Answers(session).routes(), exception_handlers={Exception: _failed})
+    return Guard(app, token, hosts, invitation)
 
 
 class Answers:
@@ -145,7 +146,7 @@ class Answers:
 
     async def picture(self, request: Request) -> Response:
         path = self.session.pictures.get(request.path_params["name"])
-        return FileResponse(path, headers=HEADERS) if path is not None else _say(404, "there is no such picture")
+        return _file(path) if path is not None else _say(404, "there is no such picture")
 
     async def start(self, request: Request) -> Response:
         return await _asked(request, lambda *asked: (self.session.run(*asked).shown(), 201))
@@ -162,7 +163,7 @@ class Answers:
         run = self.session.runs[number - 1] if 1 <= number <= len(self.session.runs) else None
         if run is None or run.report is None or name not in run.files:
             return _say(404, "there is no such file")
-        return FileResponse(run.report.folder / name, headers=HEADERS)
+        return _file(run.report.folder / name)
 
     async def finish(self, request: Request) -> Response:
         self.session.finished.set()
@@ -195,8 +196,19 @@ async def _body(request: Request, limit: int) -> bytes | None:
     return bytes(content)
 
 
+def _file(path: Path) -> Response:
+    if not path.is_file():
+        return _say(404, f"{path.name} is no longer there")
+    return FileResponse(path, headers=HEADERS)
+
+
 def _json(content: dict[str, Any], status: int = 200) -> Response:
-    return JSONResponse(content, status_code=status, headers=HEADERS)
+    """In ASCII, which holds half letters too: an answer may repeat what a request said."""
+    return Response(json.dumps(content), status, HEADERS, "application/json")
+
+
+async def _failed(request: Request, fault: Exception) -> Response:
+    return _say(500, str(explain(fault)))
 
 
 def _say(status: int, error: str) -> Response:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from smoothtool.errors import ModelError, closest
+from smoothtool.readers.regular import at_home
 from smoothtool.yaml12 import load_yaml
 
 SETTINGS = ("model", "device", "dtype", "output", "steps", "guidance")
@@ -25,7 +27,7 @@ def user_settings() -> dict[str, Any]:
     Raises: ModelError when it is no mapping, has a key that means nothing, or a model or an output that is no text.
     """
     path = settings_file()
-    settings = load_yaml(path).value if path.is_file() else None
+    settings = load_yaml(path).value if os.path.lexists(path) else None
     if settings is None:
         return {}
     if not isinstance(settings, dict):
@@ -44,4 +46,4 @@ def user_settings() -> dict[str, Any]:
 
 def results_root() -> Path:
     """The folder in which results get folders of their own where none is named: the user's `output`, else RESULTS."""
-    return Path(user_settings().get("output", RESULTS)).expanduser()
+    return at_home(str(user_settings().get("output", RESULTS)))

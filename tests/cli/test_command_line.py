@@ -370,3 +370,27 @@ def test_a_name_that_no_file_can_have_is_no_internal_error(
     code, _, err = call(*words, place)
     assert code in (2, 4, 5, 7), err
     assert err.count("error: ") == 1
+
+
+def test_a_place_for_results_that_no_user_has_is_named(
+    call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "settings_file", lambda: tmp_path / "settings.yaml")
+    (tmp_path / "settings.yaml").write_text("output: ~nosuchuser/films\n")
+    code, _, err = call("invert", "samples:fox", "samples:cat", "--steps", "1")
+    assert (code, "~nosuchuser/films" in err, "this cannot be a folder" in err) == (2, True, True)
+
+
+def test_a_folder_that_was_deleted_under_ones_feet_is_said(
+    call: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert call("doctor") == (2, "", "error: the folder that you are in was deleted\ntry: cd to another one first\n")
+
+
+def test_the_page_needs_a_folder_that_can_be_written(call: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    code, _, err = call("ui", "--no-browser", "-o", str(tmp_path / "taken"))
+    assert (code, "taken is a file, not a folder" in err) == (2, True)

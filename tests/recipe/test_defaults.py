@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from smoothtool.errors import ModelError, UsageError
+from smoothtool.errors import ModelError, SmoothtoolError, UsageError
 from smoothtool.jobs import make_job
 from smoothtool.recipe.defaults import with_defaults
 from smoothtool.recipe.plan import plan_flags
@@ -79,6 +81,13 @@ def test_a_key_that_means_nothing_is_named_with_the_one_that_was_meant(model: Pa
     with pytest.raises(ModelError, match="unknown key 'guidence'") as raised:
         guidance_of(model)
     assert raised.value.hint == "did you mean: guidance"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name)])
+def test_settings_that_are_no_file_are_named(model: Path, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "settings.yaml")
+    with pytest.raises(SmoothtoolError, match=r"settings\.yaml: "):
+        guidance_of(model)
 
 
 def test_commands_without_a_model_ask_for_no_settings(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ pytest.importorskip("starlette")
 pytest.importorskip("httpx")
 from starlette.testclient import TestClient
 
+from smoothtool.errors import InputError
+from smoothtool.files.pictures import images
 from smoothtool.ui.runs import Session
 from smoothtool.ui.server import LARGEST_REQUEST_BYTES, create_app
 
@@ -193,3 +195,53 @@ def test_a_stopped_run_keeps_nothing(client: TestClient, session: Session) -> No
     client.post("/runs/1/stop")
     assert finished(client)["status"] == "stopped"
     assert not (session.folder / "1-interpolate").exists()
+
+
+def test_of_pictures_that_come_at_once_a_refused_one_gives_no_other_its_name(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad, read = png(), b"hello", images.load_image
+
+    def load_image(path: Path) -> Image.Image:
+        if path.read_bytes() == bad:
+            session.add_picture(good)  # while the bad one is being read
+        return read(path)
+
+    monkeypatch.setattr(images, "load_image", load_image)
+    with pytest.raises(InputError):
+        session.add_picture(bad)
+    session.add_picture(png((32, 32)))
+    contents = [path.read_bytes() for name, path in session.pictures.items() if name.startswith("picture")]
+    assert contents == [good, png((32, 32))]
+
+
+def test_half_letters_in_a_request_are_answered_in_a_sentence(client: TestClient) -> None:
+    half = '{"command": "edit", "settings": {"\\ud800": 1}, "pictures": ["samples:fox"]}'
+    answer = client.post("/runs", content=half)
+    assert (answer.status_code, answer.json()["error"]) == (400, "\ud800: no option of this page")
+
+
+def test_files_that_were_deleted_meanwhile_are_said_to_be_gone(client: TestClient, session: Session) -> None:
+    name = client.post("/pictures", content=png()).json()["name"]
+    session.pictures[name].unlink()
+    answer = client.get(f"/pictures/{name}")
+    assert (answer.status_code, answer.json()["error"]) == (404, "picture-1.png is no longer there")
+
+
+def test_a_place_that_cannot_be_written_is_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with Session(tmp_path / "taken", CHEAP) as session:
+        client = TestClient(create_app(session, "secret", {HOST}), base_url=f"http://{HOST}")
+        client.get("/?token=secret")
+        answer = client.post("/pictures", content=png())
+        assert answer.status_code == 400
+        assert f"{tmp_path / 'taken'}: cannot be written" in answer.json()["error"]
+
+
+def test_what_nobody_expected_is_told_too(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(session, "secret", {HOST})
+    client = TestClient(app, base_url=f"http://{HOST}", raise_server_exceptions=False)
+    client.get("/?token=secret")
+    monkeypatch.setattr(session, "stop", lambda number: [][number])
+    answer = client.post("/runs/1/stop")
+    assert (answer.status_code, "internal error: IndexError" in answer.json()["error"]) == (500, True)

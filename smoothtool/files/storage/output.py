@@ -49,10 +49,10 @@ def output_folder(root: Path, *, force: bool, known_by: str = REPORT) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{root}: there is a file of that name", "another folder with -o")
     if folder.is_dir():
-        _check_writable(folder, root)
+        check_writable(folder, root)
         _check_replaceable(folder, root, force, known_by)
     if not _is_filled_inside(folder):
-        _check_writable(folder.parent, root)
+        check_writable(folder.parent, root)
     return folder
 
 
@@ -167,7 +167,8 @@ def _not_empty(typed: Path) -> UsageError:
     return UsageError(f"{typed}: the folder is not empty", "--force to replace it, or another folder with -o")
 
 
-def _check_writable(folder: Path, typed: Path) -> None:
+def check_writable(folder: Path, typed: Path) -> None:
+    """Whether something can be made in a folder, which need not exist yet. Raises: UsageError and StorageError."""
     existing = _nearest_existing(folder)
     if not existing.is_dir():
         raise UsageError(f"{typed}: {existing} is a file, not a folder", "another folder with -o")
