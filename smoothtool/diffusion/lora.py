@@ -89,11 +89,13 @@ def add_trainable_lora(
     dtype: torch.dtype = torch.float32,
     adapter: str = "trained",
     generator: torch.Generator | None = None,
+    gaussian: bool = False,
 ) -> list[nn.Parameter]:
     """A fresh LoRA on every module whose path ends in one of `targets`; it changes nothing until it is trained.
 
     alpha      `rank` when left out, so that readers without alpha agree
     generator  makes the start reproducible: the down matrices are uniform as in peft, the up matrices zero
+    gaussian   draw the down matrices from N(0, 1/rank^2) instead, as diffusers' LoRA layers did before it used peft
     Returns the new parameters, the only ones of the UNet made to require a gradient here.
     """
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))  # type: ignore[arg-type]
@@ -105,7 +107,10 @@ def add_trainable_lora(
             weight.requires_grad_(True)
             parameters.append(weight)
         values = torch.empty(parameters[-2].shape, device="cpu")
-        nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
+        if gaussian:
+            nn.init.normal_(values, std=1 / rank, generator=generator)
+        else:
+            nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)
         parameters[-2].data.copy_(values)
     return parameters
 

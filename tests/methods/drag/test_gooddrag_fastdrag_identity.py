@@ -135,6 +135,25 @@ def test_the_identity_lora_is_the_same_for_the_same_seed(model: DiffusionModel) 
     assert runs[0] == runs[1]
 
 
+def test_the_identity_lora_starts_from_normal_down_matrices_and_takes_steps_of_adamw(model: DiffusionModel) -> None:
+    latents, text, rate = torch.randn(1, 4, 16, 16), model.encode_prompts(["a fox"]), 2e-4
+    starts, ends = [], []
+    for steps, letters in ((0, starts), (1, ends)):
+        generator = torch.Generator().manual_seed(5)
+        list(fit_identity_lora(model, latents, text, steps, generator, rank=8, learning_rate=rate, batch=1))
+        state = lora_state(model.unet, IDENTITY)
+        letters += [
+            torch.cat([value.flatten() for key, value in state.items() if f"lora_{letter}" in key]) for letter in "AB"
+        ]
+        remove_lora(model, IDENTITY)
+    assert float(starts[0].std()) == pytest.approx(1 / 8, rel=0.05)
+    assert float((starts[0] / starts[0].std()).pow(4).mean()) == pytest.approx(3, rel=0.1)  # 1.8 if it were uniform
+    assert not starts[1].any()
+    # behind up matrices of zero the down ones have no gradient, and only decay; the up ones go by the rate
+    torch.testing.assert_close(ends[0], starts[0] * (1 - rate * 1e-2), rtol=0, atol=1e-7)
+    assert float(ends[1].abs().median()) == pytest.approx(rate, rel=0.01)
+
+
 def test_large_crops_are_learned_in_parts_by_the_same_steps(
     model: DiffusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
