@@ -11,9 +11,10 @@ frame at ratio r is sampled, at guidance 1 unless asked otherwise, in the form o
 
 The program makes one frame after the other; here a UNet call holds many, each row under its own LoRA. The program
 samples with the model's own scheduler; here it is DDIM, as its inversion is. It learns samples of the VAE's posterior,
-we its mean. Frames equally far apart, the last part of the paper, are `rescheduled_ratios`. With the statistics of
-`adain` in both, ends and frames agree: on a small random model, in float64, latents of up to 9.1 differ by 4e-6 at
-most, and by 0.025 with the program's own, which it applies to the ends too.
+we its mean. Frames equally far apart, the last part of the paper, are `rescheduled_ratios`; the program measures how
+far by LPIPS, `interpolate` by L2. With the statistics of `adain` in both, ends and frames agree: on a small random
+model, in float64, latents of up to 9.1 differ by 4e-6 at most, and by 0.025 with the program's own, which it applies to
+the ends too. From the same start, noise and times, 60 steps of learning end in LoRAs that differ by 6e-8 at most.
 """
 
 from __future__ import annotations

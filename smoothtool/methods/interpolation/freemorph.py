@@ -15,8 +15,9 @@ together; all along, their attention is drawn towards each other and towards the
 What differs from the program: it runs at times one lower than the model's own sampling times, draws z_0 from the VAE's
 posterior instead of taking its mean, gives the last in-between of seven frames the square of those in the middle, and
 turns the velocity that an inversion step predicts at time t into noise as if it were of time s: not what denoising,
-which it is to undo, does. But for these the two agree: on a small random model that predicts noise, in float64, latents
-of up to 9.9 differ by 5e-6 at most, and by 0.4 with the program's times.
+which it is to undo, does. Its first and last frames are the pictures themselves, ours what the VAE gives back of them.
+But for these the two agree: on a small random model that predicts noise, in float64, latents of up to 9.9 differ by
+5e-6 at most, and by 0.4 with the program's times.
 """
 
 from __future__ import annotations

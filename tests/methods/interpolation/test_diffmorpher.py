@@ -100,6 +100,32 @@ def test_the_ends_keep_their_own_keys_and_the_frames_between_take_the_ends(model
     assert torch.equal(predict(model, latents, prompts), plain)
 
 
+def test_a_frame_looks_through_keys_and_values_of_the_ends_mixed_hidden_states(model: DiffusionModel) -> None:
+    model.unet.double()
+    attention = model.unet.up_blocks[1].attentions[0].transformer_blocks[0].attn1
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    attention.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    with keys_between_ends(model.unet, torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)):
+        predict(model, noise(3), ["a cat", "a cake", "a dog"])
+    [(hidden, output)] = seen
+
+    def heads(projected: torch.Tensor) -> torch.Tensor:
+        """[L, C] -> [heads, L, d]."""
+        return projected.unflatten(-1, (attention.heads, -1)).transpose(0, 1)
+
+    mixed = 0.7 * hidden[0] + 0.3 * hidden[2]
+    query, key, value = heads(attention.to_q(hidden[1])), heads(attention.to_k(mixed)), heads(attention.to_v(mixed))
+    attended = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(dim=-1) @ value
+    assert_close(output[1], attention.to_out[0](attended.transpose(0, 1).flatten(1)), rtol=1e-10, atol=1e-10)
+
+
+def test_only_the_decoders_self_attention_takes_the_ends_keys(model: DiffusionModel) -> None:
+    with keys_between_ends(model.unet, torch.tensor([0.0, 0.3, 1.0])):
+        hooked = {name for name, module in model.unet.named_modules() if module._forward_pre_hooks}
+    attentions = {name.removesuffix(".processor") for name in model.unet.attn_processors}
+    assert hooked == {name for name in attentions if name.startswith("up_blocks") and name.endswith("attn1")}
+
+
 def test_each_picture_is_inverted_and_sampled_under_its_own_lora(model: DiffusionModel, loras: LoraStates) -> None:
     pictures, text = noise(2), model.encode_prompts(PROMPTS)
     *_, both = learnt_inversion_steps(model, pictures, text, loras, 3)

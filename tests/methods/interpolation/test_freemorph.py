@@ -15,6 +15,8 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import UsageError
 from smoothtool.methods.interpolation import freemorph
 from smoothtool.methods.interpolation.freemorph import (
+    _inversion,
+    _mean_of_frames,
     beta_quantiles,
     freemorph_length,
     freemorph_steps,
@@ -84,6 +86,27 @@ def test_looking_through_both_ends_weighs_two_attentions() -> None:
         for row, share in enumerate([0.0, 0.3, 1.0]):
             expected = (1 - share) * attended(row, 0, own=own) + share * attended(row, 2, own=own)
             assert_close(result[row], expected)
+
+
+def test_the_mean_of_frames_is_of_attentions_and_not_of_keys() -> None:
+    query, key, value = torch.randn(3, 3, 2, 5, 4)
+    expected = ((query @ key.transpose(2, 3) / 2).softmax(dim=-1) @ value).mean(dim=0)
+    for row in _mean_of_frames(None, query, key, value):
+        assert_close(row, expected)
+
+
+def test_an_inversion_step_is_five_rounds_towards_its_fixed_point(
+    model: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slope, pictures = 0.4, noise(2).double()
+    monkeypatch.setattr(model, "predict_noise", lambda latents, timestep, text: slope * latents)
+    _, alpha_prod, alpha_prod_previous = model.schedule.alpha_pairs(10)[-1]
+    kept = (alpha_prod / alpha_prod_previous) ** 0.5
+    ratio = slope * ((1 - alpha_prod) ** 0.5 - kept * (1 - alpha_prod_previous) ** 0.5)
+    # z <- kept z_s + ratio z from z_s on, a geometric series
+    factor = kept * (1 - ratio**5) / (1 - ratio) + ratio**5
+    step = next(_inversion(model, pictures, model.encode_prompts(["a cat", "a dog"]), 10))
+    assert_close(step.latents, factor * pictures, rtol=1e-12, atol=1e-12)
 
 
 def test_equal_pictures_come_back_when_the_noise_is_constant_and_the_detail_their_own(
