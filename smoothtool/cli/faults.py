@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -56,4 +57,5 @@ def failure(code: str, message: str, hint: str, exit_code: int) -> dict[str, Any
 
 def _document(code: str, message: str, hint: str, exit_code: int) -> None:
     if console.show.json:
-        console.document(failure(code, message, hint, exit_code))
+        with suppress(OSError):  # where stdout cannot be written, stderr has said all of it
+            console.document(failure(code, message, hint, exit_code))

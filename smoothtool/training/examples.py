@@ -23,7 +23,7 @@ from smoothtool.files.pictures.fitting import fit_image
 from smoothtool.files.pictures.notes import PictureNotes
 from smoothtool.files.storage.digests import digest
 from smoothtool.files.storage.leftovers import sweep_leftovers
-from smoothtool.files.storage.tensors import is_intact, write_tensors
+from smoothtool.files.storage.tensors import ENTRY, is_intact, write_tensors
 from smoothtool.types import Conditioning, Track
 
 PART = 256
@@ -83,7 +83,7 @@ class PartStore:
         """Compute the parts that are missing or damaged: `make(rows)` gives tensors and facts for the header."""
         parts = range(0, self.count, PART)
         for start in track((start for start in parts), description, len(parts)):
-            if not is_intact(self._path(start)):
+            if not is_intact(self._path(start), self._entry(start)):
                 self._keep(start, *make(range(start, min(start + PART, self.count))), track)
         _opened.cache_clear()  # of files that were replaced
 
@@ -91,7 +91,8 @@ class PartStore:
         """On the disk, or, where the cache cannot be written, in memory for this training alone."""
         try:
             _make_folder(self.folder)
-            write_tensors(self._path(start), tensors, {"facts": json.dumps(facts)}, seal=True)
+            header = {"facts": json.dumps(facts), ENTRY: self._entry(start)}
+            write_tensors(self._path(start), tensors, header, seal=True)
         except StorageError as error:
             if not self.in_memory:
                 track.note(f"training data is kept in memory, not in the cache: {error.what}")
@@ -116,6 +117,9 @@ class PartStore:
                 yield self.in_memory[start][1]
             else:
                 yield json.loads(_opened(self._path(start)).metadata()["facts"])
+
+    def _entry(self, start: int) -> str:
+        return f"{self.folder.name} {start}"
 
     def _path(self, start: int) -> Path:
         return self.folder / f"part-{start:09d}.safetensors"

@@ -110,6 +110,8 @@ def test_a_full_disk_behind_stdout_is_told(capfd: pytest.CaptureFixture[str]) ->
         assert done.returncode not in (0, 120)
         assert "Traceback" not in done.stderr
         assert said in done.stderr
+    done = shell("nosuch --json >/dev/full")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,14 @@ def _learned(model: DiffusionModel, fitted: Fitted, prompt: str, fit: Fit, track
 
 
 def _kept(cache: IdentityCache, key: str, contents: Contents, track: Track, read: Callable[[Path], T]) -> T:
-    """Read from the cache, or, where that cannot be written, from a folder that goes afterwards."""
+    """Read from the cache, or, where it cannot be written or is cleared at once, from a folder that goes afterwards."""
+    try:
+        return read(cache.put(key, *contents))
+    except StorageError as error:
+        track.note(f"what was learned of the picture is not kept in the cache: {error.what}")
+    except ModelError:
+        pass
     with TemporaryDirectory() as elsewhere:
-        try:
-            path = cache.put(key, *contents)
-        except StorageError as error:
-            track.note(f"what was learned of the picture is not kept in the cache: {error.what}")
-            path = Path(elsewhere) / "identity.safetensors"
-            write_tensors(path, *contents)
+        path = Path(elsewhere) / "identity.safetensors"
+        write_tensors(path, *contents)
         return read(path)

@@ -16,6 +16,7 @@ from platformdirs import user_cache_dir
 from smoothtool.errors import ModelError, StorageError, UsageError
 from smoothtool.files.storage.inversions import load_inversion, save_inversion, sidecar
 from smoothtool.files.storage.leftovers import sweep_leftovers
+from smoothtool.files.storage.tensors import ENTRY
 from smoothtool.files.storage.writing import plain
 from smoothtool.readers.regular import at_home
 
@@ -67,18 +68,22 @@ class InversionCache:
         self.max_bytes = _megabytes_from_environment() * 1_000_000 if max_bytes is None else max_bytes
 
     def get(self, key: str) -> tuple[Inversion, dict[str, Any]] | None:
-        """What was put under that key, now the most recently used; a damaged entry is deleted and counts as none."""
+        """What was put under that key, now the most recently used; an entry that is damaged, or was made for another
+        key, is deleted and counts as none.
+        """
         path = self._path(key)
         if not path.is_file():
             return None
         try:
-            found = load_inversion(path)
+            inversion, info = load_inversion(path)
         except ModelError:
+            info = {}
+        if info.pop(ENTRY, None) != key:
             _delete(path)
             return None
         with suppress(OSError):
             os.utime(path)
-        return found
+        return inversion, info
 
     def put(self, key: str, inversion: Inversion, info: dict[str, Any]) -> str:
         """Store it; returns nothing, or why a full or read-only disk, or a lock held for long, cost the entry."""
@@ -88,7 +93,7 @@ class InversionCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock():
                 sweep_leftovers(self.folder)
-                save_inversion(self._path(key), inversion, info)
+                save_inversion(self._path(key), inversion, {**info, ENTRY: key})
                 self._evict()
         except (OSError, StorageError) as error:
             return f"the inversion is not kept in the cache: {getattr(error, 'what', error)}"

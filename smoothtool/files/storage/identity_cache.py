@@ -9,7 +9,7 @@ from pathlib import Path
 from smoothtool.errors import storage_error
 from smoothtool.files.storage.cache import cache_folder
 from smoothtool.files.storage.leftovers import sweep_leftovers
-from smoothtool.files.storage.tensors import Tensors, is_intact, write_tensors
+from smoothtool.files.storage.tensors import ENTRY, Tensors, is_intact, write_tensors
 
 KEPT = 64
 """Files of 6 MB each for SD 1.5."""
@@ -26,7 +26,7 @@ class IdentityCache:
         path = self._path(key)
         if not path.is_file():
             return None
-        if not is_intact(path):
+        if not is_intact(path, key):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
             return None
@@ -42,7 +42,7 @@ class IdentityCache:
         except OSError as error:
             raise storage_error(path, error) from error
         sweep_leftovers(self.folder)
-        write_tensors(path, tensors, metadata, seal=True)
+        write_tensors(path, tensors, {**metadata, ENTRY: key}, seal=True)
         self._drop_oldest()
         return path
 

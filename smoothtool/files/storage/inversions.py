@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smoothtool.errors import ModelError
-from smoothtool.files.storage.tensors import checksum, write_tensors
+from smoothtool.files.storage.tensors import checksum, read_sealed, write_tensors
 from smoothtool.files.storage.writing import plain, write_json_atomic
 from smoothtool.readers.fields import Fields, as_fields, is_number, is_whole, parse_json
 from smoothtool.readers.tensors import open_tensors
@@ -36,7 +36,7 @@ def save_inversion(path: Path, inversion: Inversion, info: dict[str, Any]) -> No
     tensors = _tensors(inversion)
     facts = {**_facts(inversion), "info": plain(info), "checksum": checksum(tensors)}
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    write_tensors(path, tensors, {HEADER_KEY: json.dumps(facts)})
+    write_tensors(path, tensors, {HEADER_KEY: json.dumps(facts)}, seal=True)
     write_json_atomic(sidecar(path), {**facts, "tensors": shapes})
 
 
@@ -46,8 +46,9 @@ def load_inversion(path: Path) -> tuple[Inversion, dict[str, Any]]:
     Raises: ModelError when the file is missing, damaged, or something else than an inversion.
     """
     with open_tensors(path, hint=AGAIN) as file:
-        facts = _read_facts(path, file.header.metadata)
-        tensors = {name: file.get(name) for name in file.header.tensors}
+        _read_facts(path, file.header.metadata)  # other files may be too large to be read whole
+    tensors, header = read_sealed(path, hint=AGAIN, known=True)
+    facts = _read_facts(path, header)
     if facts.text("checksum", "") != checksum(tensors):
         raise ModelError(f"{path}: the inversion is damaged (its checksum differs)", AGAIN)
     info = facts.fields("info")

@@ -82,7 +82,10 @@ def new_folder(path: Path, force: bool, moved_on: MovedOn | None = None, known_b
             temporary = stack.enter_context(temporary_folder(beside))
         except OSError as error:
             raise storage_error(path, error) from error
-        yield temporary
+        try:
+            yield temporary
+        except StorageError as error:  # nobody but us knows the folder by its name for work in progress
+            raise StorageError(error.what.replace(str(temporary), str(path)), error.hint, full=error.full) from error
         while True:
             try:
                 _take_place(temporary, folder, path, force, known_by)

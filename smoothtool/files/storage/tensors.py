@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 SEAL = "checksum"
+ENTRY = "entry"
+"""In the header of a cache's file, what it was written for: under another's name it is no answer."""
 DTYPES = {
     "float64": "F64",
     "float32": "F32",
@@ -64,13 +66,13 @@ def read_sealed(
     return tensors, metadata
 
 
-def is_intact(path: Path) -> bool:
-    """Whether a sealed file is there and as it was written."""
+def is_intact(path: Path, entry: str) -> bool:
+    """Whether a sealed file is there, as it was written, and for this entry of a cache."""
     try:
-        read_sealed(path)
+        _, metadata = read_sealed(path)
     except ModelError:
         return False
-    return True
+    return metadata.get(ENTRY) == entry
 
 
 def checksum(tensors: Tensors, metadata: Mapping[str, str] | None = None) -> str:

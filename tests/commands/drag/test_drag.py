@@ -22,6 +22,8 @@ from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import InputError, UsageError
 from smoothtool.files.lists.points import check_points, points_from_numbers
 from smoothtool.files.pictures.images import read_settings
+from smoothtool.files.storage.cache_contents import clear
+from smoothtool.files.storage.identity_cache import IdentityCache
 from smoothtool.jobs import identity_steps, make_job
 from smoothtool.types import silent
 
@@ -206,6 +208,21 @@ def test_the_identity_lora_is_fitted_once_per_picture_and_gone_afterwards(
         with identity_lora(session, upright, "a cat", asked, silent):
             assert session.counter.calls > before
         assert path.read_bytes() == whole
+
+
+def test_a_cache_that_is_cleared_at_once_costs_a_drag_nothing(
+    session: DiffusionModel, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = IdentityCache.put
+
+    def put_and_clear(self: IdentityCache, *entry: Any) -> Path:
+        path = put(self, *entry)
+        clear("identity")
+        return path
+
+    monkeypatch.setattr(IdentityCache, "put", put_and_clear)
+    with identity_lora(session, Image.open(picture), "a cat", job(picture, lora_steps=2), silent):
+        assert len(session.loras) == 1
 
 
 def test_a_cache_that_cannot_be_written_costs_a_drag_a_note(

@@ -67,4 +67,6 @@ def test_the_identity_cache_keeps_what_was_used_last(caches: Path) -> None:
         os.utime(path, (number, number))
     assert cache.get("000") is None
     assert cache.get("065") is not None
-    assert len(list((caches / "identity").glob("[!.]*"))) == KEPT
+    cache._path("065").rename(cache._path("066"))
+    assert cache.get("066") is None  # made for another picture
+    assert len(list((caches / "identity").glob("[!.]*"))) == KEPT - 1

@@ -242,6 +242,22 @@ def test_a_corrupt_entry_is_deleted_and_counts_as_none(tmp_path: Path) -> None:
     assert not sidecar(tmp_path / "k.safetensors").exists()
 
 
+def test_a_flipped_bit_in_the_header_is_found_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_inversion(path, inversion(), INFO)
+    path.write_bytes(path.read_bytes().replace(b"[601, 301, 1]", b"[601, 300, 1]"))
+    with pytest.raises(ModelError, match="checksum"):
+        load_inversion(path)
+
+
+def test_an_entry_under_the_name_of_another_counts_as_none(tmp_path: Path) -> None:
+    cache = InversionCache(tmp_path)
+    cache.put("k", inversion(), INFO)
+    (tmp_path / "k.safetensors").rename(tmp_path / "l.safetensors")
+    assert cache.get("l") is None
+    assert cache.entries() == []
+
+
 def test_the_least_recently_used_entry_goes_first(tmp_path: Path) -> None:
     big = InversionCache(tmp_path)
     for age, key in enumerate("cba"):

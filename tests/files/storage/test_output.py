@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from storage_toys import limited_files
 
 from smoothtool.errors import StorageError, UsageError
 from smoothtool.files.storage import output
 from smoothtool.files.storage.output import create_folder, free_space_check, new_folder, output_folder, results_folder
+from smoothtool.files.storage.writing import write_text_atomic
 
 
 def earlier_result(folder: Path) -> Path:
@@ -196,6 +198,14 @@ def test_folders_that_were_made_for_a_result_go_with_it_when_it_fails(tmp_path: 
     with pytest.raises(ValueError, match="no"), new_folder(tmp_path / "deep" / "er" / "out", force=False):
         raise ValueError("no")
     assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_told_with_the_place_that_was_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(StorageError) as told, new_folder(out, force=False) as folder, limited_files(10):
+        write_text_atomic(folder / "report.json", "x" * 100)
+    assert told.value.what == f"{out / 'report.json'}: cannot be written (File too large)"
+    assert told.value.full
 
 
 def test_a_disk_that_fails_is_told_with_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from storage_toys import limited_files, names
 
 from smoothtool.errors import ModelError, StorageError
-from smoothtool.files.storage.tensors import DTYPES, is_intact, read_sealed, write_tensors
+from smoothtool.files.storage.tensors import DTYPES, ENTRY, is_intact, read_sealed, write_tensors
 
 TENSORS = {name: torch.arange(6).reshape(2, 3).to(getattr(torch, name)) for name in DTYPES} | {
     "scalar": torch.tensor(2.5),
@@ -56,14 +56,15 @@ def test_a_sealed_file_comes_back_without_its_seal(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_tensors(path, {"x": torch.arange(5.0)}, {"facts": "[1, 2]"}, seal=True)
+    write_tensors(path, {"x": torch.arange(5.0)}, {"facts": "[1, 2]", ENTRY: "it"}, seal=True)
     whole = path.read_bytes()
     for at in range(len(whole)):
         if whole[at : at + 1] != b" ":  # padding says nothing
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-            assert not is_intact(path), f"byte {at} of {len(whole)}"
+            assert not is_intact(path, "it"), f"byte {at} of {len(whole)}"
     path.write_bytes(whole)
-    assert is_intact(path)
+    assert is_intact(path, "it")
+    assert not is_intact(path, "another")
 
 
 def test_a_file_without_a_seal_is_refused_unless_it_may_be_an_older_one(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_a_file_without_a_seal_is_refused_unless_it_may_be_an_older_one(tmp_path
     with pytest.raises(ModelError, match="checksum"):
         read_sealed(path)
     assert read_sealed(path, known=True)[0].keys() == {"x"}
-    assert not is_intact(tmp_path / "none.safetensors")
+    assert not is_intact(tmp_path / "none.safetensors", "none")
 
 
 def test_a_full_disk_is_one_sentence_and_the_old_file_stays(tmp_path: Path) -> None:
