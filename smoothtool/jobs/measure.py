@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob, ReportJob
 from smoothtool.jobs.notation import checked_shard, parse_lora
-from smoothtool.jobs.options import COUNT_END, PATH, PATH_OR_LORA, PATH_OR_NAME, SAMPLING, SEED_END, Flag
+from smoothtool.jobs.options import COUNT_END, PATH, PATH_OR_LORA, PATH_OR_NAME, SAMPLING, SEED_END, Flag, LoraInit
 
 
 class IstdJob(ModelJob):
@@ -135,6 +135,7 @@ class TablesJob(ModelJob):
         description="Weight of the regulariser in table 4, and in the smooth model where that is trained here; table 3 "
         "has a tenth of it, it, and ten times it",
     )
+    init: Annotated[LoraInit, Flag()] = Field("gaussian", description="How every LoRA trained here starts, as train")
     clip: Annotated[str, Flag(path=PATH_OR_NAME, names=("stickers",))] = Field(
         "stickers", min_length=1, description="CLIP: stickers (small, embedded), a folder, or a hub id on this machine"
     )

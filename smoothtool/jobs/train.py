@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob
-from smoothtool.jobs.options import COUNT_END, PATH_OR_NAME, Flag
+from smoothtool.jobs.options import COUNT_END, PATH_OR_NAME, Flag, LoraInit
 
 
 class TrainJob(ModelJob):
@@ -46,6 +46,11 @@ class TrainJob(ModelJob):
         "first-batch", description="Where the running mean of the variation begins; zero is the paper's program"
     )
     rank: Annotated[int, Flag("-r")] = Field(8, ge=1, le=1024, description="Rank of the LoRA; its alpha is the same")
+    init: Annotated[LoraInit, Flag()] = Field(
+        "gaussian",
+        description="How the LoRA starts: gaussian, N(0, 1/rank^2), is the paper's program, uniform is peft's, smaller "
+        "the wider the model",
+    )
     full: Annotated[bool, Flag()] = Field(False, description="Train the whole UNet instead of a LoRA")
     learning_rate: Annotated[float, Flag("-l")] = Field(
         1e-4, gt=0, le=1, allow_inf_nan=False, description="Learning rate of AdamW, constant after the warm-up"
@@ -91,6 +96,8 @@ class TrainJob(ModelJob):
     def _full_stands_alone(cls, full: bool, info: ValidationInfo) -> bool:
         if full and [text for text in info.data.get("lora", []) if text != "none"]:
             raise ValueError("trains the model's own weights, which cannot be saved with a LoRA on them")
+        if full and info.data.get("init", "gaussian") != "gaussian":
+            raise ValueError(f"trains the model's own weights, and init {info.data['init']} is the start of a LoRA")
         return full
 
     @field_validator("compile")

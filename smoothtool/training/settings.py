@@ -22,6 +22,7 @@ class TrainSettings:
     prompt_dropout: float = 0.0
     seed: int = 0
     rank: int = 8
+    init: Literal["gaussian", "uniform"] = "gaussian"
     full: bool = False
     ema: float = 0.0
     variation_weight: float = 1.0

@@ -200,6 +200,7 @@ def _make_trainable(model: DiffusionModel, settings: TrainSettings) -> None:
     if settings.full:
         model.unet.requires_grad_(True)
     else:
-        add_trainable_lora(model.unet, settings.rank, generator=torch.Generator().manual_seed(settings.seed))
+        generator = torch.Generator().manual_seed(settings.seed)
+        add_trainable_lora(model.unet, settings.rank, generator=generator, gaussian=settings.init == "gaussian")
     if settings.gradient_checkpointing:
         model.economies.use("gradient_checkpointing")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from toys import tiny_model
 from training_toys import Killed, log, processes, same, train_in_process, weights
@@ -224,6 +225,28 @@ def test_the_regulariser_lowers_the_variation(job: Callable[..., TrainJob], tmp_
     assert log(plain)[0]["regulariser"] is None
     rows = log(smooth)
     assert sum(row["regulariser"] for row in rows[-10:]) < 0.8 * sum(row["regulariser"] for row in rows[:10])
+
+
+def test_a_lora_starts_as_the_papers_program_or_as_peft(job: Callable[..., TrainJob], tmp_path: Path) -> None:
+    """One step at a rate of 1e-12 leaves the start: N(0, 1/rank^2), or uniform with a variance of 1 / (3 inputs)."""
+    for init in ("gaussian", "uniform"):
+        settings = {"max_steps": 1, "learning_rate": 1e-12, "rank": 8, "lambda": 0.0}
+        report = train.run(job(init=init, output=tmp_path / init, **settings), silent)
+        downs = [
+            tensor
+            for name, tensor in load_file(report.folder / report.files["lora"]).items()
+            if "lora_A" in name or "lora.down" in name
+        ]
+        scaled = torch.cat(
+            [(down * (8 if init == "gaussian" else (3 * down.shape[1]) ** 0.5)).flatten() for down in downs]
+        )
+        assert float(scaled.std()) == pytest.approx(1, abs=0.05)
+        assert (float(scaled.abs().max()) < 3**0.5 + 1e-3) == (init == "uniform")
+
+
+def test_the_start_of_a_lora_is_refused_where_there_is_none(job: Callable[..., TrainJob]) -> None:
+    with pytest.raises(ValidationError, match="init uniform is the start of a LoRA"):
+        job(full=True, init="uniform")
 
 
 def test_full_training_leaves_a_whole_model_folder(job: Callable[..., TrainJob], tmp_path: Path) -> None:
