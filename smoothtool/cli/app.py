@@ -18,7 +18,7 @@ from smoothtool.cli.flags import job_command
 from smoothtool.cli.launch import launch
 from smoothtool.cli.signals import obey
 from smoothtool.cli.streams import steady_streams
-from smoothtool.errors import UsageError
+from smoothtool.errors import INTERRUPTED, UsageError
 from smoothtool.jobs import JOBS
 from smoothtool.version import __version__
 
@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.show.json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     with steady_streams():
         try:
-            sys.exit(get_command(app)(arguments, prog_name="smoothtool", standalone_mode=False) or 0)
+            code = get_command(app)(arguments, prog_name="smoothtool", standalone_mode=False) or 0
+            if code == INTERRUPTED:  # what Typer makes of KeyboardInterrupt
+                raise KeyboardInterrupt
+            sys.exit(code)
         except (Exception, KeyboardInterrupt) as fault:
             sys.exit(report_fault(as_usage_error(fault)))

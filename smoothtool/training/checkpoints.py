@@ -50,7 +50,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             tensors, metadata = read_sealed(path, known=True)
             facts = as_fields(parse_json(metadata.get("facts", ""), str(path), ModelError), str(path), ModelError)
             facts.whole("step")
-            facts.fields("identity")
+            facts.fields("identity").whole("seed")
             return tensors, dict(facts.values)
         except ModelError:
             continue

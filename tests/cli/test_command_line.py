@@ -111,6 +111,12 @@ def test_a_fault_is_one_line_with_its_exit_code(
     assert "Traceback" not in err
 
 
+def test_ctrl_c_in_a_run_is_a_document_too(call: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = call("interpolate", "samples:fox", "samples:cat", "--json", run=failing(KeyboardInterrupt()))
+    assert (code, json.loads(out)["error"]["code"]) == (130, "interrupted")
+    assert err.endswith("stopped: nothing was kept\nerror: interrupted\n")
+
+
 def test_debug_shows_the_traceback(call: Callable[..., tuple[int, str, str]]) -> None:
     code, _, err = call("interpolate", "samples:fox", "samples:cat", "--debug", run=failing(RuntimeError("boom")))
     assert code == 1

@@ -31,7 +31,7 @@ from smoothtool.commands.shared.session import (
 from smoothtool.commands.train.loop import train_to_the_end
 from smoothtool.commands.train.results import LOG, LOGGED, TrainingRun, identity, write_results
 from smoothtool.diffusion.model import DiffusionModel
-from smoothtool.errors import UsageError
+from smoothtool.errors import ModelError, UsageError, first_line
 from smoothtool.figures import TrainFigures
 from smoothtool.files.lists.captioned import CaptionedPicture
 from smoothtool.files.storage.cache import cache_folder
@@ -234,7 +234,11 @@ def _resume(state: TrainingRun) -> None:
         raise UsageError(
             f"{state.report.folder}: the training was begun otherwise: {'; '.join(changes)}", "--force to go on anyway"
         )
-    state.trainer.restore(tensors, facts)
+    try:
+        state.trainer.restore(tensors, facts)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = f"{state.report.folder}: its newest checkpoint is of another smoothtool, and lacks {first_line(error)}"
+        raise ModelError(what, "--force without --resume to begin again") from error
     state.track.note(f"going on after step {state.trainer.step}")
     if state.is_main:
         kept = [row for row in read_records(state.folder, LOG, LOGGED) if row["step"] <= state.trainer.step]

@@ -21,6 +21,7 @@ from smoothtool.commands.train import run as train
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import MemoryExhaustedError, ModelError, StorageError, UsageError
 from smoothtool.jobs import TrainJob
+from smoothtool.training.checkpoints import newest_checkpoint, write_checkpoint
 from smoothtool.training.gradients import StepGradients
 from smoothtool.training.settings import TrainSettings
 from smoothtool.types import silent
@@ -189,6 +190,23 @@ def test_a_damaged_checkpoint_is_passed_over_and_replaced(
     assert "going on after step 2" in watching.notes
     assert [row["step"] for row in log(resumed)] == [1, 2, 3, 4, 5, 6]
     assert same(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [("at_once", "of another smoothtool, and lacks 'at_once'"), ("seed", "none of its checkpoints")]
+)
+def test_a_checkpoint_that_lacks_what_others_have_is_refused_in_a_sentence(
+    job: Callable[..., TrainJob], tmp_path: Path, lost: str, said: str
+) -> None:
+    train.run(job(max_steps=2), silent)
+    found = newest_checkpoint(tmp_path / "out")
+    assert found is not None
+    tensors, facts = found
+    facts.pop(lost, None)
+    facts["identity"] = {key: value for key, value in facts["identity"].items() if key != lost}
+    write_checkpoint(tmp_path / "out", 2, tensors, facts)
+    with pytest.raises(ModelError, match=said):
+        train.run(job(resume=True, seed=None if lost == "seed" else 3), silent)
 
 
 def test_checkpoints_of_another_program_are_refused_and_kept(job: Callable[..., TrainJob], tmp_path: Path) -> None:
