@@ -14,6 +14,8 @@ from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""A file where a folder is needed, or a folder where a file is."""
 NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 """Only a path that was typed can be at fault: a name that no file can have, or a link that leads to itself."""
 
@@ -129,7 +131,7 @@ def explain(fault: BaseException) -> SmoothtoolError:
         return MemoryExhaustedError("out of memory", "a smaller --size, fewer pictures, or --dtype float16")
     if isinstance(fault, OSError) and fault.errno is not None:
         name = f"{os.fsdecode(fault.filename)}: " if fault.filename else ""
-        if fault.errno in (*NO_ROOM, *NO_RIGHT):
+        if fault.errno in (*NO_ROOM, *NO_RIGHT, *IN_THE_WAY):
             hint = "another folder with -o, or make room"
             return StorageError(f"{name}{os.strerror(fault.errno)}", hint, full=disk_is_full(fault))
         if fault.errno in NO_NAME:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from smoothtool.errors import SmoothtoolError
+from smoothtool.errors import SmoothtoolError, StorageError
 from smoothtool.files.drawing.pages import templates_in
 from smoothtool.files.pictures.images import load_image
 from smoothtool.files.storage.writing import write_picture, write_text_atomic
@@ -84,7 +84,7 @@ class _Thumbnails:
             return False
 
     def make(self, picture: Path) -> None:
-        """None of a picture that is missing or broken, nor an outdated one."""
+        """None of a picture that is missing or broken, nor an outdated one; and none where it cannot be written."""
         place = self._place(picture)
         try:
             state = _state(picture)
@@ -94,8 +94,9 @@ class _Thumbnails:
                 place.unlink()
             return
         small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        self.folder.mkdir(exist_ok=True)
-        write_picture(place, small, quality=QUALITY, comment=state)
+        with suppress(OSError, StorageError):
+            self.folder.mkdir(exist_ok=True)
+            write_picture(place, small, quality=QUALITY, comment=state)
 
     def data_uri(self, picture: Path | None) -> str:
         """Empty without a picture."""

@@ -66,6 +66,12 @@ def test_a_missing_or_broken_picture_leaves_its_place_empty(tmp_path: Path) -> N
     assert "<img" not in page_of(tmp_path, "t", {}, [card(before=tmp_path / "broken.png", after=tmp_path / "none.png")])
 
 
+def test_a_place_that_takes_no_thumbnails_leaves_the_page_without(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "x.png")
+    (tmp_path / THUMBNAILS).write_text("a file")
+    assert "<img" not in page_of(tmp_path, "t", {"made": 1}, [card(after=tmp_path / "x.png")])
+
+
 def test_failures_say_why(tmp_path: Path) -> None:
     page = page_of(tmp_path, "t", {"failed": 1}, [card(status="failed", link="", notes=["x.png: the file is empty"])])
     assert "x.png: the file is empty" in page

@@ -99,6 +99,7 @@ def test_quiet_leaves_stderr_empty_wherever_it_stands(call: Callable[..., tuple[
         (MemoryError(), 6, "error: out of memory\n"),
         (OutOfMemoryError("CUDA"), 6, "error: out of memory\n"),
         (OSError(28, "No space left on device", "/x/y"), 7, "error: /x/y: No space left on device\n"),
+        (FileExistsError(17, "File exists", "/x/y"), 7, "error: /x/y: File exists\n"),
         (KeyboardInterrupt(), 130, "stopped: nothing was kept\n"),
     ],
 )
