@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from smoothtool.batch.journal import Journal
 from smoothtool.errors import SmoothtoolError, UsageError
 from smoothtool.files.storage.digests import Digests, digest
+from smoothtool.files.storage.output import results_folder
 from smoothtool.jobs import parse_lora
 from smoothtool.readers.fields import read_fields
 from smoothtool.readers.regular import at_home
@@ -49,7 +50,7 @@ class Work:
         known  there is a result in its place that has to be replaced
         """
         job, place = self.item.job, folder / self.name
-        if not place.resolve().is_relative_to(folder.resolve()):
+        if not results_folder(place).is_relative_to(folder.resolve()):
             raise UsageError(f"{place}: a link leads out of the output folder", "delete the link")
         resumable = "resume" in type(job).model_fields
         changes: dict[str, Any] = {"output": place, "force": known and not (job.goes_on or resumable)}
