@@ -62,7 +62,7 @@ def fetch_icons(folder: Path) -> None:
     for style, (package, pattern) in ICON_SETS.items():
         wanted = {pattern.format(code=code): code for code in CONCEPTS.values()}
         target = folder / style
-        if target.is_dir() and len(list(target.glob("*.png"))) == len(wanted):
+        if all(_is_whole(target / f"{code}.png") for code in wanted.values()):
             continue
         target.mkdir(parents=True, exist_ok=True)
         with temporary_folder(target) as private:  # another process may be fetching the same
@@ -73,6 +73,15 @@ def fetch_icons(folder: Path) -> None:
                 for member in archive:
                     if member.name in wanted and (stream := archive.extractfile(member)) is not None:
                         write_picture(target / f"{wanted[member.name]}.png", Image.open(stream).convert("RGBA"))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError):  # the latter of Pillow, for a PNG with a broken part
+        return False
+    return True
 
 
 @cache

@@ -60,3 +60,14 @@ def test_icons_that_lie_there_are_not_fetched_again(tmp_path: Path, monkeypatch:
     fetch_icons(tmp_path)
     monkeypatch.setattr(subprocess, "run", None)
     fetch_icons(tmp_path)
+
+
+def test_a_set_with_a_damaged_icon_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", pack)
+    fetch_icons(tmp_path)
+    damaged = tmp_path / "flat" / f"{CONCEPTS['fox']}.png"
+    whole = damaged.read_bytes()
+    for content in (b"", whole[:45]):
+        damaged.write_bytes(content)
+        fetch_icons(tmp_path)
+        assert damaged.read_bytes() == whole
