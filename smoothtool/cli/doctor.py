@@ -11,6 +11,7 @@ from smoothtool.cli.flags import Json
 from smoothtool.cli.launch import silence_libraries
 from smoothtool.files.storage.cache import cache_folder
 from smoothtool.files.storage.reports import versions
+from smoothtool.readers.regular import is_regular
 from smoothtool.threads import waiting
 from smoothtool.weights import settings
 from smoothtool.weights.models import KNOWN, find_model
@@ -39,7 +40,7 @@ def doctor(as_json: Json = False) -> None:
         ("waiting threads", waiting()),
         ("extras", ", ".join(extras) or "none"),
         ("models", ", ".join(models) or "none"),
-        ("settings", f"{settings.settings_file()}{'' if settings.settings_file().is_file() else ' (not written)'}"),
+        ("settings", f"{settings.settings_file()}{'' if is_regular(settings.settings_file()) else ' (not written)'}"),
         ("cache", str(cache_folder("inversions").parent)),
     ]
     if as_json:

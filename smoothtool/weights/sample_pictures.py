@@ -41,7 +41,8 @@ def resolve_picture(text: str) -> Path:
         names = list(sample_names())
         near = closest(name, names)
         raise InputError(f"{text}: no such sample picture", sample(near) if near else ", ".join(names))
-    what = "is a folder, not a picture" if os.path.isdir(path) else "no such file"
+    what = "is no regular file" if os.path.lexists(path) else "no such file"
+    what = "is a folder, not a picture" if os.path.isdir(path) else what
     raise InputError(f"{text}: {what}", "check the path, or samples:NAME for a picture that comes with smoothtool")
 
 

@@ -132,7 +132,9 @@ def test_an_unknown_sample_names_the_nearest_or_all() -> None:
     assert (near.value.hint, far.value.hint) == ("samples:fox", "fox")
 
 
-@pytest.mark.parametrize(("path", "what"), [("missing.png", "no such file"), (".", "is a folder")])
+@pytest.mark.parametrize(
+    ("path", "what"), [("missing.png", "no such file"), (".", "is a folder"), ("/dev/null", "is no regular file")]
+)
 def test_a_path_without_a_picture_is_refused(path: str, what: str) -> None:
     with pytest.raises(InputError, match=what):
         resolve_picture(path)

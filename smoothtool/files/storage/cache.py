@@ -18,7 +18,7 @@ from smoothtool.files.storage.inversions import load_inversion, save_inversion, 
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.tensors import ENTRY
 from smoothtool.files.storage.writing import plain
-from smoothtool.readers.regular import at_home
+from smoothtool.readers.regular import at_home, is_regular
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +30,14 @@ LOCK_TIMEOUT_S = 10.0
 
 
 def cache_folder(kind: str) -> Path:
-    """Where a kind of cached results lies: below $SMOOTHTOOL_CACHE, or the user's cache folder of this system."""
-    return at_home(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool")) / kind
+    """Where a kind of cached results lies: below $SMOOTHTOOL_CACHE, or the user's cache folder of this system.
+
+    Raises: UsageError when that is in a home that nobody has, which would make a folder of the name `~`.
+    """
+    folder = at_home(os.environ.get("SMOOTHTOOL_CACHE") or user_cache_dir("smoothtool"))
+    if str(folder).startswith("~"):
+        raise UsageError(f"{folder}: there is no such home for the cache", "SMOOTHTOOL_CACHE with another folder")
+    return folder / kind
 
 
 def cache_key(pixel_values: torch.Tensor, settings: dict[str, Any]) -> str:
@@ -72,7 +78,7 @@ class InversionCache:
         key, is deleted and counts as none.
         """
         path = self._path(key)
-        if not path.is_file():
+        if not is_regular(path):
             return None
         try:
             inversion, info = load_inversion(path)

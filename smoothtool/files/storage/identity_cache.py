@@ -10,6 +10,7 @@ from smoothtool.errors import storage_error
 from smoothtool.files.storage.cache import cache_folder
 from smoothtool.files.storage.leftovers import sweep_leftovers
 from smoothtool.files.storage.tensors import ENTRY, Tensors, is_intact, write_tensors
+from smoothtool.readers.regular import is_regular
 
 KEPT = 64
 """Files of 6 MB each for SD 1.5."""
@@ -24,7 +25,7 @@ class IdentityCache:
     def get(self, key: str) -> Path | None:
         """The file, now the most recently used; a damaged one is deleted and counts as none."""
         path = self._path(key)
-        if not path.is_file():
+        if not is_regular(path):
             return None
         if not is_intact(path, key):
             with suppress(OSError):

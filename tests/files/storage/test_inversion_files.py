@@ -18,6 +18,7 @@ from storage_toys import limited_files
 from smoothtool.errors import ModelError, UsageError
 from smoothtool.files.storage import leftovers
 from smoothtool.files.storage.cache import InversionCache, cache_key
+from smoothtool.files.storage.identity_cache import IdentityCache
 from smoothtool.files.storage.inversions import load_inversion, save_inversion, sidecar
 from smoothtool.readers.tensors import open_tensors
 from smoothtool.types import Inversion, LatentTrajectory
@@ -306,6 +307,19 @@ def test_the_environment_moves_and_sizes_the_cache(tmp_path: Path, monkeypatch: 
     cache = InversionCache()
     assert cache.folder == tmp_path / "inversions"
     assert cache.max_bytes == 3_000_000
+
+
+def test_a_cache_that_cannot_be_looked_into_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", str(tmp_path / ("n" * 300)))
+    assert InversionCache().get("k") is None
+    assert IdentityCache().get("k") is None
+    assert "not kept in the cache" in InversionCache().put("k", inversion(), INFO)
+
+
+def test_a_cache_in_a_home_that_nobody_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMOOTHTOOL_CACHE", "~nosuchuser/cache")
+    with pytest.raises(UsageError, match="~nosuchuser/cache: there is no such home"):
+        InversionCache()
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1.5", "nan"])
