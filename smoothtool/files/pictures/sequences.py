@@ -53,10 +53,11 @@ def save_webm(frames: list[Image.Image], path: Path, fps: float) -> None:
     with atomic_path(path) as temporary:
         with _quiet_stderr():
             writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"VP90"), fps, (width, height))
-        for picture in pictures:
-            writer.write(picture[..., ::-1])
-        writer.release()
-        if _count_frames(cv2, temporary) != len(frames):
+            for picture in pictures:
+                writer.write(picture[..., ::-1])
+            writer.release()
+            written = _count_frames(cv2, temporary)
+        if written != len(frames):
             temporary.write_bytes(bytes(sum(picture.nbytes for picture in pictures)))  # or is the disk full?
             raise SmoothtoolError(f"{path}: this build of OpenCV cannot write VP9 video", "pip install opencv-python")
         temporary.write_bytes(_without_chance(temporary.read_bytes()))
@@ -145,7 +146,7 @@ def _opencv() -> Any:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """OpenCV complains from C, past its log level, of a tag for VP9 that it then finds by itself."""
+    """OpenCV complains from C, past its log level: of a tag for VP9 that it then finds by itself, of half a video."""
     if sys.stderr is None:  # closed by the caller: descriptor 2 may be anything
         yield
         return
