@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import diffusers
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.parts import TEXT_MODEL
+from smoothtool.errors import storage_error
 
+OS_ERROR = re.compile(r"os error (\d+)")
 LEFT_OUT: dict[str, dict[str, object]] = {
     "StableDiffusionPipeline": {
         "safety_checker": (None, None),
@@ -27,12 +31,17 @@ def save_model(model: DiffusionModel, folder: Path, write_json: Callable[[Path, 
 
     A live LoRA would be written into the folder's weights under names that cannot be read back.
     write_json  writes data to a file; weights get the rights of such a file, as their own writer locks others out
+    Raises: StorageError.
     """
     assert not model.loras, "a model is saved without LoRAs"
     parts: dict[str, Any] = {**model.parts, **model.text.tokenizers}
-    for name, part in parts.items():
-        part.save_pretrained(folder / name)
-    spell_for_every_version(folder / "text_encoder")
+    try:
+        for name, part in parts.items():
+            part.save_pretrained(folder / name)
+        spell_for_every_version(folder / "text_encoder")
+    except SafetensorError as error:  # which says in words alone what the system said
+        number = OS_ERROR.search(str(error))
+        raise storage_error(folder, OSError(int(number[1]), "") if number else OSError(str(error))) from error
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     scheduler = {"_class_name": "DDIMScheduler", **model.schedule.config}
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from storage_toys import limited_files
 from toys import tiny_model
 from track_toys import Told
 
@@ -14,7 +15,7 @@ from smoothtool.diffusion.ddim import noise_from_velocity
 from smoothtool.diffusion.loading import choose_device, load_model
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.diffusion.saving import save_model
-from smoothtool.errors import ModelError
+from smoothtool.errors import ModelError, StorageError
 from smoothtool.files.storage.writing import write_json_atomic
 from smoothtool.weights.models import STICKERS
 
@@ -32,6 +33,12 @@ def test_a_saved_text_encoder_has_the_names_that_every_version_of_transformers_r
     for place in (tmp_path, STICKERS):
         names = load_file(place / "text_encoder" / "model.safetensors").keys()
         assert {name.partition(".")[0] for name in names} == {"text_model"}
+
+
+def test_a_full_disk_is_named_though_the_library_says_so_in_words_alone(model: DiffusionModel, tmp_path: Path) -> None:
+    with limited_files(2_000), pytest.raises(StorageError, match="cannot be written") as told:
+        save_model(model, tmp_path, write_json_atomic)
+    assert (told.value.full, str(tmp_path) in told.value.what) == (True, True)
 
 
 def test_a_loaded_folder_predicts_what_was_saved(model: DiffusionModel, tmp_path: Path) -> None:

@@ -89,8 +89,11 @@ def freemorph_steps(
     text     [2, L, D]; null [1, L, D]
     noise    [1, C, h, w], whose fine detail all in-betweens share
     ratios   n of the in-betweens, between 0 and 1
-    Raises: UsageError when the frames are more than one UNet call holds, for they see each other.
+    Raises: UsageError when the frames are more than one UNet call holds, for they see each other, or when its
+    share of the steps is none.
     """
+    if not freemorph_length(num_inference_steps):
+        raise UsageError(f"1 step is too few for freemorph, which takes {STRENGTH:.0%} of them", "--steps 2 or more")
     places = (0.0, *ratios, 1.0)
     if len(places) > model.max_batch:
         raise UsageError(

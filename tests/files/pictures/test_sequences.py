@@ -132,9 +132,7 @@ def track_number(webm: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["a.webm", "a.webp", "a.gif", "a.apng"])
-def test_a_full_disk_is_named_and_leaves_nothing(
-    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
     save = {"webm": save_webm, "webp": save_webp, "gif": save_gif, "apng": save_apng}[name[2:]]
     rest = () if save is save_webm else (True,)

@@ -46,6 +46,11 @@ def morph(
     return list(freemorph_steps(model, ends, text, null, detail, uniform_ratios(frames), steps, 2.0))
 
 
+def test_one_step_is_too_few(model: DiffusionModel) -> None:
+    with pytest.raises(UsageError, match="1 step is too few for freemorph, which takes 80% of them"):
+        morph(model, noise(2), noise(1), steps=1)
+
+
 def test_the_mixing_follows_the_quantiles_of_the_beta_distribution() -> None:
     ratios = [0, 1 / 6, 0.3, 0.5, 0.9, 1]
     assert beta_quantiles(ratios) == pytest.approx(beta.ppf(ratios, 20, 20).tolist(), abs=1e-9)
