@@ -129,6 +129,8 @@ def explain(fault: BaseException) -> SmoothtoolError:
         return fault
     if out_of_memory(fault):
         return MemoryExhaustedError("out of memory", "a smaller --size, fewer pictures, or --dtype float16")
+    if isinstance(fault, FileNotFoundError) and not fault.filename:  # of os.getcwd(), wherever it is asked
+        return UsageError("the folder that you are in was deleted", "cd to another one first")
     if isinstance(fault, OSError) and fault.errno is not None:
         name = f"{os.fsdecode(fault.filename)}: " if fault.filename else ""
         if fault.errno in (*NO_ROOM, *NO_RIGHT, *IN_THE_WAY):

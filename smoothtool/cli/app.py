@@ -18,7 +18,7 @@ from smoothtool.cli.flags import job_command
 from smoothtool.cli.launch import launch
 from smoothtool.cli.signals import obey
 from smoothtool.cli.streams import steady_streams
-from smoothtool.errors import INTERRUPTED, UsageError
+from smoothtool.errors import INTERRUPTED
 from smoothtool.jobs import JOBS
 from smoothtool.version import __version__
 
@@ -50,10 +50,7 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and library logs")] = False,
 ) -> None:
     console.show.quiet, console.show.debug = quiet, debug
-    try:
-        os.getcwd()
-    except OSError as error:  # torch's libraries end the process where there is no such folder
-        raise UsageError("the folder that you are in was deleted", "cd to another one first") from error
+    os.getcwd()  # torch's libraries end the process where that folder is gone
 
 
 for _job in JOBS.values():

@@ -394,7 +394,11 @@ def test_a_folder_that_was_deleted_under_ones_feet_is_said(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert call("doctor") == (2, "", "error: the folder that you are in was deleted\ntry: cd to another one first\n")
+    said = "error: the folder that you are in was deleted\ntry: cd to another one first\n"
+    assert call("doctor") == (2, "", said)
+    monkeypatch.setattr("os.getcwd", lambda: str(tmp_path))  # it is deleted when the work has begun
+    code, _, err = call("invert", "samples:fox", run=failing(FileNotFoundError(2, "No such file or directory")))
+    assert (code, said in err) == (2, True)
 
 
 def test_the_page_needs_a_folder_that_can_be_written(call: Callable[..., Any], tmp_path: Path) -> None:
