@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 F = TypeVar("F", bound=Mapping[str, Any])
 Proximal = Literal["program", "soft", "hard"]
+LoraInit = Literal["gaussian", "uniform"]
+"""How the down matrices of a new LoRA are drawn: N(0, 1/rank^2), or as peft does; the up matrices are zero."""
 
 
 class Track(Protocol):

@@ -21,6 +21,7 @@ from torch import nn
 from smoothtool.diffusion.lora_keys import METADATA_KEY, LayerName, LowRankChange, kohya_unet_names, read_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import ModelError
+from smoothtool.types import LoraInit
 
 Contents = tuple[dict[str, torch.Tensor], dict[str, str]]
 """Tensors and metadata of a safetensors file."""
@@ -89,13 +90,13 @@ def add_trainable_lora(
     dtype: torch.dtype = torch.float32,
     adapter: str = "trained",
     generator: torch.Generator | None = None,
-    gaussian: bool = False,
+    init: LoraInit = "gaussian",
 ) -> list[nn.Parameter]:
     """A fresh LoRA on every module whose path ends in one of `targets`; it changes nothing until it is trained.
 
     alpha      `rank` when left out, so that readers without alpha agree
-    generator  makes the start reproducible: the down matrices are uniform as in peft, the up matrices zero
-    gaussian   draw the down matrices from N(0, 1/rank^2) instead, as diffusers' LoRA layers did before it used peft
+    generator  makes the start reproducible
+    init       gaussian as diffusers' LoRA layers and the papers' programs, uniform as peft
     Returns the new parameters, the only ones of the UNet made to require a gradient here.
     """
     config = LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))  # type: ignore[arg-type]
@@ -107,7 +108,7 @@ def add_trainable_lora(
             weight.requires_grad_(True)
             parameters.append(weight)
         values = torch.empty(parameters[-2].shape, device="cpu")
-        if gaussian:
+        if init == "gaussian":
             nn.init.normal_(values, std=1 / rank, generator=generator)
         else:
             nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=generator)

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob, ReportJob
 from smoothtool.jobs.notation import checked_shard, parse_lora
-from smoothtool.jobs.options import COUNT_END, PATH, PATH_OR_LORA, PATH_OR_NAME, SAMPLING, SEED_END, Flag, LoraInit
+from smoothtool.jobs.options import COUNT_END, PATH, PATH_OR_LORA, PATH_OR_NAME, SAMPLING, SEED_END, Flag
+from smoothtool.types import LoraInit
 
 
 class IstdJob(ModelJob):

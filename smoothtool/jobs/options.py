@@ -9,8 +9,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-LoraInit = Literal["gaussian", "uniform"]
-"""How the down matrices of a new LoRA are drawn; the up matrices are zero."""
 SEED_END = 2**63
 """Seeds are what torch's generators take."""
 COUNT_END = 10**9

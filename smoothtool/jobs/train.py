@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from smoothtool.jobs.base import ModelJob
-from smoothtool.jobs.options import COUNT_END, PATH_OR_NAME, Flag, LoraInit
+from smoothtool.jobs.options import COUNT_END, PATH_OR_NAME, Flag
+from smoothtool.types import LoraInit
 
 
 class TrainJob(ModelJob):

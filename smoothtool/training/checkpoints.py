@@ -10,6 +10,7 @@ import torch
 
 from smoothtool.errors import ModelError, storage_error
 from smoothtool.files.storage.tensors import read_sealed, write_tensors
+from smoothtool.jobs.options import SEED_END
 from smoothtool.readers.fields import as_fields, parse_json
 
 KEPT = 2
@@ -50,7 +51,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
             tensors, metadata = read_sealed(path, known=True)
             facts = as_fields(parse_json(metadata.get("facts", ""), str(path), ModelError), str(path), ModelError)
             facts.whole("step")
-            facts.fields("identity").whole("seed")
+            facts.fields("identity").whole("seed", high=SEED_END - 1)
             return tensors, dict(facts.values)
         except ModelError:
             continue

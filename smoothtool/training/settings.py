@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smoothtool.methods.smoothness.step_variation import Gradient
+from smoothtool.types import LoraInit
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class TrainSettings:
     prompt_dropout: float = 0.0
     seed: int = 0
     rank: int = 8
-    init: Literal["gaussian", "uniform"] = "gaussian"
+    init: LoraInit = "gaussian"
     full: bool = False
     ema: float = 0.0
     variation_weight: float = 1.0

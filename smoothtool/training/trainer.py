@@ -201,6 +201,6 @@ def _make_trainable(model: DiffusionModel, settings: TrainSettings) -> None:
         model.unet.requires_grad_(True)
     else:
         generator = torch.Generator().manual_seed(settings.seed)
-        add_trainable_lora(model.unet, settings.rank, generator=generator, gaussian=settings.init == "gaussian")
+        add_trainable_lora(model.unet, settings.rank, generator=generator, init=settings.init)
     if settings.gradient_checkpointing:
         model.economies.use("gradient_checkpointing")

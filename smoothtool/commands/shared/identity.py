@@ -46,7 +46,7 @@ def learned_identity(
         "prompt": prompt,
         **asdict(fit),
         "dtype": str(model.dtype),
-        "start": "gaussian",  # version 0.1.0 kept fits in the same cache that started otherwise
+        "init": "gaussian",  # version 0.1.0 kept fits in the same cache that started otherwise
         "version": __version__,
     }
     cache, key = IdentityCache(), cache_key(fitted.pixel_values, settings)

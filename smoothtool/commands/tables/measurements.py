@@ -128,7 +128,6 @@ def trained(state: TablesRun, base: Variant, name: str, settings: Mapping[str, A
         "dtype": "auto",
         "batch_size": job.train_batch_size,
         "learning_rate": job.learning_rate,
-        **({} if "full" in settings else {"init": job.init}),
         **settings,
     }
 

@@ -104,8 +104,8 @@ def _measure(state: TablesRun, base: Variant, own_lora: Path | None, document: _
     # 2. train, because the smooth model may come from here
     with timed(report, "train"):
         by_lambda = {text: _of_lambda(state, base, text) for text in weights_of_table_3(job.variation_weight)}
-        by_rank = {"4": _of_rank(state, base, "4"), "8": list(by_lambda.values())[1]}
-        by_rank |= {text: _of_rank(state, base, text) for text in PAPER_RANK if text not in by_rank}
+        _, rank_8, _ = by_lambda.values()
+        by_rank = {text: rank_8 if text == "8" else _of_rank(state, base, text) for text in PAPER_RANK}
         smooth = _smooth(job, base, own_lora, by_rank["8"])
     # 3. the tables
     with timed(report, "generation"):
@@ -145,12 +145,12 @@ def _smooth(job: TablesJob, base: Variant, own_lora: Path | None, rank_8: Varian
 
 
 def _of_lambda(state: TablesRun, base: Variant, weight: str) -> Variant:
-    return trained(state, base, f"lambda-{weight}", {"lambda": weight, "rank": 8})
+    return trained(state, base, f"lambda-{weight}", {"lambda": weight, "rank": 8, "init": state.job.init})
 
 
 def _of_rank(state: TablesRun, base: Variant, rank: str) -> Variant:
     """At the job's lambda."""
-    settings = {"full": True} if rank == "full" else {"rank": rank}
+    settings = {"full": True} if rank == "full" else {"rank": rank, "init": state.job.init}
     return trained(state, base, f"rank-{rank}", {"lambda": f"{state.job.variation_weight:g}", **settings})
 
 

@@ -53,7 +53,7 @@ def fit_identity_lora(
     latents    [1, C, h, w] of the image, text of batch 1
     generator  on the CPU: noise, times, crops and the LoRA's start all come from it
     """
-    parameters = add_trainable_lora(model.unet, rank, adapter=IDENTITY, generator=generator, gaussian=True)
+    parameters = add_trainable_lora(model.unet, rank, adapter=IDENTITY, generator=generator)
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-2)
     side = latents_a_side(model.unet.config)
     try:

@@ -21,6 +21,7 @@ from smoothtool.diffusion.lora import load_lora
 from smoothtool.diffusion.model import DiffusionModel
 from smoothtool.errors import InputError, ModelError, UsageError
 from smoothtool.jobs import TrainJob
+from smoothtool.jobs.options import SEED_END
 from smoothtool.training import gradients
 from smoothtool.types import Report, Silent, silent
 
@@ -312,6 +313,12 @@ def test_a_resumed_training_keeps_the_seed_and_folder_that_were_chosen_for_it(
     second = train.run(job(seed=None, output=None, resume=True), silent)
     assert (second.folder, second.job["seed"]) == (first.folder, first.job["seed"])
     assert [row["step"] for row in log(second)] == [1, 2, 3, 4]
+
+
+def test_a_training_by_the_largest_seed_is_resumed(job: Callable[..., TrainJob]) -> None:
+    for steps in (2, 4):
+        report = train.run(job(max_steps=steps, seed=SEED_END - 1, resume=True), silent)
+    assert [row["step"] for row in log(report)] == [1, 2, 3, 4]
 
 
 def test_an_earlier_training_is_not_overwritten_by_accident(job: Callable[..., TrainJob]) -> None:
